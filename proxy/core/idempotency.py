@@ -1,0 +1,170 @@
+"""Who a payment is, and what a second request for it gets.
+
+The key of a payment is the client's own, else the session it names, else the order it names, else a
+generated one. The gateway key is derived from the same identity (never from a clock or a session's
+id that Holdfast made), so that even the loss of the whole store leads to the same key at the
+gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from proxy.core.policy import OrderLock, RoutePolicy
+from proxy.core.session import Session
+from proxy.core.states import Outcome, State
+from proxy.core.wire import InboundRequest
+
+
+class Digest(Protocol):
+    """A keyed hash of some text parts, as hex. Keyed, because bodies hold guessable secrets."""
+
+    def __call__(self, *parts: str | bytes) -> str:
+        """The hash; parts are told apart by their length."""
+        ...
+
+
+class KeySource(StrEnum):
+    """Where a payment's key came from."""
+
+    CLIENT = "client"
+    SESSION = "session"
+    ORDER = "order"
+    GENERATED = "generated"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a payment is."""
+
+    tenant: str
+    source: KeySource
+    key_hash: str
+    gateway_key: str
+    fingerprint: str
+    generation: int
+    order_ref: str | None
+    order_locks: bool
+
+
+def tenant_of(request: InboundRequest, credential_headers: tuple[str, ...], digest: Digest) -> str:
+    """Keys of one credential never meet keys of another. Header names in lower case."""
+    credentials = [request.values.get(name, "") for name in credential_headers]
+    return digest("tenant", request.gateway, *credentials)[:32]
+
+
+def fingerprint_of(request: InboundRequest, digest: Digest) -> str:
+    """What makes two requests the same one: method, target and body, byte for byte."""
+    return digest("fingerprint", request.method, request.target, request.body)
+
+
+def identify(  # noqa: PLR0913 -- the parts of an identity, each from another place
+    request: InboundRequest,
+    route: RoutePolicy,
+    digest: Digest,
+    *,
+    credential_headers: tuple[str, ...],
+    body_order: str | None,
+    random_key: Callable[[], str],
+    generation: int = 1,
+) -> Identity:
+    """The identity of a request. `random_key` is used when nothing names the payment."""
+    tenant = tenant_of(request, credential_headers, digest)
+    fingerprint = fingerprint_of(request, digest)
+    named_order = request.order_ref
+    if request.client_key is not None:
+        source, name = KeySource.CLIENT, request.client_key
+    elif request.session_id is not None:
+        source, name = KeySource.SESSION, request.session_id
+    elif named_order is not None:
+        # The body is part of an order's key: another body for the same order is another payment,
+        # and whether it may happen is for the order lock to say.
+        source, name = KeySource.ORDER, f"{named_order}\n{fingerprint}\n{generation}"
+    else:
+        source, name = KeySource.GENERATED, random_key()
+    key_hash = digest("key", tenant, route.name, source, name)[:32]
+    gateway_key = request.client_key or digest("gateway key", tenant, route.name, source, name)[:32]
+    locks = named_order is not None or route.order_lock is OrderLock.BODY
+    return Identity(
+        tenant=tenant,
+        source=source,
+        key_hash=key_hash,
+        gateway_key=gateway_key,
+        fingerprint=fingerprint,
+        generation=generation,
+        order_ref=named_order or body_order,
+        order_locks=locks and route.order_lock is not OrderLock.OFF,
+    )
+
+
+class Duplicate(StrEnum):
+    """What a second request for a known payment gets; label `verdict` of
+    `holdfast_duplicates_total`.
+    """
+
+    JOINED = "joined"
+    REPLAYED = "replayed"
+    RESUMED = "resumed"
+    RECONCILED = "reconciled"
+    KEY_REUSED = "key_reused"
+    ORDER_LOCKED = "order_locked"
+    IN_PROGRESS = "in_progress"
+    HELD = "held"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+def judge(session: Session, identity: Identity, *, being_walked: bool, now_ms: int) -> Duplicate:
+    """The verdict on a request whose key is already known (the duplicate matrix).
+
+    `being_walked`: this process is bringing the session forward right now.
+    """
+    if session.fingerprint != identity.fingerprint:
+        return Duplicate.KEY_REUSED
+    if being_walked:
+        return Duplicate.JOINED
+    if session.due_to_expire(now_ms) and not session.in_flight:
+        return Duplicate.EXPIRED
+    return _judge_live(session) if session.live else closed_verdict(session)
+
+
+def closed_verdict(session: Session) -> Duplicate:
+    """What a request for a session gets that is past sending."""
+    match session.state:
+        case State.CANCELLED:
+            return Duplicate.CANCELLED
+        case State.EXPIRED:
+            return Duplicate.EXPIRED
+        case State.FAILED_MAX_RETRIES if session.outcome is Outcome.UNKNOWN:
+            return Duplicate.RECONCILED
+        case _:
+            return Duplicate.REPLAYED
+
+
+def _judge_live(session: Session) -> Duplicate:
+    if session.in_flight:
+        return Duplicate.IN_PROGRESS
+    if session.cancel_requested and session.outcome is Outcome.NOT_CHARGED:
+        return Duplicate.CANCELLED
+    if session.hold:
+        return Duplicate.HELD
+    if session.cancel_requested:
+        return Duplicate.RECONCILED
+    return Duplicate.RESUMED
+
+
+def may_supersede(session: Session, identity: Identity) -> bool:
+    """Whether a request that only names its order may start over under a new generation.
+
+    A client with a key of its own says "new try" with a new key; one that names only the order
+    cannot, so once the earlier try is closed without a charge the next request is the new try.
+    """
+    closed = {State.CANCELLED, State.EXPIRED, State.FAILED_MAX_RETRIES}
+    return (
+        identity.source is KeySource.ORDER
+        and session.state in closed
+        and session.outcome is Outcome.NOT_CHARGED
+    )

@@ -1,0 +1,129 @@
+"""What operators decide: timeouts, retry, budget, breaker, concurrency, per route. Frozen values.
+
+Durations are seconds. Where the values come from and why the defaults are what they are is
+`settings/defaults.py`; what the gateway is like is not policy but `profile.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Connect, one attempt, and the whole walk including backoff."""
+
+    connect: float
+    attempt: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential backoff: attempt n waits up to initial x 2^(n-1), capped at max."""
+
+    initial: float
+    max: float
+    full_jitter: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a session may be sent, and how often by Holdfast itself."""
+
+    max_attempts: int
+    automatic_attempts: int
+    backoff: Backoff
+    respect_retry_after: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetPolicy:
+    """Retries may be at most `ratio` of requests in `window`, and `min_per_second` are always
+    free.
+    """
+
+    ratio: float
+    min_per_second: float
+    window: float
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """Refuse for `open_for` when `failure_ratio` of at least `min_calls` in `window` failed."""
+
+    failure_ratio: float
+    min_calls: int
+    window: float
+    open_for: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrencyPolicy:
+    """How many payments are with the gateway at once, and how many may wait how
+    long for a place.
+    """
+
+    max_in_flight: int
+    max_queue: int
+    queue_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPolicy:
+    """How long sessions live and answers are kept."""
+
+    expires_after: float
+    cleanup_every: float
+    replay_for: float
+    keep_for: float
+    duplicate_wait: float
+
+
+class SessionKind(StrEnum):
+    """Durable sessions are journaled before every send; ephemeral ones live in memory."""
+
+    DURABLE = "durable"
+    EPHEMERAL = "ephemeral"
+
+
+class OrderLock(StrEnum):
+    """Where an order's name must come from for it to lock the order."""
+
+    NAMED = "named"  # the backend named it: header, or a session it created
+    BODY = "body"  # also when the profile read it from the body
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class BodyField:
+    """Where a value stands in a request body: a JSON path and/or a form field."""
+
+    json: str | None = None
+    form: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePolicy:
+    """One route with everything resolved: what it matches, what it is, how it is treated."""
+
+    name: str
+    methods: frozenset[str]
+    template: str
+    session: SessionKind
+    operation: str
+    order_lock: OrderLock
+    timeouts: Timeouts
+    retry: RetryPolicy
+    max_body_bytes: int
+    max_answer_bytes: int
+    order: BodyField | None = None
+    amount: BodyField | None = None
+    currency: BodyField | None = None
+    lookup: str | None = None  # the name of the profile's look-up recipe for this route
+
+    @property
+    def durable(self) -> bool:
+        """Whether this route moves money."""
+        return self.session is SessionKind.DURABLE

@@ -1,0 +1,120 @@
+"""A refusal as the backend hears it: problem+json (RFC 9457) in a form the gateway's SDK parses.
+
+The one place that makes an answer of our own. It says what is known: whether anything was sent,
+whether a charge is possible, and whether the same request may be repeated with the same key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+
+from proxy.core.http_rules import ATTEMPTS_HEADER, SESSION_HEADER
+from proxy.core.profile import ErrorShape, GatewayProfile, RefusalForm
+from proxy.core.reasons import Reason
+from proxy.core.refusals import Blame, Refusal
+from proxy.core.session import Session
+from proxy.core.wire import Answer, AnswerSource, Headers
+
+# Error tokens of RFC 9209 section 2.3 for what ended the last attempt.
+PROXY_ERRORS: Mapping[Reason, str] = {
+    Reason.DNS_ERROR: "dns_error",
+    Reason.CONNECTION_REFUSED: "connection_refused",
+    Reason.CONNECT_FAILED: "destination_ip_unroutable",
+    Reason.CONNECT_TIMEOUT: "connection_timeout",
+    Reason.TLS_ERROR: "tls_protocol_error",
+    Reason.ATTEMPT_TIMEOUT: "http_response_timeout",
+    Reason.CONNECTION_LOST: "connection_terminated",
+    Reason.ANSWER_TRUNCATED: "http_response_incomplete",
+    Reason.ANSWER_MALFORMED: "http_protocol_error",
+    Reason.ANSWER_TOO_LARGE: "http_response_body_size",
+    Reason.BREAKER_OPEN: "destination_unavailable",
+    Reason.QUEUE_FULL: "connection_limit_reached",
+    Reason.QUEUE_TIMEOUT: "connection_limit_reached",
+    Reason.SHUTDOWN: "destination_unavailable",
+    Reason.STORE_UNAVAILABLE: "proxy_internal_error",
+}
+
+
+def problem(
+    refusal: Refusal,
+    *,
+    profile: GatewayProfile | None = None,
+    session: Session | None = None,
+    reason: Reason | None = None,
+    retry_after_ms: int | None = None,
+) -> Answer:
+    """The answer for a refusal. `profile` gives it the gateway's form; `reason` names the last
+    fault.
+    """
+    row = refusal.value
+    form = RefusalForm() if profile is None else profile.refusal_forms.get(row.code, RefusalForm())
+    status = form.status or row.status
+    document: dict[str, object] = {
+        "type": f"/problems/{row.code}",
+        "title": row.title,
+        "status": status,
+        "detail": row.detail,
+        "anythingSent": session is not None and any(a.sent for a in session.attempts),
+        "safeToRepeat": row.safe_to_repeat,
+    }
+    if session is not None:
+        document |= {
+            "sessionId": session.id,
+            "state": session.state,
+            "outcome": session.outcome,
+            "attempts": len(session.attempts),
+        }
+    if retry_after_ms is not None:
+        document["retryAfterMs"] = retry_after_ms
+    if profile is not None:
+        document |= ERROR_SHAPES[profile.error_shape](refusal, status, form)
+    headers: list[tuple[str, str]] = [
+        ("Content-Type", "application/problem+json"),
+        ("Cache-Control", "no-store"),
+        ("Proxy-Status", f"holdfast; error={PROXY_ERRORS.get(reason, row.proxy_error)}")
+        if reason is not None
+        else ("Proxy-Status", f"holdfast; error={row.proxy_error}"),
+    ]
+    if session is not None:
+        headers += session_headers(session)
+    if retry_after_ms is not None:
+        headers.append(("Retry-After", str(-(-retry_after_ms // 1000))))
+    if profile is not None:
+        headers += profile.final_answer_headers
+    body = json.dumps(document, separators=(",", ":")).encode()
+    return Answer(status, _phrase(status), tuple(headers), body, AnswerSource.HOLDFAST)
+
+
+def session_headers(session: Session) -> Headers:
+    """The headers every answer carries."""
+    return (
+        (SESSION_HEADER, session.id),
+        (ATTEMPTS_HEADER, str(len(session.attempts))),
+    )
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase
+
+
+def _no_shape(_refusal: Refusal, _status: int, _form: RefusalForm) -> dict[str, object]:
+    return {}
+
+
+def _stripe_shape(refusal: Refusal, status: int, form: RefusalForm) -> dict[str, object]:
+    """Stripe's error object (stripe-python `_api_requestor.py` picks the exception
+    class from it).
+    """
+    row = refusal.value
+    caller = row.blame is Blame.CALLER and status < HTTPStatus.INTERNAL_SERVER_ERROR
+    kind = form.error_type or ("invalid_request_error" if caller else "api_error")
+    message = f"{row.title}. {row.detail}"
+    return {"error": {"type": kind, "code": row.code.replace("-", "_"), "message": message}}
+
+
+ERROR_SHAPES: Mapping[ErrorShape, Callable[[Refusal, int, RefusalForm], dict[str, object]]] = {
+    ErrorShape.PROBLEM: _no_shape,
+    ErrorShape.STRIPE: _stripe_shape,
+}

@@ -1,0 +1,143 @@
+"""What is known about a gateway, as values. Facts come from `gateways/<name>.yaml`, never from
+code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from proxy.core.jsonpath import JsonPath
+
+
+class GatewayClass(StrEnum):
+    """What a gateway promises for a repeated key (the money rules, section 3).
+
+    Only A_STRONG lets a request whose outcome is unknown be sent again by itself.
+    """
+
+    A_STRONG = "A_strong"  # honours the key whatever the first answer was
+    A_WEAK = "A_weak"  # forgets the key after an error: a repeat may execute again
+    B_LOOKUP = "B_lookup"  # no useful key, but a payment can be looked up
+    C_CANCEL_BY_KEY = "C_cancel_by_key"  # can void by key
+    D_NONE = "D_none"  # nothing: never send again after the first byte
+
+
+class Verdict(StrEnum):
+    """How a profile's rule reads a complete answer."""
+
+    SUCCEEDED = "succeeded"  # money moved, or is moving and a second payment would double it
+    ACCEPTED = "accepted"  # done, and nothing is charged (yet)
+    DECLINED = "declined"  # executed; the answer is no
+    REJECTED = "rejected"  # not executed and never will be with these bytes
+    NOT_EXECUTED = "not_executed"  # not executed, may be tried again (throttled)
+    IN_PROGRESS = "in_progress"  # the same key is being executed right now
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class JsonTest:
+    """A condition on the answer's JSON: the value at `path` is one of `values`, or
+    just is there.
+    """
+
+    path: JsonPath
+    values: frozenset[str | int | float | bool] | None
+    present: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """All conditions hold → the verdict. An empty condition holds."""
+
+    statuses: tuple[tuple[int, int], ...]  # inclusive ranges
+    headers: tuple[tuple[str, str], ...]
+    json: tuple[JsonTest, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class RulesByStatus:
+    """Rules by the status they can apply to, so that an answer meets only the few that matter."""
+
+    by_status: Mapping[int, tuple[Rule, ...]]
+
+    def get(self, status: int) -> tuple[Rule, ...]:
+        """The rules for a status, in the profile's order."""
+        return self.by_status.get(status, ())
+
+
+def rules_by_status(rules: Sequence[Rule]) -> RulesByStatus:
+    """Sort rules by the statuses they name."""
+    by_status: dict[int, tuple[Rule, ...]] = {}
+    for rule in rules:
+        for low, high in rule.statuses:
+            for status in range(low, high + 1):
+                by_status[status] = (*by_status.get(status, ()), rule)
+    return RulesByStatus(by_status)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryHint:
+    """A header by which the gateway says whether to retry; outranks status codes."""
+
+    header: str
+    retry_values: frozenset[str]
+    stop_values: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LookupRecipe:
+    """How to find out what became of a request, by reading.
+
+    `find_target` is asked page by page; the first item under `items` for which every `match` holds
+    names the thing (`id`); `read_target` then shows it as it is now, classified by the same rules.
+    `{gateway_key}`, `{since}` and `{until}` (epoch seconds) and `{id}` are filled in.
+    """
+
+    name: str
+    find_target: str
+    items: JsonPath
+    match: tuple[tuple[JsonPath, str], ...]
+    id: JsonPath
+    read_target: str
+    cursor: JsonPath | None = None  # of the last item; appended as `cursor_parameter`
+    cursor_parameter: str | None = None
+    more: JsonPath | None = None
+    max_pages: int = 10
+
+
+class ErrorShape(StrEnum):
+    """The form of answers Holdfast makes itself."""
+
+    PROBLEM = "problem"
+    STRIPE = "stripe"
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalForm:
+    """How one refusal looks to this gateway's SDK, where it differs from the general table."""
+
+    status: int | None = None
+    error_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayProfile:
+    """Everything the flow asks about a gateway."""
+
+    name: str
+    gateway_class: GatewayClass
+    key_header: str
+    key_max_length: int
+    resend_horizon: float  # seconds from the first send; a later repeat could be a new charge
+    credential_headers: tuple[str, ...]  # lower case
+    rules: RulesByStatus
+    replay_marker: tuple[str, str] | None
+    retry_hint: RetryHint | None
+    lookups: Mapping[str, LookupRecipe]
+    error_shape: ErrorShape
+    refusal_forms: Mapping[str, RefusalForm]
+    final_answer_headers: tuple[tuple[str, str], ...]  # tells the SDK not to retry on its own
+    replay_headers: frozenset[str]  # answer headers kept for a replay, lower case

@@ -1,0 +1,115 @@
+"""May a failed attempt be sent again, and when: the one verdict that the attempt loop reads.
+
+The rule is a function of what the gateway can have seen and of what it promises for a repeated key
+(money rules, section 3), never of the status code alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.core.policy import RetryPolicy
+from proxy.core.profile import GatewayClass
+from proxy.core.reasons import Reason, Suppressed
+from proxy.core.results import AttemptResult, Repeat
+from proxy.core.states import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The last answer stands; there is nothing to retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryAfter:
+    """Send the same bytes under the same key again, after `delay_seconds`."""
+
+    delay_seconds: float
+    because: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Stop sending; the session keeps whatever outcome is proved."""
+
+    why: Suppressed
+
+
+Verdict = Settled | RetryAfter | GiveUp
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What `decide` needs to know of a session, right after an attempt ended."""
+
+    outcome: Outcome
+    attempts: int
+    limit: int  # how many sends are allowed in this walk
+    cancel_requested: bool
+    hold: bool
+    barrier: Suppressed | None  # why an unknown outcome may not be repeated (`repeat_barrier`)
+    remaining_seconds: float  # of the total deadline
+
+
+def decide(
+    policy: RetryPolicy, result: AttemptResult, situation: Situation, jitter: float
+) -> Verdict:
+    """The verdict after an attempt. `jitter` is a random number in [0, 1)."""
+    if result.reason is None:
+        # A definite answer. If it speaks only for this send (REJECTED) while an earlier one is
+        # open, there is still nothing to gain from a repeat: the bytes are refused.
+        unsettled = situation.outcome is Outcome.UNKNOWN
+        return GiveUp(Suppressed.GATEWAY_SAYS_NO) if unsettled else Settled()
+    suppressed = _suppressed(result, situation)
+    if suppressed is not None:
+        return GiveUp(suppressed)
+    delay = delay_seconds(policy, result, situation.attempts, jitter)
+    if delay >= situation.remaining_seconds:
+        return GiveUp(Suppressed.DEADLINE)
+    return RetryAfter(delay, result.reason)
+
+
+def _suppressed(result: AttemptResult, situation: Situation) -> Suppressed | None:
+    if situation.cancel_requested:
+        return Suppressed.CANCELLED
+    if situation.hold:
+        return Suppressed.HELD
+    if result.repeat is Repeat.NO:
+        return Suppressed.GATEWAY_SAYS_NO
+    if situation.outcome is Outcome.UNKNOWN and situation.barrier is not None:
+        return situation.barrier
+    if situation.attempts >= situation.limit:
+        return Suppressed.ATTEMPTS_SPENT
+    return None
+
+
+def delay_seconds(
+    policy: RetryPolicy, result: AttemptResult, attempts: int, jitter: float
+) -> float:
+    """Full-jitter exponential backoff, or what the gateway asked for if that is longer.
+
+    Full jitter (uniform in [0, cap)) keeps many sidecars from returning in step; `Retry-After` is a
+    floor, not a replacement, and never more than `backoff.max`: a gateway cannot park a payment.
+    """
+    ceiling = min(policy.backoff.max, policy.backoff.initial * 2.0 ** (attempts - 1))
+    delay = ceiling * jitter if policy.backoff.full_jitter else ceiling
+    if policy.respect_retry_after and result.retry_after_seconds is not None:
+        asked = min(result.retry_after_seconds, policy.backoff.max)
+        delay = max(delay, asked)
+    return delay
+
+
+def repeat_barrier(
+    gateway_class: GatewayClass, first_send_ms: int | None, now_ms: int, horizon_seconds: float
+) -> Suppressed | None:
+    """Why an unknown outcome may not be answered by the same key and bytes again, or None if it
+    may.
+
+    Only a gateway that honours the key whatever came before, and only well inside the life of the
+    key: after it, the same key is a new charge.
+    """
+    if gateway_class is not GatewayClass.A_STRONG:
+        return Suppressed.UNSAFE_TO_REPEAT
+    if first_send_ms is not None and now_ms - first_send_ms >= horizon_seconds * 1000:
+        return Suppressed.KEY_WINDOW_OVER
+    return None

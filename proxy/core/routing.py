@@ -1,0 +1,67 @@
+"""Method + path → route. First match wins; a path no route names falls to the gateway's default."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from proxy.core.policy import RoutePolicy
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """A gateway's routes in order, with the defaults for what no route names."""
+
+    routes: tuple[tuple[re.Pattern[str], RoutePolicy], ...]
+    read: RoutePolicy
+    other: RoutePolicy
+
+    def match(self, method: str, path: str) -> RoutePolicy:
+        """The policy for a request. The path is compared decoded: an escaped letter in a payment's
+        path reaches the same endpoint at the gateway, so it must meet the same route here.
+        """
+        plain = unquote(path) if "%" in path else path
+        for pattern, route in self.routes:
+            if method in route.methods and pattern.fullmatch(plain):
+                return route
+        return self.read if method in _SAFE else self.other
+
+
+def route_table(
+    routes: tuple[RoutePolicy, ...], *, read: RoutePolicy, other: RoutePolicy
+) -> RouteTable:
+    """Compile the templates. `{name}` stands for one segment, `**` for the rest of the path."""
+    return RouteTable(tuple((compile_template(r.template), r) for r in routes), read, other)
+
+
+def compile_template(template: str) -> re.Pattern[str]:
+    """A template as a pattern over a decoded path; one trailing slash is allowed.
+
+    Raises ValueError that says what a template looks like.
+    """
+    if not template.startswith("/"):
+        message = f"{template!r} is not a path template: it must start with '/'"
+        raise ValueError(message)
+    parts = []
+    for piece in re.split(r"(\{[^{}/]*\}|\*\*)", template):
+        if piece == "**":
+            parts.append(".*")
+        elif piece.startswith("{"):
+            parts.append("[^/]+")
+        elif set(piece) & set("{}*?#"):
+            message = (
+                f"{template!r} is not a path template: '{{name}}' stands for one segment and '**' "
+                f"for the rest of the path"
+            )
+            raise ValueError(message)
+        else:
+            parts.append(re.escape(piece))
+    return re.compile("".join(parts) + "/?")
+
+
+def is_safe(method: str) -> bool:
+    """Whether a method only reads (RFC 9110 section 9.2.1)."""
+    return method in _SAFE

@@ -1,0 +1,381 @@
+"""A payment session and how an event changes it. `apply` is the only way a session moves.
+
+`Session` and `Attempt` are NamedTuples, not dataclasses: a payment is at least three new versions
+of
+its session, and `_replace` costs a tenth of `dataclasses.replace` (1 against 10 µs).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypedDict, assert_never
+
+from proxy.core import events as ev
+from proxy.core.reasons import Reason
+from proxy.core.states import (
+    LIVE,
+    OPEN,
+    AttemptStatus,
+    Move,
+    Outcome,
+    State,
+    join,
+    next_state,
+    outcome_of,
+)
+from proxy.core.wire import Phase
+
+
+class Attempt(NamedTuple):
+    """One send to the gateway, counted from 1. `generation` numbers the gateway key it used."""
+
+    number: int
+    generation: int
+    endpoint: str
+    status: AttemptStatus
+    started_at: int
+    ended_at: int | None = None
+    sent: bool = True
+    reason: str | None = None
+    phase: str | None = None
+    http_status: int | None = None
+
+
+class Interruption(NamedTuple):
+    """A stop without a definite answer."""
+
+    at: int
+    reason: str
+    phase: str
+    attempt: int
+    sent: bool
+    detail: str | None = None
+
+
+class Retry(NamedTuple):
+    """A repeat that was scheduled."""
+
+    at: int
+    attempt: int
+    delay_ms: int
+    because: str
+
+
+class Step(NamedTuple):
+    """One entry of the timeline: the session as it was from `at` on."""
+
+    at: int
+    event: str
+    state: State
+    outcome: Outcome
+
+
+class Session(NamedTuple):
+    """Everything that is known of one payment. Immutable; `version` grows by one per applied event.
+
+    Times are epoch milliseconds. `key_hash`, `tenant` and `fingerprint` are keyed hashes; the
+    bodies
+    and credentials of requests are never part of a session.
+    """
+
+    id: str
+    gateway: str | None
+    started_at: int
+    expires_at: int
+    max_attempts: int
+    route: str | None = None
+    operation: str = "charge"
+    durable: bool = True
+    tenant: str | None = None
+    key_hash: str | None = None
+    gateway_key: str | None = None
+    generation: int = 1
+    fingerprint: str | None = None
+    order_ref: str | None = None
+    order_locks: bool = False
+    user_ref: str | None = None
+    amount: str | None = None
+    currency: str | None = None
+    state: State = State.INITIATED
+    outcome: Outcome = Outcome.NOT_CHARGED
+    version: int = 0
+    updated_at: int = 0
+    finished_at: int | None = None
+    attempts: tuple[Attempt, ...] = ()
+    interruptions: tuple[Interruption, ...] = ()
+    retries: tuple[Retry, ...] = ()
+    timeline: tuple[Step, ...] = ()
+    cancel_requested: bool = False
+    cancel_reason: str | None = None
+    hold: bool = False
+    review_required: bool = False
+    late_evidence: bool = False
+    reference: str | None = None  # the evidence that settled it, where no answer did
+    lookups: int = 0
+    next_at: int | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether more can happen by itself."""
+        return self.state in LIVE
+
+    @property
+    def listed(self) -> bool:
+        """Whether it must stay visible: live, or nobody knows whether the customer was charged."""
+        return self.live or self.outcome is Outcome.UNKNOWN
+
+    @property
+    def locks_order(self) -> bool:
+        """Whether another key for the same order must be refused."""
+        open_or_charged = self.live or self.outcome is not Outcome.NOT_CHARGED
+        return self.order_locks and self.order_ref is not None and open_or_charged
+
+    @property
+    def bound(self) -> bool:
+        """Whether the request of this session has arrived."""
+        return self.fingerprint is not None
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a send is recorded whose end is not."""
+        return any(attempt.status is AttemptStatus.IN_FLIGHT for attempt in self.attempts)
+
+    @property
+    def first_send_at(self) -> int | None:
+        """When the current gateway key was first sent; the life of the key counts from here."""
+        sends = [a.started_at for a in self.attempts if a.generation == self.generation and a.sent]
+        return min(sends, default=None)
+
+    @property
+    def last_send_at(self) -> int | None:
+        """When the gateway may last have received something."""
+        return max((a.started_at for a in self.attempts if a.sent), default=None)
+
+    def sends_left(self) -> int:
+        """How many sends the session still has."""
+        return max(0, self.max_attempts - len(self.attempts))
+
+    def due_to_expire(self, now_ms: int) -> bool:
+        """Whether the deadline has passed while provably nothing is charged or in flight."""
+        return self.live and self.outcome is Outcome.NOT_CHARGED and now_ms >= self.expires_at
+
+    def can_resume(self, now_ms: int, *, lookup_possible: bool) -> bool:
+        """Interrupted, and a send or a look-up can still bring it forward."""
+        if self.state is not State.INTERRUPTED:
+            return self.state is State.FAILED_MAX_RETRIES and self._unknown and lookup_possible
+        if self._unknown and lookup_possible:
+            return True
+        may_send = self.sends_left() > 0 and not self.cancel_requested
+        return may_send and now_ms < self.expires_at
+
+    @property
+    def _unknown(self) -> bool:
+        return self.outcome is Outcome.UNKNOWN
+
+    @property
+    def recovered(self) -> bool:
+        """Settled with a charge after at least one interruption."""
+        return self.outcome is Outcome.CHARGED and bool(self.interruptions)
+
+
+class _Facts(TypedDict, total=False):
+    """What an event changes, by field of `Session`. One `_replace` per event, not one per fact."""
+
+    gateway: str
+    route: str
+    operation: str
+    tenant: str
+    key_hash: str
+    gateway_key: str
+    fingerprint: str
+    order_locks: bool
+    max_attempts: int
+    outcome: Outcome
+    attempts: tuple[Attempt, ...]
+    interruptions: tuple[Interruption, ...]
+    retries: tuple[Retry, ...]
+    cancel_requested: bool
+    cancel_reason: str
+    hold: bool
+    review_required: bool
+    late_evidence: bool
+    reference: str
+    lookups: int
+    next_at: int | None
+
+
+_Change = tuple[_Facts, Move | None]
+
+
+def apply(session: Session, event: ev.Event) -> Session:
+    """The session after `event`. Raises `IllegalTransition` and changes nothing if it may not."""
+    facts, move = _change(session, event)
+    outcome = facts.get("outcome", session.outcome)
+    state = session.state if move is None else next_state(session.state, move, outcome)
+    if outcome is not Outcome.UNKNOWN and session.review_required:
+        facts["review_required"] = False  # settled, so nobody need look at it any more
+    finished_at = session.finished_at
+    if state not in LIVE and finished_at is None:
+        finished_at = event.at
+    return session._replace(
+        state=state,
+        version=session.version + 1,
+        updated_at=event.at,
+        finished_at=finished_at,
+        timeline=(*session.timeline, Step(event.at, type(event).__name__, state, outcome)),
+        **facts,
+    )
+
+
+# One case per event, all in one place.
+def _change(session: Session, event: ev.Event) -> _Change:  # noqa: C901, PLR0911, PLR0912
+    """What the event changes, and the row of the table to take (None: no row)."""
+    match event:
+        case ev.AttemptStarted():
+            attempt = _begun(session, event.number, event.endpoint, event.at)
+            return _attempts((*session.attempts, attempt)), Move.SEND
+        case ev.AttemptEnded():
+            return _attempt_ended(session, event)
+        case ev.Opened():
+            return {}, None
+        case ev.Bound():
+            return _bound(event), None
+        case ev.RetryScheduled():
+            retry = Retry(event.at, event.attempt, event.delay_ms, event.because)
+            return {"retries": (*session.retries, retry)}, None
+        case ev.Interrupted():
+            return _interrupted(session, event), Move.INTERRUPT
+        case ev.Resumed():
+            # A hold is a person's; only a person's resume lifts it.
+            hold = session.hold and event.by is not ev.ResumedBy.REQUEST
+            return {"hold": hold, "next_at": None}, Move.RESUME
+        case ev.CancelRequested():
+            return {"cancel_requested": True, "cancel_reason": event.reason}, None
+        case ev.Cancelled():
+            return {"cancel_requested": True, "cancel_reason": event.reason}, Move.CANCEL
+        case ev.Expired():
+            return {}, Move.EXPIRE
+        case ev.Exhausted():
+            return {"review_required": session.outcome is Outcome.UNKNOWN}, Move.EXHAUST
+        case ev.EvidenceFound():
+            return _evidence_found(session, event)
+        case ev.LookedUp():
+            facts: _Facts = {"lookups": session.lookups + 1, "next_at": event.next_at}
+            return facts, Move.INTERRUPT if session.live else None
+        case ev.ReviewNeeded():
+            return {"review_required": True}, None
+        case ev.ProcessRestarted():
+            return _process_restarted(session, event), Move.INTERRUPT
+        case _:
+            assert_never(event)
+
+
+def _bound(event: ev.Bound) -> _Facts:
+    return {
+        "gateway": event.gateway,
+        "route": event.route,
+        "operation": event.operation,
+        "tenant": event.tenant,
+        "key_hash": event.key_hash,
+        "gateway_key": event.gateway_key,
+        "fingerprint": event.fingerprint,
+        "order_locks": event.order_locks,
+        "max_attempts": event.max_attempts,
+    }
+
+
+def _begun(session: Session, number: int, endpoint: str, at: int) -> Attempt:
+    return Attempt(number, session.generation, endpoint, AttemptStatus.IN_FLIGHT, at)
+
+
+def _attempts(attempts: tuple[Attempt, ...]) -> _Facts:
+    """Attempts with the outcome they prove; the two are never set apart."""
+    return {
+        "attempts": attempts,
+        "outcome": outcome_of([(a.generation, a.status) for a in attempts]),
+    }
+
+
+def _attempt_ended(session: Session, event: ev.AttemptEnded) -> _Change:
+    known = {attempt.number: attempt for attempt in session.attempts}
+    before = known.get(event.number)
+    if before is None:  # it never came to an intent, so provably nothing was sent
+        before = _begun(session, event.number, event.endpoint, event.started_at)
+    result = event.result
+    known[event.number] = before._replace(
+        status=join(before.status, result.status),
+        ended_at=event.at,
+        sent=event.sent,
+        reason=result.reason,
+        phase=event.phase,
+        http_status=event.http_status or None,
+    )
+    facts = _attempts(tuple(known.values()))
+    if result.reason is not None:
+        stop = Interruption(event.at, result.reason, event.phase, event.number, event.sent)
+        facts["interruptions"] = (*session.interruptions, stop)
+    settled = result.reason is None
+    return facts, _move_after(session, facts["outcome"], result.status, settled=settled)
+
+
+def _move_after(
+    session: Session, outcome: Outcome, status: AttemptStatus, *, settled: bool
+) -> Move:
+    """Which row an ended attempt (or a proof) takes, given what is now proved of the session."""
+    if outcome is Outcome.CHARGED:
+        return Move.CHARGE_SEEN
+    # Wanted cancelled, and now provably not charged: this is when it may be.
+    if outcome is Outcome.NOT_CHARGED and session.cancel_requested and session.live:
+        return Move.CANCEL
+    if outcome is Outcome.UNKNOWN or not settled:
+        return Move.INTERRUPT
+    return Move.ACCEPTANCE_SEEN if status is AttemptStatus.ACCEPTED else Move.DECLINE_SEEN
+
+
+def _interrupted(session: Session, event: ev.Interrupted) -> _Facts:
+    number = len(session.attempts)
+    stop = Interruption(event.at, event.reason, event.phase, number, event.sent, event.detail)
+    return {
+        "interruptions": (*session.interruptions, stop),
+        "hold": session.hold or event.hold,
+    }
+
+
+def _evidence_found(session: Session, event: ev.EvidenceFound) -> _Change:
+    attempts = tuple(
+        a._replace(status=join(a.status, event.status), ended_at=a.ended_at or event.at)
+        if a.status in OPEN
+        else a
+        for a in session.attempts
+    )
+    if attempts == session.attempts and event.status is AttemptStatus.SUCCEEDED:
+        # A charge nobody here knew of (paid elsewhere, or after a proof of the contrary): the
+        # evidence becomes an attempt of its own, so that the derived outcome holds it.
+        seen = _begun(session, len(attempts) + 1, event.source, event.at)
+        attempts = (*attempts, seen._replace(status=event.status, ended_at=event.at, sent=False))
+    facts = _attempts(attempts)
+    late = not session.live and session.outcome is Outcome.NOT_CHARGED
+    facts["reference"] = event.reference
+    facts["late_evidence"] = session.late_evidence or late
+    facts["next_at"] = None
+    return facts, _move_after(session, facts["outcome"], event.status, settled=True)
+
+
+def _process_restarted(session: Session, event: ev.ProcessRestarted) -> _Facts:
+    in_flight = session.in_flight
+    phase = Phase.AWAITING_RESPONSE if in_flight else Phase.BEFORE_SEND
+    attempts = tuple(
+        a._replace(
+            status=AttemptStatus.UNKNOWN,
+            ended_at=event.at,
+            reason=Reason.PROCESS_RESTART,
+            phase=phase,
+        )
+        if a.status is AttemptStatus.IN_FLIGHT
+        else a
+        for a in session.attempts
+    )
+    number = len(session.attempts)
+    stop = Interruption(event.at, Reason.PROCESS_RESTART, phase, number, in_flight)
+    facts = _attempts(attempts)
+    facts["interruptions"] = (*session.interruptions, stop)
+    return facts
