@@ -1,0 +1,89 @@
+"""The way in: a policy file and the environment → `Settings`, or every mistake at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from proxy.settings.profiles import Profiles, nearest, profiles_beside, shown, validate
+from proxy.settings.resolve import Resolver
+from proxy.settings.schema import PolicyFile
+from proxy.settings.values import Settings
+from proxy.settings.yaml_lines import Data, Document, Mistake, core_scalar, read
+from proxy.settings.yaml_lines import Path as Place
+
+OVERRIDE_PREFIX = "HOLDFAST__"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `mistakes` says why, all of it."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        self.mistakes = sorted(set(mistakes))
+        super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read a policy file. Raises `ConfigError` with all mistakes; nothing is half-applied."""
+    environ = os.environ if environ is None else environ
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            [Mistake(shown(path), 0, 0, "", error.strerror or "unreadable")]
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError([Mistake(shown(path), 1, 1, "", "the file is not UTF-8 text")]) from None
+    document = read(shown(path), text)
+    _override(document, environ)
+    profiles = profiles_beside(path)
+    _check_profile_names(document, profiles)
+    model = validate(PolicyFile, document)
+    if model is None:
+        raise ConfigError(document.mistakes)
+    settings = Resolver(document, model, profiles, path.parent, environ).settings()
+    if settings is None or document.mistakes:
+        raise ConfigError(document.mistakes)
+    return settings
+
+
+def _check_profile_names(document: Document, profiles: Profiles) -> None:
+    """On the raw data, so that it is said whatever else is wrong with the gateway."""
+    data = document.data if isinstance(document.data, dict) else {}
+    gateways = data.get("gateways")
+    known = profiles.names()
+    for name, gateway in (gateways if isinstance(gateways, dict) else {}).items():
+        profile = gateway.get("profile") if isinstance(gateway, dict) else None
+        if isinstance(profile, str) and profile not in known:
+            message = f"there is no profile {profile!r}{nearest(profile, known)}"
+            document.mistakes.append(document.mistake(("gateways", name, "profile"), message))
+
+
+def _override(document: Document, environ: Mapping[str, str]) -> None:
+    """Put `HOLDFAST__DEFAULTS__RETRY__MAX_ATTEMPTS=4` over `defaults.retry.max_attempts`."""
+    for variable in sorted(environ):
+        if not variable.startswith(OVERRIDE_PREFIX):
+            continue
+        steps = variable.removeprefix(OVERRIDE_PREFIX).split("__")
+        place = _set(document, steps, core_scalar(environ[variable]))
+        document.origins[place] = f"environment variable {variable}"
+
+
+def _set(document: Document, steps: list[str], value: Data) -> Place:
+    if not isinstance(document.data, dict):
+        document.data = {}
+    level = document.data
+    place: Place = ()
+    for number, step in enumerate(steps):
+        name = next((k for k in level if k.replace("-", "_") == step.lower()), step.lower())
+        place = (*place, name)
+        if number == len(steps) - 1:
+            level[name] = value
+            break
+        inner = level.get(name)
+        if not isinstance(inner, dict):
+            inner = {}
+            level[name] = inner
+        level = inner
+    return place
