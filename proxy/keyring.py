@@ -1,0 +1,110 @@
+"""The install's secret key: keyed hashes for fingerprints, sealing for stored answers, client
+tokens.
+
+One 256-bit key per installation, from the environment, a file, or made on first start beside the
+store with mode 0600. Purposes get keys of their own (HKDF), so that none can stand in for another.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+_ID_BYTES = 4
+
+
+class KeyFileError(Exception):
+    """The key file cannot be used."""
+
+
+class SealBroken(Exception):  # noqa: N818 -- the word for it
+    """A sealed value was changed, belongs to another session, or was sealed with another key."""
+
+
+class Keyring:
+    """Everything that needs the secret."""
+
+    def __init__(self, key: bytes) -> None:
+        self._digest_key = _derive(key, b"holdfast fingerprint")
+        self._token_key = _derive(key, b"holdfast client token")
+        self._seal = AESGCM(_derive(key, b"holdfast answer"))
+        # Names the key in what it sealed, so that a later key can be told from it.
+        self._id = hashlib.sha256(_derive(key, b"holdfast key id")).digest()[:_ID_BYTES]
+
+    def digest(self, *parts: str | bytes) -> str:
+        """HMAC-SHA-256 over the parts, each with its length before it; 64 hex digits."""
+        told_apart: list[bytes] = []
+        for part in parts:
+            data = part.encode() if isinstance(part, str) else part
+            told_apart += (b"%d:" % len(data), data)
+        return hmac.digest(self._digest_key, b"".join(told_apart), "sha256").hex()
+
+    def client_token(self, session_id: str) -> str:
+        """The token that lets a browser follow one session. Derived, so it is stored nowhere."""
+        mac = hmac.digest(self._token_key, session_id.encode(), "sha256")
+        return "ct_" + base64.urlsafe_b64encode(mac[:24]).decode()
+
+    def seal(self, session_id: str, data: bytes) -> bytes:
+        """AES-256-GCM with the session's id as associated data: key id, nonce, ciphertext."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return self._id + nonce + self._seal.encrypt(nonce, data, session_id.encode())
+
+    def unseal(self, session_id: str, sealed: bytes) -> bytes:
+        """What was sealed. Raises `SealBroken`."""
+        key_id, rest = sealed[:_ID_BYTES], sealed[_ID_BYTES:]
+        message = f"the stored answer of {session_id} cannot be opened with this key"
+        if key_id != self._id:
+            raise SealBroken(message)
+        try:
+            nonce, data = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
+            return self._seal.decrypt(nonce, data, session_id.encode())
+        except (InvalidTag, ValueError):
+            raise SealBroken(message) from None
+
+
+def _derive(key: bytes, purpose: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose).derive(key)
+
+
+def read_or_make_key(path: Path) -> bytes:
+    """The key in a file, 64 hex digits; made with mode 0600 if there is none.
+
+    Raises `KeyFileError` for a file that is not a key: a new one would make every stored answer
+    and fingerprint useless without a word.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _read_key(path)
+    except OSError as error:
+        message = f"cannot create the key file {path.name}: {error.strerror}"
+        raise KeyFileError(message) from None
+    key = secrets.token_bytes(KEY_BYTES)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key.hex() + "\n")
+        file.flush()
+        # Sessions are fingerprinted with it from now on: it must survive what they survive.
+        os.fsync(file.fileno())
+    return key
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        message = f"the key file {path.name} does not hold 64 hexadecimal digits"
+        raise KeyFileError(message)
+    return key

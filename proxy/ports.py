@@ -1,0 +1,234 @@
+"""What the flow needs from the outside, as protocols. Adapters implement them; `app.py` chooses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.core.events import Event, Fact
+from proxy.core.session import Session
+from proxy.core.states import Outcome, State
+from proxy.core.wire import Headers, WireFacts
+
+
+class Clock(Protocol):
+    """Time. `now_ms` is what is stored and shown; `monotonic` (seconds) measures."""
+
+    def now_ms(self) -> int: ...
+
+    def monotonic(self) -> float: ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Dice(Protocol):
+    """Chance."""
+
+    def jitter(self) -> float:
+        """Uniform in [0, 1)."""
+        ...
+
+    def session_id(self) -> str: ...
+
+    def key(self) -> str: ...
+
+
+class Secrets(Protocol):
+    """What the install's key can do."""
+
+    def digest(self, *parts: str | bytes) -> str: ...
+
+    def client_token(self, session_id: str) -> str: ...
+
+    def seal(self, session_id: str, data: bytes) -> bytes: ...
+
+    def unseal(self, session_id: str, sealed: bytes) -> bytes: ...
+
+
+class Recorder(Protocol):
+    """Where facts go: metrics, logs, the operator's view. Never raises, never waits."""
+
+    def moved(self, before: Session | None, event: Event, after: Session) -> None:
+        """A session moved. `before` None: it has just begun."""
+        ...
+
+    def dropped(self, session: Session) -> None:
+        """An ephemeral session's request is over; if it had no end, it gets none."""
+        ...
+
+    def note(self, fact: Fact) -> None:
+        """Something happened that is not part of a session's life."""
+        ...
+
+
+# --- upstream -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Send:
+    """One request to a gateway. Seconds and bytes.
+
+    `stream` is a body that is passed on as it comes; `answer_whole` False lets the answer stream
+    back. `fresh_connection` never reuses one: after a reused connection dies nobody can say whether
+    the request arrived. `sent` is set by the client the moment the intent stood and bytes may
+    leave.
+    """
+
+    method: str
+    target: str
+    headers: Headers
+    body: bytes
+    stream: AsyncIterator[bytes] | None
+    answer_whole: bool
+    max_answer_bytes: int
+    connect_timeout: float
+    attempt_timeout: float
+    fresh_connection: bool
+    # Awaited after the connection stands and before the first byte leaves; raising stops the send.
+    before_bytes: Callable[[], Awaitable[None]]
+    sent: bool = False
+
+
+class SendForbidden(Exception):  # noqa: N818 -- not an error: the journal's answer to "may I?"
+    """Raised by `before_bytes`: the intent could not be recorded, so not a byte may leave."""
+
+
+class Upstream(Protocol):
+    """A gateway, as far as bytes go."""
+
+    async def send(self, send: Send) -> WireFacts:
+        """Send once, and only once, whatever happens. Never raises but for cancellation."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# --- store --------------------------------------------------------------------------------------
+
+
+class StoreUnavailable(Exception):  # noqa: N818 -- the condition, as the refusal names it
+    """The store cannot record or read now. Nothing that was asked for is durable."""
+
+
+class KeyTaken(Exception):  # noqa: N818 -- an answer, not an error
+    """Another session has the key."""
+
+    def __init__(self, holder: Session) -> None:
+        super().__init__(holder.id)
+        self.holder = holder
+
+
+class OrderTaken(Exception):  # noqa: N818 -- an answer, not an error
+    """Another session of the order is open, unknown or charged."""
+
+    def __init__(self, holder: Session) -> None:
+        super().__init__(holder.id)
+        self.holder = holder
+
+
+class Conflict(Exception):  # noqa: N818 -- an answer, not an error
+    """The session was changed meanwhile; `current` is what is true now (None: it is gone)."""
+
+    def __init__(self, current: Session | None) -> None:
+        super().__init__(current.id if current else "gone")
+        self.current = current
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A search. Times are epoch milliseconds, `until` exclusive; None matches everything.
+
+    `listed_only`: only sessions that are live or whose outcome is unknown. Newest first; `after` is
+    the (started_at, id) of the last session of the page before.
+    """
+
+    order_ref: str | None = None
+    user_ref: str | None = None
+    state: State | None = None
+    outcome: Outcome | None = None
+    gateway: str | None = None
+    since: int | None = None
+    until: int | None = None
+    listed_only: bool = False
+    limit: int = 50
+    after: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a search; `total` counts all that match, `more` says whether
+    another page follows.
+    """
+
+    sessions: Sequence[Session]
+    total: int
+    more: bool
+
+
+class SessionStore(Protocol):
+    """Sessions, keys and kept answers. The memory store is the reference for what each call means.
+
+    Every method but `close` may raise `StoreUnavailable`. A version is written only over the
+    version
+    before it, so a lost update is impossible.
+    """
+
+    async def open(self) -> None:
+        """Get ready. Raises `StoreUnavailable` with a sentence for the operator."""
+        ...
+
+    async def close(self) -> None:
+        """Write what was accepted, then let go."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether a write would be accepted now."""
+        ...
+
+    @property
+    def broken(self) -> str | None:
+        """Why only a restart can help, or None."""
+        ...
+
+    async def claim(self, session: Session, expected_version: int) -> None:
+        """Reserve the session's key and order, atomically and visibly to every other claim.
+
+        Visible, not yet durable: the next `commit` makes it so, and nothing is sent before. A
+        session that is already stored is claimed anew when its request arrives; `expected_version`
+        is its version before that, 0 for a new one.
+        Raises `KeyTaken`, `OrderTaken` or `Conflict`.
+        """
+        ...
+
+    async def commit(self, session: Session, expected_version: int, answer: bytes | None) -> None:
+        """Make a version durable; returns when it would survive a power cut.
+
+        `answer` is the sealed answer to keep with it. Raises `Conflict` if the stored (or claimed)
+        version is not `expected_version`.
+        """
+        ...
+
+    async def release(self, session_id: str) -> None:
+        """Forget a claim that never came to a commit."""
+        ...
+
+    async def get(self, session_id: str) -> Session | None: ...
+
+    async def answer(self, session_id: str) -> bytes | None:
+        """The sealed answer, while it is kept."""
+        ...
+
+    async def search(self, query: Query) -> Page: ...
+
+    async def listed(self) -> list[Session]:
+        """Every session that is live or whose outcome is unknown."""
+        ...
+
+    async def purge(self, *, answers_before: int, sessions_before: int) -> tuple[int, int]:
+        """Drop answers and sessions that finished before a time; how many of each.
+
+        Never a session that is live or whose outcome is unknown.
+        """
+        ...

@@ -1,0 +1,63 @@
+"""Sessions in memory, findable by id, key and locked order: all of the memory store, and the part
+of
+the SQLite store that is live or not yet written.
+"""
+
+from __future__ import annotations
+
+from proxy.core.session import Session
+
+OrderKey = tuple[str, str]
+
+
+def order_key(session: Session) -> OrderKey | None:
+    """What the order lock is on: the operation and the order; None if the session has no order.
+
+    An order is locked across gateways and credentials: a shopper who tries another way to pay is
+    still paying the same order.
+    """
+    return None if session.order_ref is None else (session.operation, session.order_ref)
+
+
+class Index:
+    """A dictionary of sessions with two more ways to find them."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Session] = {}
+        self._by_key: dict[str, str] = {}
+        self._by_order: dict[OrderKey, str] = {}
+
+    def put(self, session: Session) -> None:
+        """Take in a session, or its next version."""
+        self.by_id[session.id] = session
+        if session.key_hash is not None:
+            self._by_key[session.key_hash] = session.id
+        order = order_key(session)
+        if order is None:
+            return
+        if session.locks_order:
+            self._by_order[order] = session.id
+        elif self._by_order.get(order) == session.id:
+            del self._by_order[order]
+
+    def remove(self, session_id: str) -> None:
+        """Forget a session."""
+        session = self.by_id.pop(session_id, None)
+        if session is None:
+            return
+        if session.key_hash is not None:
+            self._by_key.pop(session.key_hash, None)
+        order = order_key(session)
+        if order is not None and self._by_order.get(order) == session_id:
+            del self._by_order[order]
+
+    def with_key(self, key_hash: str | None) -> Session | None:
+        """The session that has the key."""
+        found = self._by_key.get(key_hash) if key_hash is not None else None
+        return self.by_id[found] if found is not None else None
+
+    def locking(self, session: Session) -> Session | None:
+        """The session that locks the order of `session`."""
+        order = order_key(session)
+        found = self._by_order.get(order) if order is not None else None
+        return self.by_id[found] if found is not None else None

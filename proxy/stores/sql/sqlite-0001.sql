@@ -1,0 +1,37 @@
+-- One row per session. The columns are what is searched by; `doc` is the whole session as JSON.
+-- Ids begin with the time, so new rows (and the rows that change) stand together at the end.
+CREATE TABLE sessions (
+    id          TEXT    PRIMARY KEY,
+    key_hash    TEXT,               -- keyed hash of the idempotency key with its scope
+    order_ref   TEXT,
+    operation   TEXT    NOT NULL,
+    user_ref    TEXT,
+    gateway     TEXT,
+    started_at  INTEGER NOT NULL,   -- epoch milliseconds, as are all times
+    version     INTEGER NOT NULL,
+    state       TEXT    NOT NULL,
+    outcome     TEXT    NOT NULL,
+    listed      INTEGER NOT NULL,   -- live, or nobody knows whether it was charged
+    locks_order INTEGER NOT NULL,   -- the order is open, unknown or charged
+    finished_at INTEGER,
+    doc         BLOB    NOT NULL
+) WITHOUT ROWID;
+
+CREATE UNIQUE INDEX sessions_key ON sessions (key_hash) WHERE key_hash IS NOT NULL;
+-- The order lock, also if the code forgot to ask: two sessions cannot hold one order.
+CREATE UNIQUE INDEX sessions_locked_order ON sessions (operation, order_ref)
+    WHERE locks_order = 1 AND order_ref IS NOT NULL;
+CREATE INDEX sessions_order ON sessions (order_ref) WHERE order_ref IS NOT NULL;
+CREATE INDEX sessions_user ON sessions (user_ref) WHERE user_ref IS NOT NULL;
+CREATE INDEX sessions_started ON sessions (started_at);
+CREATE INDEX sessions_listed ON sessions (listed) WHERE listed = 1;
+
+-- The gateway's answer, sealed (AES-GCM), for as long as it is replayed.
+CREATE TABLE answers (
+    session_id TEXT    PRIMARY KEY,
+    kept_at    INTEGER NOT NULL,
+    sealed     BLOB    NOT NULL
+) WITHOUT ROWID;
+
+-- Written to find out whether the disk takes writes again.
+CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL);

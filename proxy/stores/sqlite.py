@@ -1,0 +1,497 @@
+"""The embedded store: SQLite, one writer thread, group commit, every acknowledged write fsynced.
+
+Rule 1: one process owns the file (an exclusive lock beside it), one thread writes it. That is what
+        makes a claim a dictionary look-up, and it is also what keeps clear of SQLite's WAL-reset
+        bug
+        in versions before 3.51.3 (which needs two connections writing or checkpointing at once).
+Rule 2: all writes that arrive during one turn of the event loop, or while a batch is being written,
+        share one transaction and one fsync. Nothing is acknowledged before the COMMIT has returned.
+Rule 3: a failed commit fails its whole batch and whatever waits behind it. A full disk is probed
+until
+        it takes writes again; after an I/O error nothing is tried again (a failed fsync may have
+        lost pages that a second one would report as safe), only a restart helps.
+Rule 4: reads of one session happen on the event loop (an indexed look-up in the page cache, some
+        10 µs, less than handing it to a thread); searches, which may scan, happen in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from proxy.core.events import StoreTimed
+from proxy.core.session import Session
+from proxy.ports import (
+    Clock,
+    Conflict,
+    KeyTaken,
+    OrderTaken,
+    Page,
+    Query,
+    Recorder,
+    StoreUnavailable,
+)
+from proxy.stores.codec import decode, encode
+from proxy.stores.index import Index
+from proxy.stores.searching import page_of
+
+MIGRATIONS = sorted((Path(__file__).parent / "sql").glob("sqlite-*.sql"))
+_PROBE_EVERY_SECONDS = 1.0
+_PURGE_ROWS = 500  # per transaction: a payment never waits behind a long clean-up
+
+_INSERT = """
+INSERT INTO sessions (key_hash, order_ref, operation, user_ref, gateway, started_at,
+                      version, state, outcome, listed, locks_order, finished_at, doc, id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+# What changes as a payment goes on. Naming a column here rewrites its indexes even if its value
+# stays, so the others are only named where they do change: when a request is bound to its session.
+_UPDATE = """
+UPDATE sessions SET version = ?, state = ?, outcome = ?, listed = ?, locks_order = ?,
+                    finished_at = ?, doc = ? WHERE id = ?
+"""
+_BIND = """
+UPDATE sessions SET key_hash = ?, order_ref = ?, operation = ?, user_ref = ?, gateway = ?,
+                    started_at = ?, version = ?, state = ?, outcome = ?, listed = ?,
+                    locks_order = ?, finished_at = ?, doc = ? WHERE id = ?
+"""
+_KEEP_ANSWER = "INSERT OR REPLACE INTO answers (session_id, kept_at, sealed) VALUES (?, ?, ?)"
+_PURGE_ANSWERS = """
+DELETE FROM answers WHERE session_id IN
+    (SELECT session_id FROM answers WHERE kept_at < ? ORDER BY session_id LIMIT ?) RETURNING 1
+"""
+_PURGE_SESSIONS = """
+DELETE FROM sessions WHERE id IN
+    (SELECT id FROM sessions WHERE listed = 0 AND finished_at < ? ORDER BY started_at LIMIT ?)
+RETURNING 1
+"""
+
+
+@dataclass(slots=True)
+class _Write:
+    """Something to do inside a transaction, and who waits for it."""
+
+    work: Callable[[apsw.Cursor], Any]
+    done: asyncio.Future[Any]
+    session: Session | None = None
+    result: Any = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    writes: list[_Write] = field(default_factory=list)
+    error: BaseException | None = None
+    handed_over: float = 0.0  # monotonic seconds
+
+
+class SqliteStore:
+    """Sessions in one SQLite file."""
+
+    def __init__(
+        self, path: Path, clock: Clock, recorder: Recorder, *, vfs: str | None = None
+    ) -> None:
+        self._path = path
+        self._recorder = recorder
+        self._clock = clock
+        self._vfs = vfs
+        # Sessions that are live, unknown, claimed or on their way to disk: newer than the file.
+        self._hot = Index()
+        # The key under which each of them was last handed to the writer; absent: never written.
+        self._keys_on_file: dict[str, str | None] = {}
+        self._waiting = _Batch()
+        self._writing = False
+        self._full = False
+        self._broken: str | None = None
+        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._reader: apsw.Connection
+        self._loop: asyncio.AbstractEventLoop
+        self._lock_file: int | None = None
+        self._flush_due = False
+
+    # --- opening and closing ------------------------------------------------------------------
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock()
+        try:
+            writer = await asyncio.to_thread(self._migrated)
+            self._reader = self._connect(read_only=True)
+        except apsw.Error as error:
+            self._unlock()
+            message = f"cannot open the store {self._path.name}: {error}"
+            raise StoreUnavailable(message) from None
+        for (doc,) in self._reader.execute("SELECT doc FROM sessions WHERE listed = 1"):
+            session = decode(_blob(doc))
+            self._hot.put(session)
+            self._keys_on_file[session.id] = session.key_hash
+        self._thread = threading.Thread(
+            target=self._write_batches, args=(writer,), name="sqlite", daemon=True
+        )
+        self._thread.start()
+
+    async def close(self) -> None:
+        if self._thread is None:
+            return
+        if self.ready:
+            await self._write(lambda _: None)  # behind everything that was accepted
+        self._batches.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._thread = None
+        self._reader.close()
+        self._unlock()
+
+    def _lock(self) -> None:
+        """Take the file for this process. The system lets go of it even after kill -9."""
+        descriptor = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            message = f"the store {self._path.name} is in use by another Holdfast"
+            raise StoreUnavailable(message) from None
+        self._lock_file = descriptor
+
+    def _unlock(self) -> None:
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def _connect(self, *, read_only: bool = False) -> apsw.Connection:
+        if not read_only:
+            # The file is made by us, so that nobody else can read it.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = apsw.Connection(str(self._path), vfs=self._vfs)
+        connection.set_busy_timeout(5000)
+        # Full, not NORMAL: with NORMAL the last commits may roll back when the power goes.
+        connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0")
+        return connection
+
+    def _migrated(self) -> apsw.Connection:
+        connection = self._connect()
+        version = connection.pragma("user_version")
+        if version > len(MIGRATIONS):
+            connection.close()
+            message = (
+                f"the store {self._path.name} was written by a newer Holdfast (schema {version}, "
+                f"this one knows {len(MIGRATIONS)})"
+            )
+            raise StoreUnavailable(message)
+        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+            with connection:
+                connection.execute(script.read_text(encoding="utf-8"))
+                connection.pragma("user_version", number)
+        return connection
+
+    @property
+    def ready(self) -> bool:
+        return not self._full and self._broken is None
+
+    @property
+    def broken(self) -> str | None:
+        return self._broken
+
+    # --- claims and commits -------------------------------------------------------------------
+
+    async def claim(self, session: Session, expected_version: int) -> None:
+        self._check_ready()
+        self._check_version(session.id, expected_version)
+        holder = self._hot.with_key(session.key_hash) or self._cold(
+            "SELECT doc FROM sessions WHERE key_hash = ?", session.key_hash
+        )
+        if holder is not None and holder.id != session.id:
+            raise KeyTaken(holder)
+        if session.locks_order:
+            holder = self._hot.locking(session) or self._cold(
+                "SELECT doc FROM sessions WHERE order_ref = ? AND operation = ? AND locks_order",
+                session.order_ref,
+                session.operation,
+            )
+            if holder is not None and holder.id != session.id:
+                raise OrderTaken(holder)
+        self._hot.put(session)
+
+    async def commit(self, session: Session, expected_version: int, answer: bytes | None) -> None:
+        self._check_ready()
+        self._check_version(session.id, expected_version)
+        if session.id in self._keys_on_file:
+            rebind = self._keys_on_file[session.id] != session.key_hash
+            statement = _BIND if rebind else _UPDATE
+        else:  # claimed and never written, or long settled and not in memory any more
+            statement = _INSERT if session.id in self._hot.by_id else _UPDATE
+        self._hot.put(session)
+        self._keys_on_file[session.id] = session.key_hash
+        now = self._clock.now_ms()
+
+        def write(cursor: apsw.Cursor) -> None:
+            values = _progress(session)
+            if statement is not _UPDATE:
+                values = (*_identity(session), *values)
+            cursor.execute(statement, values)
+            if answer is not None:
+                cursor.execute(_KEEP_ANSWER, (session.id, now, answer))
+
+        await self._write(write, session)
+
+    def _check_version(self, session_id: str, expected_version: int) -> None:
+        hot = self._hot.by_id.get(session_id)
+        if hot is None and expected_version == 0:
+            return  # a new session: its id was made just now
+        current = hot or self._current(session_id)
+        if (current.version if current else 0) != expected_version:
+            raise Conflict(current)
+
+    def _check_ready(self) -> None:
+        if self._broken is not None:
+            raise StoreUnavailable(self._broken)
+        if self._full:
+            message = "the disk is full"
+            raise StoreUnavailable(message)
+
+    async def release(self, session_id: str) -> None:
+        if session_id not in self._keys_on_file:
+            self._hot.remove(session_id)
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def _current(self, session_id: str) -> Session | None:
+        hot = self._hot.by_id.get(session_id)
+        return hot or self._cold("SELECT doc FROM sessions WHERE id = ?", session_id)
+
+    def _cold(self, sql: str, *values: str | None) -> Session | None:
+        """A session from the file, unless memory knows better."""
+        if values[0] is None:
+            return None
+        try:
+            row = self._reader.execute(sql, values).fetchone()
+        except apsw.Error as error:
+            raise StoreUnavailable(str(error)) from None
+        if row is None:
+            return None
+        session = decode(_blob(row[0]))
+        return self._hot.by_id.get(session.id, session)
+
+    async def get(self, session_id: str) -> Session | None:
+        return self._current(session_id)
+
+    async def answer(self, session_id: str) -> bytes | None:
+        sql = "SELECT sealed FROM answers WHERE session_id = ?"
+        try:
+            row = self._reader.execute(sql, (session_id,)).fetchone()
+        except apsw.Error as error:
+            raise StoreUnavailable(str(error)) from None
+        return bytes(row[0]) if row is not None else None
+
+    async def search(self, query: Query) -> Page:
+        if query.listed_only:  # all of these are in memory
+            return page_of(self._hot.by_id.values(), query)
+        try:
+            return await asyncio.to_thread(self._search, query)
+        except apsw.Error as error:
+            raise StoreUnavailable(str(error)) from None
+
+    def _search(self, query: Query) -> Page:
+        conditions, values = _conditions(query)
+        where = " AND ".join(conditions) or "1"
+        connection = self._connect(read_only=True)
+        try:
+            # The conditions are our own text; the values are bound.
+            counting = f"SELECT count(*) FROM sessions WHERE {where}"  # noqa: S608
+            total = int(connection.execute(counting, values).get)
+            if query.after is not None:
+                where += " AND (started_at, id) < (?, ?)"
+                values = [*values, *query.after]
+            newest_first = "ORDER BY started_at DESC, id DESC LIMIT ?"
+            finding = f"SELECT doc FROM sessions WHERE {where} {newest_first}"  # noqa: S608
+            rows = connection.execute(finding, [*values, query.limit + 1])
+            sessions = [decode(_blob(doc)) for (doc,) in rows]
+        finally:
+            connection.close()
+        return Page(sessions[: query.limit], total, len(sessions) > query.limit)
+
+    async def listed(self) -> list[Session]:
+        return [session for session in self._hot.by_id.values() if session.listed]
+
+    async def purge(self, *, answers_before: int, sessions_before: int) -> tuple[int, int]:
+        answers = await self._purge(_PURGE_ANSWERS, answers_before)
+        sessions = await self._purge(_PURGE_SESSIONS, sessions_before)
+        return answers, sessions
+
+    async def _purge(self, sql: str, before: int) -> int:
+        removed = 0
+        while True:
+            self._check_ready()
+
+            def delete(cursor: apsw.Cursor) -> int:
+                return len(cursor.execute(sql, (before, _PURGE_ROWS)).fetchall())
+
+            step: int = await self._write(delete)
+            removed += step
+            if step < _PURGE_ROWS:
+                return removed
+
+    # --- the writer ---------------------------------------------------------------------------
+
+    async def _write(
+        self, work: Callable[[apsw.Cursor], Any], session: Session | None = None
+    ) -> Any:
+        write = _Write(work, self._loop.create_future(), session)
+        self._waiting.writes.append(write)
+        if not self._writing and not self._flush_due:
+            # At the end of this turn of the loop, so that everything of this turn is in it.
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        return await write.done
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._writing or not self._waiting.writes:
+            return
+        batch, self._waiting = self._waiting, _Batch()
+        self._writing = True
+        batch.handed_over = self._clock.monotonic()
+        self._batches.put(batch)
+
+    def _write_batches(self, connection: apsw.Connection) -> None:
+        """The writer thread: one transaction per batch, until None comes."""
+        cursor = connection.cursor()
+        while (batch := self._batches.get()) is not None:
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+                for write in batch.writes:
+                    write.result = write.work(cursor)
+                cursor.execute("COMMIT")
+            except Exception as error:  # noqa: BLE001 -- nobody may be told "written", whatever it is
+                batch.error = error
+                _roll_back(connection)
+            self._loop.call_soon_threadsafe(self._written, batch)
+        connection.close()
+
+    def _written(self, batch: _Batch) -> None:
+        self._writing = False
+        if batch.error is not None:
+            self._failed(batch)
+            return
+        took = self._clock.monotonic() - batch.handed_over
+        self._recorder.note(StoreTimed("commit", took))
+        for write in batch.writes:
+            if write.session is not None:
+                self._now_durable(write.session)
+            if not write.done.done():
+                write.done.set_result(write.result)
+        self._flush()
+
+    def _now_durable(self, session: Session) -> None:
+        if self._hot.by_id.get(session.id) is session and not session.listed:
+            self._hot.remove(session.id)
+            del self._keys_on_file[session.id]
+
+    def _failed(self, batch: _Batch) -> None:
+        """Nothing of the batch is durable, nor of what waits behind it."""
+        error = batch.error
+        if isinstance(error, apsw.FullError):
+            self._full = True
+            self._loop.call_later(_PROBE_EVERY_SECONDS, self._probe)
+            reason = "the disk is full"
+        else:
+            self._broken = f"writing failed ({type(error).__name__}: {error}); restart needed"
+            reason = self._broken
+        failed = batch.writes + self._waiting.writes
+        self._waiting = _Batch()
+        self._forget(write.session for write in failed if write.session is not None)
+        for write in failed:
+            if not write.done.done():
+                write.done.set_exception(StoreUnavailable(reason))
+
+    def _forget(self, sessions: Iterable[Session]) -> None:
+        """Back to what the file says about them."""
+        for session in sessions:
+            self._hot.remove(session.id)
+            self._keys_on_file.pop(session.id, None)
+            stored = self._cold("SELECT doc FROM sessions WHERE id = ?", session.id)
+            if stored is not None and stored.listed:
+                self._hot.put(stored)
+                self._keys_on_file[stored.id] = stored.key_hash
+
+    def _probe(self) -> None:
+        """Try a write; a full disk that takes it is not full any more."""
+
+        def write(cursor: apsw.Cursor) -> None:
+            cursor.execute("INSERT OR REPLACE INTO probe VALUES (1, ?)", (now,))
+
+        now = self._clock.now_ms()
+        probe = _Write(write, self._loop.create_future())
+        probe.done.add_done_callback(self._probed)
+        self._writing = True
+        self._batches.put(_Batch([probe]))
+
+    def _probed(self, done: asyncio.Future[Any]) -> None:
+        if done.exception() is None:
+            self._full = False
+
+
+def _roll_back(connection: apsw.Connection) -> None:
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except apsw.Error:
+        pass  # the first error is the one that counts; SQLite rolls back when it next opens
+
+
+def _blob(value: object) -> bytes:
+    """A BLOB column, as the type it has."""
+    if isinstance(value, bytes):
+        return value
+    message = f"a session's document is {type(value).__name__}, not bytes"
+    raise StoreUnavailable(message)
+
+
+def _identity(session: Session) -> tuple[object, ...]:
+    return (
+        session.key_hash,
+        session.order_ref,
+        session.operation,
+        session.user_ref,
+        session.gateway,
+        session.started_at,
+    )
+
+
+def _progress(session: Session) -> tuple[object, ...]:
+    return (
+        session.version,
+        session.state,
+        session.outcome,
+        session.listed,
+        session.locks_order,
+        session.finished_at,
+        encode(session),
+        session.id,
+    )
+
+
+def _conditions(query: Query) -> tuple[list[str], list[object]]:
+    columns = {
+        "order_ref = ?": query.order_ref,
+        "user_ref = ?": query.user_ref,
+        "state = ?": query.state,
+        "outcome = ?": query.outcome,
+        "gateway = ?": query.gateway,
+        "started_at >= ?": query.since,
+        "started_at < ?": query.until,
+    }
+    given = {condition: value for condition, value in columns.items() if value is not None}
+    return list(given), list(given.values())

@@ -1,0 +1,41 @@
+"""The real clock and dice: the only file that reads time or randomness."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import time
+
+
+class SystemClock:
+    """Wall clock for what is stored and shown, monotonic clock for durations."""
+
+    def now_ms(self) -> int:
+        return int(time.time() * 1000)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class SystemDice:
+    """Jitter, and names nobody can guess."""
+
+    def jitter(self) -> float:
+        return random.random()  # noqa: S311 -- spreads retries; nothing secret
+
+    def session_id(self) -> str:
+        """When it began and 160 random bits: ids sort by time, and none can be guessed.
+
+        Sorting by time keeps a store's newest rows together; random ids would touch as many pages
+        of its file as there are payments in a batch.
+        """
+        return f"ps_{int(time.time() * 1000):012x}{os.urandom(20).hex()}"
+
+    def key(self) -> str:
+        """A gateway key when nothing names the payment; 32 hex digits fit every known gateway."""
+        return secrets.token_hex(16)
