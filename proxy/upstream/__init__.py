@@ -1,0 +1,4 @@
+"""The way to the gateways. `client.py` sends with aiohttp; `scripted.py` answers from a script.
+
+Whatever client is used must pass `tests/upstream/test_wire_conformance.py` unchanged.
+"""
