@@ -1,0 +1,123 @@
+"""What the backend hears: the gateway's answer unchanged, or one of our own that says what is
+known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from proxy.core.http_rules import answer_headers
+from proxy.core.problems import problem, session_headers
+from proxy.core.profile import GatewayProfile
+from proxy.core.reasons import Reason
+from proxy.core.refusals import Refusal
+from proxy.core.session import Session
+from proxy.core.states import Outcome, State
+from proxy.core.wire import Answer, AnswerSource, WireFacts
+
+REPLAYED_HEADER = "Idempotent-Replayed"
+DURABILITY_HEADER = "X-Payment-Durability"
+
+_OUR_HEADERS = frozenset(
+    {"x-payment-session-id", "x-payment-attempts", "proxy-status", "retry-after"}
+)
+_OVERLOAD = frozenset({Reason.QUEUE_FULL, Reason.QUEUE_TIMEOUT})
+
+
+def forwarded(
+    facts: WireFacts, session: Session, profile: GatewayProfile, *, gave_up: bool
+) -> Answer:
+    """The gateway's answer, with our headers added.
+
+    `gave_up`: Holdfast has repeated as far as is safe, so the SDK is told not to start over.
+    """
+    headers = answer_headers(facts.headers)
+    if gave_up:
+        ours = {name.lower() for name, _ in profile.final_answer_headers}
+        headers = tuple(pair for pair in headers if pair[0].lower() not in ours)
+        headers += profile.final_answer_headers
+    outcome = f"; charge={session.outcome}" if session.outcome is Outcome.UNKNOWN else ""
+    seen = ("Proxy-Status", f"holdfast; received-status={facts.status}{outcome}")
+    return Answer(
+        facts.status,
+        facts.status_text,
+        (*headers, *session_headers(session), seen),
+        facts.body,
+        AnswerSource.GATEWAY,
+        facts.stream,
+    )
+
+
+def without_answer(
+    session: Session, profile: GatewayProfile, reason: Reason, *, retry_after_ms: int | None = None
+) -> Answer:
+    """The answer when the gateway gave none: what is known, and what is safe to do."""
+    return problem(
+        refusal_for(session, reason),
+        profile=profile,
+        session=session,
+        reason=reason,
+        retry_after_ms=retry_after_ms,
+    )
+
+
+def refusal_for(session: Session, reason: Reason) -> Refusal:
+    """Which refusal tells the truth about a session that came to no answer."""
+    if session.outcome is Outcome.UNKNOWN:
+        return Refusal.OUTCOME_UNKNOWN if session.durable else Refusal.UPSTREAM_FAILED
+    by_state = {
+        State.CANCELLED: Refusal.SESSION_CANCELLED,
+        State.EXPIRED: Refusal.SESSION_EXPIRED,
+        State.FAILED_MAX_RETRIES: Refusal.RETRIES_EXHAUSTED,
+    }
+    if session.state in by_state:
+        return by_state[session.state]
+    if reason is Reason.NOT_ALLOWED:
+        return Refusal.SESSION_HELD if session.hold else Refusal.SESSION_CANCELLED
+    by_reason = {
+        Reason.STORE_UNAVAILABLE: Refusal.STORE_UNAVAILABLE,
+        Reason.BREAKER_OPEN: Refusal.BREAKER_OPEN,
+        Reason.SHUTDOWN: Refusal.DRAINING,
+        Reason.INTERNAL_ERROR: Refusal.INTERNAL,
+    }
+    if reason in _OVERLOAD:
+        return Refusal.OVERLOADED
+    return by_reason.get(reason, Refusal.NOT_SENT)
+
+
+def replayed(answer: Answer) -> Answer:
+    """The same answer again, marked."""
+    kept = tuple(pair for pair in answer.headers if pair[0].lower() != REPLAYED_HEADER.lower())
+    return replace(answer, headers=(*kept, (REPLAYED_HEADER, "true")))
+
+
+def not_recorded_yet(answer: Answer) -> Answer:
+    """The true answer, marked: the store could not take it, so the session still says unknown."""
+    return replace(answer, headers=(*answer.headers, (DURABILITY_HEADER, "pending")))
+
+
+def pack(answer: Answer, replay_headers: frozenset[str]) -> bytes:
+    """An answer as bytes to keep: who made it, its head as HTTP has it, a blank line, its body.
+
+    Of the gateway's headers only those stay that mean the same later; `Set-Cookie` never does.
+    """
+    ours = answer.source is AnswerSource.HOLDFAST
+    lines = [f"{answer.source} {answer.status} {answer.status_text}"]
+    lines += [
+        f"{name}: {value}"
+        for name, value in answer.headers
+        if ours or name.lower() in replay_headers or name.lower() in _OUR_HEADERS
+    ]
+    return "\n".join(lines).encode("latin-1") + b"\n\n" + answer.body
+
+
+def unpack(data: bytes) -> Answer:
+    """The answer that `pack` wrote."""
+    head, _, body = data.partition(b"\n\n")
+    first, *lines = head.decode("latin-1").split("\n")
+    source, status, text = first.split(" ", 2)
+    headers = []
+    for line in lines:
+        name, _, value = line.partition(": ")
+        headers.append((name, value))
+    return Answer(int(status), text, tuple(headers), body, AnswerSource(source))

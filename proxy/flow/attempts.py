@@ -1,0 +1,380 @@
+"""The attempt loop: intent, send, outcome, and whether to repeat. The only file that knows
+tenacity.
+
+Order is the product here: the intent (T1) is durable before the first byte leaves, the outcome (T2)
+before the backend is answered. Whatever stops this process in between leaves the intent behind, and
+an intent without an outcome reads as unknown.
+
+tenacity drives the loop; the brain is `core.retrying.decide`, asked once per attempt. A fresh
+`AsyncRetrying` per walk, entered only after a first failure: shared ones lose results between
+concurrent calls (jd/tenacity#93), and most payments never need one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_before_delay
+
+from proxy.core import events as ev
+from proxy.core.classify import classify, classify_read
+from proxy.core.profile import GatewayClass
+from proxy.core.reasons import Reason, Suppressed
+from proxy.core.results import AttemptResult
+from proxy.core.retrying import (
+    GiveUp,
+    RetryAfter,
+    Settled,
+    Situation,
+    Verdict,
+    decide,
+    repeat_barrier,
+)
+from proxy.core.routing import is_safe
+from proxy.core.session import Session, apply
+from proxy.core.states import AttemptStatus, Outcome, State
+from proxy.core.wire import Answer, Headers, Phase, WireFacts, close_stream
+from proxy.flow.answer import forwarded, not_recorded_yet, without_answer
+from proxy.flow.journal import Change, Journal
+from proxy.flow.walk import Walk
+from proxy.ports import Clock, Dice, Recorder, Send, SendForbidden, StoreUnavailable
+
+# Reasons for which a send was stopped by ourselves before its intent stood.
+_OUR_OWN_NO = frozenset({Reason.NOT_ALLOWED, Reason.STORE_UNAVAILABLE})
+
+
+class Attempts:
+    """Brings a session forward by sending it."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        recorder: Recorder,
+        clock: Clock,
+        dice: Dice,
+        save_later: Callable[[Walk, Callable[[Session], Change]], None],
+    ) -> None:
+        self._journal = journal
+        self._recorder = recorder
+        self._clock = clock
+        self._dice = dice
+        self._save_later = save_later
+        self.draining = False
+
+    async def run(self, walk: Walk) -> Answer:
+        """Send until the payment is settled or no further send is right; the answer to give."""
+        try:
+            verdict = await self._attempt(walk)
+            if isinstance(verdict, RetryAfter):
+                verdict = await self._keep_trying(walk, verdict)
+        except asyncio.CancelledError:
+            return await self._stopped(walk)
+        if walk.answer is None:  # tenacity stopped where `decide` would have gone on
+            why = verdict.why if isinstance(verdict, GiveUp) else Suppressed.DEADLINE
+            self._suppressed(walk, why)
+            walk.answer = self._answer(walk, walk.session, GiveUp(why))
+        return walk.answer
+
+    async def never_sent(self, walk: Walk, reason: Reason) -> Answer:
+        """Admission said no: record it, and say that nothing was sent."""
+
+        def refused(session: Session) -> Change:
+            stop = ev.Interrupted(self._clock.now_ms(), reason, Phase.BEFORE_SEND)
+            return Change([stop] if session.live else [])
+
+        await self._update(walk, refused)
+        retry_after = walk.lane.admission.retry_after_ms()
+        return without_answer(walk.session, walk.lane.profile, reason, retry_after_ms=retry_after)
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    async def _keep_trying(self, walk: Walk, first: RetryAfter) -> Verdict:
+        ahead: list[Verdict] = [first]
+
+        async def next_verdict() -> Verdict:
+            return ahead.pop() if ahead else await self._attempt(walk)
+
+        loop = AsyncRetrying(
+            retry=retry_if_result(lambda verdict: isinstance(verdict, RetryAfter)),
+            wait=_delay,
+            # `decide` has already kept the delay inside the total; recording the outcome took time
+            # too (a slow disk), and this is asked after it.
+            stop=stop_before_delay(max(0.0, walk.deadline - self._clock.monotonic())),
+            retry_error_callback=lambda _: GiveUp(Suppressed.DEADLINE),
+            sleep=partial(self._rest, walk),
+        )
+        verdict: Verdict = await loop(next_verdict)
+        return verdict
+
+    async def _rest(self, walk: Walk, seconds: float) -> None:
+        if self.draining:
+            raise asyncio.CancelledError
+        walk.resting = True
+        begun = self._clock.monotonic()
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            walk.resting = False
+            walk.waited_seconds += self._clock.monotonic() - begun
+
+    async def _stopped(self, walk: Walk) -> Answer:
+        """Cancelled while nothing was out: what was sent is on record; say why it stopped."""
+        current = asyncio.current_task()
+        if current is not None:
+            current.uncancel()
+        if walk.answer is not None:  # it had just come to its end
+            return walk.answer
+        stop = ev.Interrupted(self._clock.now_ms(), Reason.SHUTDOWN, Phase.BEFORE_SEND)
+        await self._update(walk, lambda session: Change([stop] if session.live else []))
+        return without_answer(walk.session, walk.lane.profile, Reason.SHUTDOWN)
+
+    # --- one attempt --------------------------------------------------------------------------
+
+    async def _attempt(self, walk: Walk) -> Verdict:
+        number = len(walk.session.attempts) + 1
+        endpoint = walk.lane.name
+        generation = walk.lane.admission.breaker.generation
+        started_ms, begun = self._clock.now_ms(), self._clock.monotonic()
+        send = self._send(walk, number, endpoint)
+        store_before = walk.store_seconds
+        walk.facts = facts = await self._exchange(walk, send)
+        took = self._clock.monotonic() - begun - (walk.store_seconds - store_before)
+        walk.gateway_seconds += took
+        self._recorder.note(ev.AttemptTimed(walk.lane.name, walk.route.name, took))
+        now_ms = self._clock.now_ms()
+        walk.result = result = self._classify(walk, facts, now_ms)
+        if walk.route.durable:
+            walk.lane.admission.record(result, generation)
+        if facts.reason in _OUR_OWN_NO:
+            return await self._not_begun(walk, facts)
+        if facts.reason is None:
+            walk.last_answer = facts
+        elif result.status is not AttemptStatus.NOT_SENT:
+            walk.last_answer = None
+        ended = ev.AttemptEnded(
+            now_ms, number, endpoint, result, facts.phase, facts.sent, facts.status, started_ms
+        )
+        return await self._conclude(walk, ended)
+
+    async def _not_begun(self, walk: Walk, facts: WireFacts) -> GiveUp:
+        """The intent was not recorded, so this was no attempt: someone cancelled or held the
+        session, the store cannot write, or we are stopping.
+        """
+        reason = facts.reason or Reason.NOT_ALLOWED
+        why = Suppressed.HELD if walk.session.hold else Suppressed.CANCELLED
+        if self.draining:
+            reason, why = Reason.SHUTDOWN, Suppressed.DRAINING
+        elif reason is Reason.STORE_UNAVAILABLE:
+            why = Suppressed.STORE_UNAVAILABLE
+        if reason is not Reason.NOT_ALLOWED:  # what a person did is on record already
+            stop = ev.Interrupted(self._clock.now_ms(), reason, Phase.CONNECTING)
+            with contextlib.suppress(StoreUnavailable):
+                await self._update(walk, lambda s: Change([stop] if s.live else []))
+        self._suppressed(walk, why)
+        walk.answer = without_answer(walk.session, walk.lane.profile, reason)
+        return GiveUp(why)
+
+    def _send(self, walk: Walk, number: int, endpoint: str) -> Send:
+        route = walk.route
+        remaining = max(0.001, walk.deadline - self._clock.monotonic())
+        weak = walk.lane.profile.gateway_class is not GatewayClass.A_STRONG
+        return Send(
+            method=walk.request.method,
+            target=walk.request.target,
+            headers=self._headers(walk),
+            body=walk.request.body,
+            stream=_touching(walk) if walk.stream is not None else None,
+            answer_whole=route.durable,
+            max_answer_bytes=route.max_answer_bytes,
+            connect_timeout=min(route.timeouts.connect, remaining),
+            attempt_timeout=min(route.timeouts.attempt, remaining),
+            # Where a lost answer cannot be repeated, a connection that may be dying is not used.
+            fresh_connection=route.durable and weak,
+            before_bytes=partial(self._intent, walk, number, endpoint),
+        )
+
+    def _headers(self, walk: Walk) -> Headers:
+        """The headers to send: the caller's, and the gateway key if it did not send one."""
+        headers = walk.request.headers
+        if not walk.route.durable or walk.session.gateway_key is None:
+            return headers
+        key_header = walk.lane.profile.key_header
+        if walk.request.client_key is not None:
+            return headers
+        return (*headers, (key_header, walk.session.gateway_key))
+
+    async def _exchange(self, walk: Walk, send: Send) -> WireFacts:
+        try:
+            return await walk.lane.upstream.send(send)
+        except asyncio.CancelledError:
+            # The drain's patience is over. What was sent is out there; it must not be forgotten.
+            current = asyncio.current_task()
+            if current is not None:
+                current.uncancel()
+            phase = Phase.AWAITING_RESPONSE if send.sent else Phase.CONNECTING
+            return WireFacts(send.sent, phase, Reason.SHUTDOWN)
+
+    async def _intent(self, walk: Walk, number: int, endpoint: str) -> None:
+        """T1: the last thing before the first byte, and the last chance to say no."""
+
+        def begin(session: Session) -> Change:
+            now = self._clock.now_ms()
+            unwanted = session.cancel_requested or session.hold or not session.live
+            if unwanted or session.due_to_expire(now) or self.draining:
+                walk.session = session
+                message = f"{session.state} does not send"
+                raise SendForbidden(message)
+            started = ev.AttemptStarted(now, number, endpoint)
+            if session.state is State.INTERRUPTED:
+                return Change([ev.Resumed(now, walk.resumed_by), started])
+            return Change([started])
+
+        await self._update(walk, begin)
+        walk.resumed_by = ev.ResumedBy.TIMER
+
+    def _classify(self, walk: Walk, facts: WireFacts, now_ms: int) -> AttemptResult:
+        if walk.route.durable:
+            return classify(facts, walk.lane.profile, now_ms=now_ms)
+        return classify_read(facts, now_ms=now_ms)
+
+    # --- what it came to ----------------------------------------------------------------------
+
+    async def _conclude(self, walk: Walk, ended: ev.AttemptEnded) -> Verdict:
+        """T2: decide on the session as it is with this attempt, and record both at once."""
+        jitter = self._dice.jitter()
+        verdict: Verdict = Settled()
+        admitted = _Once(lambda: self._admitted(walk))
+
+        def conclude(session: Session) -> Change:
+            nonlocal verdict
+            after = apply(session, ended)
+            verdict = self._verdict(walk, after, ended, jitter)
+            if isinstance(verdict, RetryAfter) and (refused := admitted()) is not None:
+                verdict = GiveUp(refused)
+            if isinstance(verdict, RetryAfter):
+                delay_ms = round(verdict.delay_seconds * 1000)
+                again = ev.RetryScheduled(ended.at, ended.number + 1, delay_ms, verdict.because)
+                return Change([ended, again])
+            events: list[ev.Event] = [ended]
+            if _exhausted(after):
+                events.append(ev.Exhausted(ended.at))
+                after = apply(after, events[-1])
+            walk.answer = self._answer(walk, after, verdict)
+            return Change(events, None if after.live else walk.answer)
+
+        try:
+            await self._update(walk, conclude)
+        except StoreUnavailable:
+            self._unrecorded(walk, conclude)
+        if isinstance(verdict, GiveUp):
+            self._suppressed(walk, verdict.why)
+        if isinstance(verdict, RetryAfter) and walk.facts is not None:
+            await close_stream(walk.facts.stream)
+        return verdict
+
+    def _unrecorded(self, walk: Walk, conclude: Callable[[Session], Change]) -> None:
+        """The store could not take the outcome. If anything was sent, the intent stands there and
+        keeps everyone from sending again; the backend gets the truth now, the store when it can.
+        """
+        if walk.facts is None or not walk.facts.sent:
+            reason = Reason.STORE_UNAVAILABLE
+            walk.answer = without_answer(walk.session, walk.lane.profile, reason)
+            return
+        self._save_later(walk, conclude)
+        ended = conclude(walk.session)
+        for event in ended.events:
+            walk.session = apply(walk.session, event)
+        if walk.answer is None:  # it would have been repeated; without a store it cannot be
+            why = GiveUp(Suppressed.STORE_UNAVAILABLE)
+            walk.answer = self._answer(walk, walk.session, why)
+        walk.answer = not_recorded_yet(walk.answer)
+
+    def _verdict(
+        self, walk: Walk, after: Session, ended: ev.AttemptEnded, jitter: float
+    ) -> Verdict:
+        if walk.stream_touched and ended.result.reason is not None:
+            return GiveUp(Suppressed.BODY_CONSUMED)
+        if self.draining and ended.result.reason is not None:
+            return GiveUp(Suppressed.DRAINING)
+        situation = Situation(
+            outcome=after.outcome,
+            attempts=ended.number,
+            limit=walk.limit,
+            cancel_requested=after.cancel_requested or after.state is State.CANCELLED,
+            hold=after.hold,
+            barrier=self._barrier(walk, after, ended.at),
+            remaining_seconds=walk.deadline - self._clock.monotonic(),
+        )
+        return decide(walk.route.retry, ended.result, situation, jitter)
+
+    def _barrier(self, walk: Walk, session: Session, now_ms: int) -> Suppressed | None:
+        if not walk.route.durable:
+            return None if is_safe(walk.request.method) else Suppressed.UNSAFE_TO_REPEAT
+        profile = walk.lane.profile
+        first = session.first_send_at
+        return repeat_barrier(profile.gateway_class, first, now_ms, profile.resend_horizon)
+
+    def _admitted(self, walk: Walk) -> Suppressed | None:
+        admission = walk.lane.admission
+        return admission.may_retry() if walk.route.durable else admission.may_retry_read()
+
+    def _answer(self, walk: Walk, session: Session, verdict: Verdict) -> Answer:
+        """What to tell the backend. After exhaustion that is the last real answer, if one still
+        stands: nothing that might have reached the gateway came after it.
+        """
+        profile = walk.lane.profile
+        gave_up = isinstance(verdict, GiveUp)
+        if walk.last_answer is not None:
+            return forwarded(walk.last_answer, session, profile, gave_up=gave_up)
+        reason = Reason.INTERNAL_ERROR
+        if walk.result is not None and walk.result.reason is not None:
+            reason = walk.result.reason
+        return without_answer(session, profile, reason)
+
+    def _suppressed(self, walk: Walk, why: Suppressed) -> None:
+        self._recorder.note(ev.RetrySuppressed(walk.lane.name, walk.route.name, why))
+
+    async def _update(self, walk: Walk, change: Callable[[Session], Change]) -> None:
+        begun = self._clock.monotonic()
+        try:
+            walk.session = await self._journal.update(
+                walk.session, change, walk.lane.profile.replay_headers
+            )
+        finally:
+            walk.store_seconds += self._clock.monotonic() - begun
+
+
+class _Once:
+    """Asks admission once, also when the change is decided anew: a retry is withdrawn only once."""
+
+    def __init__(self, ask: Callable[[], Suppressed | None]) -> None:
+        self._ask = ask
+        self._answers: list[Suppressed | None] = []
+
+    def __call__(self) -> Suppressed | None:
+        if not self._answers:
+            self._answers.append(self._ask())
+        return self._answers[0]
+
+
+def _delay(state: RetryCallState) -> float:
+    """How long to wait: what the verdict says."""
+    verdict = state.outcome.result() if state.outcome is not None else None
+    return verdict.delay_seconds if isinstance(verdict, RetryAfter) else 0.0
+
+
+def _exhausted(session: Session) -> bool:
+    """All sends are spent and provably nothing was charged: no further send will be made."""
+    spent = session.sends_left() == 0 and session.state is State.INTERRUPTED
+    return spent and session.outcome is Outcome.NOT_CHARGED
+
+
+async def _touching(walk: Walk) -> AsyncIterator[bytes]:
+    """The body as it comes; from the first look at it on, it cannot be sent a second time."""
+    walk.stream_touched = True
+    if walk.stream is not None:
+        async for chunk in walk.stream:
+            yield chunk

@@ -1,0 +1,318 @@
+"""What people and backends may do to a session by hand: create, resume, complete, cancel,
+interrupt.
+
+Each command decides on the session as it is, inside the journal, so that it cannot race with an
+answer that is just arriving. None of them ever says "not charged" without proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from proxy.core import events as ev
+from proxy.core.policy import SessionPolicy
+from proxy.core.reasons import Reason
+from proxy.core.recovery import Care, care_for
+from proxy.core.session import Session, apply
+from proxy.core.states import AttemptStatus, Outcome, State
+from proxy.core.wire import Phase
+from proxy.flow.journal import Change, Journal
+from proxy.flow.pipeline import Pipeline
+from proxy.flow.reconcile import Reconcile
+from proxy.flow.walk import Lane, Walks
+from proxy.ports import Clock, Dice, OrderTaken, SessionStore
+from proxy.tasks import Tasks
+
+
+class NotAllowed(Exception):  # noqa: N818 -- an answer to a person, not an error
+    """The session's state does not allow the command; `why` is for the person who asked."""
+
+    def __init__(self, session: Session, why: str) -> None:
+        super().__init__(why)
+        self.session = session
+        self.why = why
+
+
+class NoSuchSession(Exception):  # noqa: N818 -- an answer to a person, not an error
+    """There is no session with this id."""
+
+
+class Mode(StrEnum):
+    """How a resumed session goes on."""
+
+    SEND = "send"
+    RECONCILE = "reconcile"
+    NONE = "none"  # it had already come to its end
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What a resume came to."""
+
+    session: Session
+    mode: Mode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a backend says of a payment before it sends it."""
+
+    order_ref: str
+    user_ref: str | None
+    gateway: str | None
+    amount: str | None
+    currency: str | None
+
+
+class Commands:
+    """The verbs of the session API."""
+
+    def __init__(  # noqa: PLR0913 -- the ports it needs, no more
+        self,
+        *,
+        store: SessionStore,
+        journal: Journal,
+        pipeline: Pipeline,
+        reconcile: Reconcile,
+        lanes: Mapping[str, Lane],
+        walks: Walks,
+        tasks: Tasks,
+        clock: Clock,
+        dice: Dice,
+        policy: SessionPolicy,
+        default_max_attempts: int,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._pipeline = pipeline
+        self._reconcile = reconcile
+        self._lanes = lanes
+        self._walks = walks
+        self._tasks = tasks
+        self._clock = clock
+        self._dice = dice
+        self._policy = policy
+        self._default_max_attempts = default_max_attempts
+
+    async def get(self, session_id: str) -> Session:
+        """The session as it is, expired if its time is up. Raises `NoSuchSession`."""
+        session = await self._store.get(session_id)
+        if session is None:
+            raise NoSuchSession(session_id)
+        now = self._clock.now_ms()
+        if session.due_to_expire(now) and session_id not in self._walks.by_session:
+            session = await self._journal.update(
+                session,
+                lambda s: Change([ev.Expired(now)] if s.due_to_expire(now) else []),
+                frozenset(),
+            )
+        return session
+
+    def knows(self, gateway: str) -> bool:
+        """Whether there is such a gateway."""
+        return gateway in self._lanes
+
+    def lookup_possible(self, session: Session) -> bool:
+        """Whether the gateway can be asked about it."""
+        lane = self._lanes.get(session.gateway or "")
+        return lane is not None and self._reconcile.possible(lane, session)
+
+    async def create(self, order: Order) -> tuple[Session, bool]:
+        """A session ahead of its request, durable when this returns; (session, whether it is new).
+
+        The same order again while nothing was sent for it: the same session. Raises `NotAllowed`
+        when the order is open, unknown or charged.
+        """
+        now = self._clock.now_ms()
+        opened = ev.Opened(now)
+        session = apply(
+            Session(
+                id=self._dice.session_id(),
+                gateway=order.gateway,
+                started_at=now,
+                expires_at=now + int(self._policy.expires_after * 1000),
+                max_attempts=self._default_max_attempts,
+                order_ref=order.order_ref,
+                order_locks=True,
+                user_ref=order.user_ref,
+                amount=order.amount,
+                currency=order.currency,
+            ),
+            opened,
+        )
+        while True:
+            try:
+                await self._store.claim(session, 0)
+            except OrderTaken as taken:
+                holder = await self.get(taken.holder.id)
+                if not holder.locks_order:
+                    continue
+                if holder.bound or holder.gateway != order.gateway:
+                    why = f"the order has session {holder.id} ({holder.state}, {holder.outcome})"
+                    raise NotAllowed(holder, why) from None
+                return holder, False
+            break
+        await self._store.commit(session, session.version, None)
+        self._journal.opened(session, opened)
+        return session, True
+
+    async def resume(self, session_id: str) -> Resumption:
+        """Bring an interrupted session forward: send it again, or ask the gateway about it."""
+        session = await self.get(session_id)
+        if session.state is State.COMPLETED:
+            return Resumption(session, Mode.NONE, "already completed")
+        lane = self._lanes.get(session.gateway or "")
+        self._check_resumable(session, lane)
+        unknown = session.outcome is Outcome.UNKNOWN
+        mode = Mode.RECONCILE if unknown else Mode.SEND
+        if session.state is State.INTERRUPTED:
+            now = self._clock.now_ms()
+            session = await self._change(session, _resumed(now))
+        if lane is None:
+            return Resumption(session, mode, _BRING_IT_AGAIN)
+        if self._pipeline.resume(lane, session):
+            return Resumption(session, mode, "sending the same request again with the same key")
+        if unknown and self._reconcile.possible(lane, session):
+            _ = self._tasks.start(self._look_up(lane, session), "look up")
+            return Resumption(session, mode, "asking the gateway what became of it")
+        return Resumption(session, mode, _BRING_IT_AGAIN)
+
+    async def _look_up(self, lane: Lane, session: Session) -> None:
+        await self._reconcile.once(lane, session)
+
+    def _check_resumable(self, session: Session, lane: Lane | None) -> None:
+        if session.id in self._walks.by_session or session.in_flight:
+            raise NotAllowed(session, "it is in progress; wait for its answer")
+        possible = lane is not None and self._reconcile.possible(lane, session)
+        unknown = session.outcome is Outcome.UNKNOWN
+        if session.state is State.FAILED_MAX_RETRIES and unknown and possible:
+            return
+        if session.state is not State.INTERRUPTED:
+            ended = f"it ended as {session.state}; start a new payment"
+            raise NotAllowed(session, _NOT_INTERRUPTED.get(session.state, ended))
+        if session.cancel_requested and not possible:
+            raise NotAllowed(session, "it is being cancelled and will not be sent again")
+        if session.sends_left() == 0 and not possible:
+            why = "no attempts are left"
+            if unknown:
+                why += " and the gateway cannot be asked; a person must settle it"
+            raise NotAllowed(session, why)
+
+    async def cancel(self, session_id: str, reason: str) -> tuple[Session, bool]:
+        """(session, whether it is cancelled now). False: a charge cannot be excluded yet; nothing
+        more is sent, and it is cancelled as soon as "not charged" is proved.
+        """
+        session = await self.get(session_id)
+        now = self._clock.now_ms()
+
+        def cancel(current: Session) -> Change:
+            if current.state is State.CANCELLED:
+                return Change()
+            if current.outcome is Outcome.CHARGED:
+                raise NotAllowed(current, "it is already charged; refund it instead")
+            if current.outcome is Outcome.UNKNOWN:
+                wanted = [] if current.cancel_requested else [ev.CancelRequested(now, reason)]
+                return Change(wanted)
+            if not current.live:
+                raise NotAllowed(current, f"it has already ended as {current.state}")
+            return Change([ev.Cancelled(now, reason)])
+
+        session = await self._change(session, cancel)
+        return session, session.state is State.CANCELLED
+
+    async def interrupt(self, session_id: str, reason: str) -> tuple[Session, bool]:
+        """Hold a session: no further sends until it is resumed. (session, whether one is out)."""
+        session = await self.get(session_id)
+        now = self._clock.now_ms()
+
+        def hold(current: Session) -> Change:
+            if not current.live:
+                raise NotAllowed(current, f"it has already ended as {current.state}")
+            phase = Phase.AWAITING_RESPONSE if current.in_flight else Phase.BEFORE_SEND
+            return Change(
+                [ev.Interrupted(now, Reason.REQUESTED, phase, current.in_flight, reason, hold=True)]
+            )
+
+        session = await self._change(session, hold)
+        return session, session.in_flight
+
+    async def complete(self, session_id: str, reference: str) -> Session:
+        """A person or backend vouches, with the gateway's reference, that it was charged."""
+        session = await self.get(session_id)
+        now = self._clock.now_ms()
+
+        def settle(current: Session) -> Change:
+            if current.state is State.COMPLETED and current.outcome is Outcome.CHARGED:
+                return Change()
+            if current.in_flight:
+                raise NotAllowed(current, "it is in progress; wait for its answer")
+            open_still = current.live or current.outcome is Outcome.UNKNOWN
+            if not open_still:
+                raise NotAllowed(current, f"it has already ended as {current.state}")
+            return Change(
+                [
+                    ev.EvidenceFound(
+                        now, ev.EvidenceSource.PERSON, AttemptStatus.SUCCEEDED, reference
+                    )
+                ]
+            )
+
+        return await self._change(session, settle)
+
+    async def _change(self, session: Session, change: Callable[[Session], Change]) -> Session:
+        return await self._journal.update(session, change, frozenset())
+
+    # --- by the clock -------------------------------------------------------------------------
+
+    async def look_after(self, session: Session) -> None:
+        """The next step for a session nobody is walking (see `core.recovery`)."""
+        lane = self._lanes.get(session.gateway or "")
+        if session.id in self._walks.by_session:
+            return
+        now = self._clock.now_ms()
+        care = self._care(session, lane, now)
+        if care is Care.ASK_GATEWAY and lane is not None:
+            await self._reconcile.once(lane, session)
+        elif care in _BY_CLOCK:
+            event = _BY_CLOCK[care](now)
+            await self._change(
+                session,
+                lambda s: Change([event] if self._care(s, lane, now) is care else []),
+            )
+
+    def _care(self, session: Session, lane: Lane | None, now: int) -> Care:
+        if lane is None:  # its gateway is no longer configured: only a person can know
+            expired = session.due_to_expire(now) and not session.in_flight
+            return Care.EXPIRE if expired else Care.LEAVE
+        return care_for(
+            session,
+            now,
+            gateway_class=lane.profile.gateway_class,
+            lookup_possible=self._reconcile.possible(lane, session),
+        )
+
+
+_BRING_IT_AGAIN = "send the same request again, with the same key or this session's id"
+
+_NOT_INTERRUPTED = {
+    State.RESUMED: "it is already resumed; send its request again",
+    State.INITIATED: "it was not interrupted; send its request",
+}
+
+_BY_CLOCK: Mapping[Care, Callable[[int], ev.Event]] = {
+    Care.EXPIRE: ev.Expired,
+    Care.EXHAUST: ev.Exhausted,
+    Care.CALL_A_PERSON: ev.ReviewNeeded,
+}
+
+
+def _resumed(now: int) -> Callable[[Session], Change]:
+    def resume(current: Session) -> Change:
+        if current.state is not State.INTERRUPTED:
+            raise NotAllowed(current, f"it is {current.state} meanwhile")
+        return Change([ev.Resumed(now, ev.ResumedBy.REQUEST)])
+
+    return resume

@@ -1,0 +1,244 @@
+"""Who is this payment? Opens a session for a new one, and finds the known one for a duplicate.
+
+Session and duplicate check are one claim: whoever claims the key (and the order) first has the
+payment, everyone else is told who has it. Nothing is sent on a claim alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from proxy.core import events as ev
+from proxy.core.bodyfields import body_values
+from proxy.core.idempotency import (
+    Duplicate,
+    Identity,
+    closed_verdict,
+    identify,
+    judge,
+    may_supersede,
+)
+from proxy.core.policy import RoutePolicy, SessionPolicy
+from proxy.core.refusals import Refusal
+from proxy.core.session import Session, apply
+from proxy.core.states import Outcome
+from proxy.core.wire import InboundRequest
+from proxy.flow.journal import Change, Journal
+from proxy.flow.walk import Lane, Walks
+from proxy.ports import Clock, Conflict, Dice, KeyTaken, OrderTaken, Secrets, SessionStore
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A new payment: the session is claimed, and the caller brings it forward."""
+
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A duplicate: the session it is of, and what it gets."""
+
+    session: Session
+    verdict: Duplicate
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The request contradicts what is known."""
+
+    refusal: Refusal
+    session: Session | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request with who it says it is and what its body tells."""
+
+    lane: Lane
+    route: RoutePolicy
+    request: InboundRequest
+    identity: Identity
+    amount: str | None
+    currency: str | None
+
+
+class Intake:
+    """Opens sessions."""
+
+    def __init__(  # noqa: PLR0913 -- the ports it needs, no more
+        self,
+        *,
+        store: SessionStore,
+        journal: Journal,
+        walks: Walks,
+        secrets: Secrets,
+        clock: Clock,
+        dice: Dice,
+        policy: SessionPolicy,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._walks = walks
+        self._secrets = secrets
+        self._clock = clock
+        self._dice = dice
+        self._policy = policy
+
+    def arrival(self, lane: Lane, route: RoutePolicy, request: InboundRequest) -> Arrival:
+        """Read who the payment is."""
+        places = {"order": route.order, "amount": route.amount, "currency": route.currency}
+        told = body_values(request, places)
+        identity = self._identity(lane, route, request, body_order=told["order"], generation=1)
+        return Arrival(lane, route, request, identity, told["amount"], told["currency"])
+
+    def key_too_long(self, lane: Lane, request: InboundRequest) -> bool:
+        """Whether this gateway cannot take the caller's key (it is never rewritten)."""
+        return len(request.client_key or "") > lane.profile.key_max_length
+
+    def _identity(
+        self,
+        lane: Lane,
+        route: RoutePolicy,
+        request: InboundRequest,
+        *,
+        body_order: str | None,
+        generation: int,
+    ) -> Identity:
+        return identify(
+            request,
+            route,
+            self._secrets.digest,
+            credential_headers=lane.profile.credential_headers,
+            body_order=body_order,
+            random_key=self._dice.key,
+            generation=generation,
+        )
+
+    async def open_or_join(self, arrival: Arrival) -> Opened | Known | Refused:
+        """Claim the payment, or find who has it. Raises `StoreUnavailable`."""
+        session_id = arrival.request.session_id
+        while True:
+            try:
+                return await self._claim(arrival, session_id)
+            except KeyTaken as taken:
+                if not may_supersede(taken.holder, arrival.identity):
+                    return self._known(taken.holder, arrival)
+                arrival = self._next_generation(arrival)
+            except OrderTaken as taken:
+                if await self._expired(taken.holder):
+                    continue
+                if taken.holder.bound or session_id is not None:
+                    return _order_taken(taken.holder)
+                # The backend created a session for this order and now sends its request without
+                # naming it: it is this payment's session.
+                session_id = taken.holder.id
+            except Conflict:  # someone was quicker; look again
+                continue
+
+    async def _claim(self, arrival: Arrival, session_id: str | None) -> Opened | Known | Refused:
+        if session_id is not None:
+            return await self._bind(arrival, session_id)
+        event = ev.Opened(self._clock.now_ms())
+        session = apply(self._new(arrival), event)
+        await self._store.claim(session, 0)
+        self._journal.opened(session, event)
+        return Opened(session)
+
+    async def _bind(self, arrival: Arrival, session_id: str) -> Opened | Known | Refused:
+        """A request that belongs to a session the backend created before."""
+        stored = await self._store.get(session_id)
+        if stored is None:
+            return Refused(Refusal.SESSION_UNKNOWN)
+        identity = arrival.identity
+        if not _belongs(stored, arrival):
+            return Refused(Refusal.SESSION_TAKEN, stored)
+        if stored.bound:
+            return self._known(stored, arrival)
+        if await self._expired(stored):
+            return Refused(Refusal.SESSION_EXPIRED, stored)
+        if not stored.live:
+            return Known(stored, closed_verdict(stored))
+        bound = ev.Bound(
+            at=self._clock.now_ms(),
+            gateway=arrival.lane.name,
+            route=arrival.route.name,
+            operation=arrival.route.operation,
+            tenant=identity.tenant,
+            key_hash=identity.key_hash,
+            gateway_key=identity.gateway_key,
+            fingerprint=identity.fingerprint,
+            order_locks=identity.order_locks,
+            max_attempts=arrival.route.retry.max_attempts,
+        )
+        session = apply(stored, bound)
+        await self._store.claim(session, stored.version)
+        return Opened(session)
+
+    def _known(self, session: Session, arrival: Arrival) -> Known:
+        verdict = judge(
+            session,
+            arrival.identity,
+            being_walked=session.id in self._walks.by_session,
+            now_ms=self._clock.now_ms(),
+        )
+        return Known(session, verdict)
+
+    async def _expired(self, session: Session) -> bool:
+        """Whether the session's deadline had passed without a charge; it is then closed."""
+        now = self._clock.now_ms()
+        if not session.due_to_expire(now) or session.id in self._walks.by_session:
+            return False
+
+        def expire(current: Session) -> Change:
+            return Change([ev.Expired(now)] if current.due_to_expire(now) else [])
+
+        await self._journal.update(session, expire, frozenset())
+        return True
+
+    def _next_generation(self, arrival: Arrival) -> Arrival:
+        """The same order and body once more, after the earlier try is closed without a charge."""
+        identity = self._identity(
+            arrival.lane,
+            arrival.route,
+            arrival.request,
+            body_order=arrival.identity.order_ref,
+            generation=arrival.identity.generation + 1,
+        )
+        return replace(arrival, identity=identity)
+
+    def _new(self, arrival: Arrival) -> Session:
+        now = self._clock.now_ms()
+        identity = arrival.identity
+        return Session(
+            id=self._dice.session_id(),
+            gateway=arrival.lane.name,
+            route=arrival.route.name,
+            operation=arrival.route.operation,
+            started_at=now,
+            expires_at=now + int(self._policy.expires_after * 1000),
+            max_attempts=arrival.route.retry.max_attempts,
+            tenant=identity.tenant,
+            key_hash=identity.key_hash,
+            gateway_key=identity.gateway_key,
+            generation=identity.generation,
+            fingerprint=identity.fingerprint,
+            order_ref=identity.order_ref,
+            order_locks=identity.order_locks,
+            user_ref=arrival.request.user_ref,
+            amount=arrival.amount,
+            currency=arrival.currency,
+        )
+
+
+def _belongs(stored: Session, arrival: Arrival) -> bool:
+    """Whether a named session can be this request's: its key once it has one, else its order."""
+    if stored.bound:
+        return stored.key_hash == arrival.identity.key_hash
+    here = stored.gateway in {None, arrival.lane.name}
+    return here and arrival.request.order_ref in {None, stored.order_ref}
+
+
+def _order_taken(holder: Session) -> Refused:
+    charged = holder.outcome is Outcome.CHARGED
+    return Refused(Refusal.ORDER_PAID if charged else Refusal.ORDER_OPEN, holder)

@@ -1,0 +1,75 @@
+"""How a session moves: decide on what is true now, make it durable, then tell.
+
+A change is a function of the session, so that when someone else moved it meanwhile (a cancel from
+the session API, a look-up that found the charge) it is decided anew on the truth instead of being
+lost or overwriting it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from proxy.core.events import Event
+from proxy.core.session import Session, apply
+from proxy.core.wire import Answer
+from proxy.flow.answer import pack
+from proxy.ports import Conflict, Recorder, Secrets, SessionStore, StoreUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Events to apply, and the answer to keep with them."""
+
+    events: Sequence[Event] = ()
+    keep: Answer | None = None
+
+
+class Journal:
+    """Makes sessions move."""
+
+    def __init__(self, store: SessionStore, secrets: Secrets, recorder: Recorder) -> None:
+        self._store = store
+        self._secrets = secrets
+        self._recorder = recorder
+
+    async def update(
+        self, session: Session, change: Callable[[Session], Change], replay_headers: frozenset[str]
+    ) -> Session:
+        """Apply `change` to the session as it is, durably. Returns the session as it then is.
+
+        Raises `StoreUnavailable` (nothing is recorded), whatever `change` raises, and
+        `IllegalTransition` if the table forbids what it wants.
+        """
+        while True:
+            wanted = change(session)
+            if not wanted.events:
+                return session
+            steps = [session]
+            for event in wanted.events:
+                steps.append(apply(steps[-1], event))
+            try:
+                await self._commit(session, steps[-1], wanted.keep, replay_headers)
+            except Conflict as conflict:
+                if conflict.current is None:
+                    message = f"session {session.id} is gone"
+                    raise StoreUnavailable(message) from None
+                session = conflict.current
+                continue
+            for before, event, after in zip(steps, wanted.events, steps[1:], strict=False):
+                self._recorder.moved(before, event, after)
+            return steps[-1]
+
+    async def _commit(
+        self, before: Session, after: Session, keep: Answer | None, replay_headers: frozenset[str]
+    ) -> None:
+        if not after.durable:
+            return
+        sealed = None
+        if keep is not None:
+            sealed = self._secrets.seal(after.id, pack(keep, replay_headers))
+        await self._store.commit(after, before.version, sealed)
+
+    def opened(self, session: Session, event: Event) -> None:
+        """Tell of a session that has just begun (it becomes durable with its first change)."""
+        self._recorder.moved(None, event, session)

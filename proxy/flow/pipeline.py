@@ -1,0 +1,387 @@
+"""START HERE: the walk of one request through the rooms, with every branch of it in this file.
+
+A request that moves money is read whole, becomes one payment (or joins it), is admitted, sent,
+recorded and answered. The walk belongs to the application, not to the connection: a backend that
+hangs up changes nothing. Requests that move no money stream through, with a session in memory only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from proxy.core import events as ev
+from proxy.core.idempotency import Duplicate
+from proxy.core.policy import RoutePolicy, SessionPolicy
+from proxy.core.problems import problem
+from proxy.core.reasons import Reason
+from proxy.core.refusals import Refusal
+from proxy.core.retrying import repeat_barrier
+from proxy.core.session import Session, apply
+from proxy.core.states import Outcome
+from proxy.core.wire import Answer, InboundRequest
+from proxy.flow.answer import replayed, unpack, without_answer
+from proxy.flow.attempts import Attempts
+from proxy.flow.held import HeldRequests
+from proxy.flow.intake import Arrival, Intake, Known, Opened, Refused
+from proxy.flow.journal import Change, Journal
+from proxy.flow.reconcile import Reconcile
+from proxy.flow.walk import Body, BodyIncomplete, BodyTooLarge, Lane, Walk, Walks
+from proxy.ports import Clock, Dice, Recorder, Secrets, SessionStore, StoreUnavailable
+from proxy.tasks import Tasks
+
+_SAVE_AGAIN_SECONDS = 1.0
+# After the drain's patience: time to record what was cut off. A commit takes milliseconds.
+_LAST_WORDS_SECONDS = 5.0
+
+
+class Pipeline:
+    """Brings requests to their answers."""
+
+    def __init__(  # noqa: PLR0913 -- the composition root hands over every port once
+        self,
+        *,
+        store: SessionStore,
+        journal: Journal,
+        secrets: Secrets,
+        recorder: Recorder,
+        clock: Clock,
+        dice: Dice,
+        policy: SessionPolicy,
+        held: HeldRequests,
+        reconcile: Reconcile,
+        walks: Walks,
+        tasks: Tasks,
+        on_bug: Callable[[Exception], None],
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._secrets = secrets
+        self._recorder = recorder
+        self._clock = clock
+        self._dice = dice
+        self._policy = policy
+        self._held = held
+        self._reconcile = reconcile
+        self._walks = walks
+        self._tasks = tasks
+        self._on_bug = on_bug
+        self._attempts = Attempts(journal, recorder, clock, dice, self._save_later)
+        self._intake = Intake(
+            store=store,
+            journal=journal,
+            walks=walks,
+            secrets=secrets,
+            clock=clock,
+            dice=dice,
+            policy=policy,
+        )
+
+    async def handle(self, lane: Lane, request: InboundRequest, body: Body) -> Answer:
+        """Bring a request to its answer. Never raises but for cancellation."""
+        route = lane.routes.match(request.method, request.path)
+        if self._attempts.draining:
+            return self.refuse(lane, Refusal.DRAINING)
+        if not route.durable:
+            return await self._pass_through(lane, route, request, body)
+        if self._intake.key_too_long(lane, request):
+            return self.refuse(lane, Refusal.KEY_INVALID)
+        try:
+            whole = await body.read(route.max_body_bytes)
+        except BodyTooLarge:
+            return self.refuse(lane, Refusal.BODY_TOO_LARGE)
+        except BodyIncomplete:
+            return self.refuse(lane, Refusal.BODY_INCOMPLETE)
+        return await self._pay(self._intake.arrival(lane, route, replace(request, body=whole)))
+
+    def refuse(self, lane: Lane, refusal: Refusal, session: Session | None = None) -> Answer:
+        """Say no before anything was sent."""
+        self._recorder.note(ev.RequestRefused(lane.name, refusal.code))
+        return problem(refusal, profile=lane.profile, session=session)
+
+    # --- requests that move money -------------------------------------------------------------
+
+    async def _pay(self, arrival: Arrival) -> Answer:
+        """Join the walk of this payment if there is one, else begin it."""
+        known = self._walks.by_key.get(arrival.identity.key_hash)
+        if known is not None:
+            return await self._join(known, arrival)
+        walk = self._walk_for(arrival)
+        self._walks.by_key[arrival.identity.key_hash] = walk
+        self._start(walk, arrival.identity.key_hash, lambda: self._open_and_go(walk, arrival))
+        return await asyncio.shield(walk.answered)
+
+    def _walk_for(self, arrival: Arrival) -> Walk:
+        now = self._clock.now_ms()
+        nobody = Session(id="", gateway=None, started_at=now, expires_at=now, max_attempts=0)
+        return Walk(
+            lane=arrival.lane,
+            route=arrival.route,
+            request=arrival.request,
+            started=self._clock.monotonic(),
+            answered=asyncio.get_running_loop().create_future(),
+            session=nobody,
+            fingerprint=arrival.identity.fingerprint,
+        )
+
+    def _start(self, walk: Walk, key: str | None, steps: Callable[[], Awaitable[Answer]]) -> None:
+        walk.task = self._tasks.start(self._see_through(walk, key, steps), "walk")
+
+    async def _see_through(
+        self, walk: Walk, key: str | None, steps: Callable[[], Awaitable[Answer]]
+    ) -> None:
+        """Whatever happens, whoever waits gets an answer, and the walk ends."""
+        try:
+            answer = await steps()
+        except StoreUnavailable:
+            known = walk.session if walk.session.id else None
+            answer = self.refuse(walk.lane, Refusal.STORE_UNAVAILABLE, known)
+        except Exception as error:  # noqa: BLE001 -- a bug must not leave a backend unanswered
+            self._on_bug(error)
+            known = walk.session if walk.session.id else None
+            answer = self.refuse(walk.lane, Refusal.INTERNAL, known)
+        finally:
+            self._walks.leave(walk, key)
+        if walk.session.listed and walk.session.bound:
+            self._held.keep(walk.session.id, walk.request)
+        else:
+            self._held.drop(walk.session.id)
+        self._timed(walk)
+        walk.answered.set_result(answer)
+
+    async def _open_and_go(self, walk: Walk, arrival: Arrival) -> Answer:
+        """The branches of a payment, in the order they are asked."""
+        match await self._intake.open_or_join(arrival):
+            case Opened(session):
+                walk.session = session
+                walk.limit = walk.route.retry.automatic_attempts
+            case Refused(refusal, session):
+                if refusal in {Refusal.ORDER_OPEN, Refusal.ORDER_PAID}:
+                    self._duplicate(walk, Duplicate.ORDER_LOCKED)
+                return self.refuse(walk.lane, refusal, session)
+            case Known(session, Duplicate.JOINED):
+                return await self._join(self._walks.by_session[session.id], arrival)
+            case Known(session, Duplicate.RESUMED | Duplicate.RECONCILED as verdict):
+                self._duplicate(walk, verdict)
+                walk.session = session
+                walk.limit = session.max_attempts
+                walk.resumed_by = ev.ResumedBy.REPEAT
+                if verdict is Duplicate.RECONCILED or not self._may_send(walk):
+                    return await self._reconciled(walk)
+            case Known(session, verdict):
+                self._duplicate(walk, verdict)
+                return await self._closed(walk.lane, session, verdict)
+        return await self._go(walk)
+
+    async def _go(self, walk: Walk) -> Answer:
+        """Admission, then the attempts."""
+        self._walks.enter(walk)
+        admission = walk.lane.admission
+        begun = self._clock.monotonic()
+        ticket = await admission.enter()
+        walk.waited_seconds += self._clock.monotonic() - begun
+        if isinstance(ticket, Reason):
+            return await self._attempts.never_sent(walk, ticket)
+        with ticket:
+            if not admission.may_send_first():
+                return await self._attempts.never_sent(walk, Reason.BREAKER_OPEN)
+            return await self._attempts.run(walk)
+
+    def _may_send(self, walk: Walk) -> bool:
+        """Whether the bytes the client brought again may go out again."""
+        session, profile = walk.session, walk.lane.profile
+        if session.sends_left() == 0:
+            return False
+        if session.outcome is not Outcome.UNKNOWN:
+            return True
+        now = self._clock.now_ms()
+        if now >= session.expires_at:  # past its deadline nobody expects a charge any more
+            return False
+        first, horizon = session.first_send_at, profile.resend_horizon
+        return repeat_barrier(profile.gateway_class, first, now, horizon) is None
+
+    # --- duplicates ---------------------------------------------------------------------------
+
+    async def _join(self, walk: Walk, arrival: Arrival) -> Answer:
+        """Wait for the answer of the same payment, for a while."""
+        if walk.fingerprint != arrival.identity.fingerprint:
+            self._duplicate(walk, Duplicate.KEY_REUSED)
+            return self.refuse(walk.lane, Refusal.KEY_REUSED)
+        try:
+            async with asyncio.timeout(self._policy.duplicate_wait):
+                answer = await asyncio.shield(walk.answered)
+        except TimeoutError:
+            self._duplicate(walk, Duplicate.IN_PROGRESS)
+            return self._in_progress(walk.lane, walk.session)
+        self._duplicate(walk, Duplicate.JOINED)
+        return replayed(answer)
+
+    async def _closed(self, lane: Lane, session: Session, verdict: Duplicate) -> Answer:
+        """What a duplicate of a payment gets that will not be sent again."""
+        if verdict is Duplicate.REPLAYED:
+            return await self._replay(lane, session)
+        if verdict is Duplicate.IN_PROGRESS:
+            return self._in_progress(lane, session)
+        if verdict is Duplicate.EXPIRED and session.live:
+            now = self._clock.now_ms()
+            session = await self._journal.update(
+                session,
+                lambda s: Change([ev.Expired(now)] if s.due_to_expire(now) else []),
+                frozenset(),
+            )
+        refusals = {
+            Duplicate.KEY_REUSED: Refusal.KEY_REUSED,
+            Duplicate.HELD: Refusal.SESSION_HELD,
+            Duplicate.CANCELLED: Refusal.SESSION_CANCELLED,
+            Duplicate.EXPIRED: Refusal.SESSION_EXPIRED,
+        }
+        # Who reuses a key for something else learns nothing about what it was used for.
+        shown = None if verdict is Duplicate.KEY_REUSED else session
+        return self.refuse(lane, refusals[verdict], shown)
+
+    async def _replay(self, lane: Lane, session: Session) -> Answer:
+        sealed = await self._store.answer(session.id)
+        if sealed is None:
+            return self.refuse(lane, Refusal.ANSWER_GONE, session)
+        return replayed(unpack(self._secrets.unseal(session.id, sealed)))
+
+    def _in_progress(self, lane: Lane, session: Session) -> Answer:
+        retry_after = int(max(1.0, self._policy.duplicate_wait) * 1000)
+        shown = session if session.id else None
+        return problem(
+            Refusal.IN_PROGRESS,
+            profile=lane.profile,
+            session=shown,
+            retry_after_ms=retry_after,
+        )
+
+    async def _reconciled(self, walk: Walk) -> Answer:
+        """The client asks again and nothing may be sent: ask the gateway, then say
+        what is known.
+        """
+        self._walks.enter(walk)
+        self._held.keep(walk.session.id, walk.request)
+        walk.session = await self._reconcile.once(walk.lane, walk.session)
+        if walk.session.outcome is not Outcome.UNKNOWN:
+            return await self._replay(walk.lane, walk.session)
+        return without_answer(walk.session, walk.lane.profile, Reason.ATTEMPT_TIMEOUT)
+
+    def _duplicate(self, walk: Walk, verdict: Duplicate) -> None:
+        self._recorder.note(ev.DuplicateSeen(walk.lane.name, walk.route.name, verdict))
+
+    # --- resumed by a person ------------------------------------------------------------------
+
+    def resume(self, lane: Lane, session: Session) -> bool:
+        """Send a session's own request again in the background; False if it is not held."""
+        request = self._held.get(session.id)
+        route = next((r for _, r in lane.routes.routes if r.name == session.route), None)
+        if request is None or route is None or session.id in self._walks.by_session:
+            return False
+        walk = Walk(
+            lane=lane,
+            route=route,
+            request=request,
+            started=self._clock.monotonic(),
+            answered=asyncio.get_running_loop().create_future(),
+            session=session,
+            fingerprint=session.fingerprint,
+            limit=session.max_attempts,
+            resumed_by=ev.ResumedBy.REQUEST,
+        )
+        if not self._may_send(walk):
+            return False
+        key = session.key_hash
+        if key is not None:
+            self._walks.by_key[key] = walk
+        self._walks.enter(walk)
+        self._start(walk, key, lambda: self._go(walk))
+        return True
+
+    # --- requests that move no money ----------------------------------------------------------
+
+    async def _pass_through(
+        self, lane: Lane, route: RoutePolicy, request: InboundRequest, body: Body
+    ) -> Answer:
+        """Stream a request and its answer; repeated only if that is safe and
+        nothing was used up.
+        """
+        now = self._clock.now_ms()
+        begun = ev.Opened(now)
+        session = apply(
+            Session(
+                id=self._dice.session_id(),
+                gateway=lane.name,
+                route=route.name,
+                operation=route.operation,
+                durable=False,
+                started_at=now,
+                expires_at=now + int(self._policy.expires_after * 1000),
+                max_attempts=route.retry.max_attempts,
+                order_ref=request.order_ref,
+                user_ref=request.user_ref,
+            ),
+            begun,
+        )
+        self._journal.opened(session, begun)
+        walk = Walk(
+            lane=lane,
+            route=route,
+            request=request,
+            started=self._clock.monotonic(),
+            answered=asyncio.get_running_loop().create_future(),
+            session=session,
+            stream=body.stream() if request.has_body else None,
+            limit=route.retry.automatic_attempts,
+        )
+        walk.task = asyncio.current_task()
+        self._walks.enter(walk)
+        try:
+            return await self._attempts.run(walk)
+        finally:
+            self._walks.leave(walk, None)
+            self._recorder.dropped(walk.session)
+            self._timed(walk)
+
+    def _timed(self, walk: Walk) -> None:
+        if not walk.session.id:
+            return
+        seconds = self._clock.monotonic() - walk.started
+        own = max(0.0, seconds - walk.gateway_seconds - walk.waited_seconds)
+        case = walk.session.id if walk.session.interruptions else None
+        fact = ev.WalkEnded(walk.lane.name, walk.route.name, case, seconds, own)
+        self._recorder.note(fact)
+
+    # --- trouble and the end ------------------------------------------------------------------
+
+    def _save_later(self, walk: Walk, change: Callable[[Session], Change]) -> None:
+        """Keep offering an outcome to a store that could not take it."""
+        session, headers = walk.session, walk.lane.profile.replay_headers
+
+        async def save() -> None:
+            while True:
+                await self._clock.sleep(_SAVE_AGAIN_SECONDS)
+                try:
+                    await self._journal.update(session, change, headers)
+                except StoreUnavailable:
+                    continue
+                return
+
+        _ = self._tasks.start(save(), "save an outcome")
+
+    async def drain(self, patience: float) -> None:
+        """No new sends; what is with the gateway may finish; what does not is recorded as such."""
+        self._attempts.draining = True
+        tasks = set()
+        for walk in {id(w): w for w in self._walks.by_session.values()}.values():
+            if walk.task is not None:
+                tasks.add(walk.task)
+                if walk.resting:
+                    walk.task.cancel()
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=patience)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=_LAST_WORDS_SECONDS)

@@ -1,0 +1,102 @@
+"""One request on its way, and everything the rooms share about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from proxy.core.events import ResumedBy
+from proxy.core.policy import RoutePolicy
+from proxy.core.profile import GatewayProfile
+from proxy.core.results import AttemptResult
+from proxy.core.routing import RouteTable
+from proxy.core.session import Session
+from proxy.core.wire import Answer, Headers, InboundRequest, WireFacts
+from proxy.flow.admission import Admission
+from proxy.ports import Upstream
+
+
+class Body(Protocol):
+    """The body of a request that has not been read yet."""
+
+    async def read(self, limit: int) -> bytes:
+        """All of it. Raises `BodyTooLarge` (before asking the client for it, where it can)."""
+        ...
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """As it comes."""
+        ...
+
+
+class BodyTooLarge(Exception):  # noqa: N818 -- the condition, as the refusal names it
+    """The body is larger than the route allows."""
+
+
+class BodyIncomplete(Exception):  # noqa: N818 -- the condition, as the refusal names it
+    """The client went away in the middle of its request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One gateway with everything a walk through it needs."""
+
+    name: str
+    profile: GatewayProfile
+    routes: RouteTable
+    upstream: Upstream
+    admission: Admission
+    lookup_credential: Headers
+
+
+@dataclass(slots=True)
+class Walk:
+    """One request on its way. Times are monotonic seconds."""
+
+    lane: Lane
+    route: RoutePolicy
+    request: InboundRequest
+    started: float
+    answered: asyncio.Future[Answer]
+    session: Session
+    fingerprint: str | None = None
+    stream: AsyncIterator[bytes] | None = None
+    stream_touched: bool = False
+    resumed_by: ResumedBy = ResumedBy.TIMER
+    # How many attempts this walk may bring the session to.
+    limit: int = 0
+    facts: WireFacts | None = None
+    result: AttemptResult | None = None
+    answer: Answer | None = None
+    # The last complete answer, while nothing sent later could have changed what it says.
+    last_answer: WireFacts | None = None
+    gateway_seconds: float = 0.0
+    waited_seconds: float = 0.0
+    store_seconds: float = 0.0
+    resting: bool = False  # in backoff: nothing is out, so it can be stopped at once
+    task: asyncio.Task[Any] | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When the total runs out."""
+        return self.started + self.route.timeouts.total
+
+
+@dataclass(slots=True)
+class Walks:
+    """The walks under way in this process, by payment key and by session."""
+
+    by_key: dict[str, Walk] = field(default_factory=dict)
+    by_session: dict[str, Walk] = field(default_factory=dict)
+
+    def enter(self, walk: Walk) -> None:
+        """Let duplicates find the walk by its session."""
+        self.by_session[walk.session.id] = walk
+
+    def leave(self, walk: Walk, key: str | None) -> None:
+        """The walk is over."""
+        if key is not None:
+            self.by_key.pop(key, None)
+        if self.by_session.get(walk.session.id) is walk:
+            del self.by_session[walk.session.id]
