@@ -1,0 +1,218 @@
+"""The composition root: the only file that names every concrete class, and the order of start and
+stop.
+
+Start: key, store, what the last process left behind, background work, and only then the doors.
+Stop: not ready, a moment for load balancers to see it, no new sends, payments in flight finish or
+are
+recorded as interrupted, doors close, store closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import structlog
+
+from proxy import __version__
+from proxy.background.janitor import Janitor
+from proxy.background.reconciler import Reconciler
+from proxy.flow.admission import Admission
+from proxy.flow.commands import Commands
+from proxy.flow.held import HeldRequests
+from proxy.flow.journal import Journal
+from proxy.flow.pipeline import Pipeline
+from proxy.flow.reconcile import Reconcile
+from proxy.flow.walk import Lane, Walks
+from proxy.keyring import KEY_BYTES, Keyring, read_or_make_key
+from proxy.ports import Clock
+from proxy.settings.defaults import MAX_ATTEMPTS
+from proxy.settings.values import Address, Gateway, Settings
+from proxy.stores import make_store
+from proxy.system import SystemClock, SystemDice
+from proxy.tasks import Tasks
+from proxy.telemetry.logs import LineSink
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.recorder import MetricsRecorder
+from proxy.upstream.client import AiohttpUpstream
+from proxy.web.admin import Admin
+from proxy.web.auth import Gatekeeper
+from proxy.web.forward import Forward
+from proxy.web.listeners import Listeners, check_parser
+from proxy.web.sessions_api import SessionsApi
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """Where it really listens (a port of 0 in the settings is any free one)."""
+
+    sessions: Address
+    admin: Address
+    gateways: Mapping[str, Address]
+
+
+class Holdfast:
+    """One running sidecar. `log_stream` takes its log lines; standard output by default."""
+
+    def __init__(self, settings: Settings, log_stream: BinaryIO | None = None) -> None:
+        self._settings = settings
+        self._log_stream = log_stream
+        self._log = structlog.get_logger()
+        self._clock = SystemClock()
+        self._dice = SystemDice()
+        self._metrics = Metrics()
+        self._listeners = Listeners()
+        self._walks = Walks()
+        self._lanes: dict[str, Lane] = {}
+        self._stopping = False
+        # Closed in the reverse order of opening, also when opening fails half-way.
+        self._open = AsyncExitStack()
+
+    async def start(self) -> Doors:
+        """Open everything. Raises `StoreUnavailable`, `KeyFileError`, or OSError for an address
+        that
+        is in use; what was opened before is then closed again.
+        """
+        check_parser()
+        try:
+            return await self._start()
+        except BaseException:
+            await self._open.aclose()
+            raise
+
+    async def _start(self) -> Doors:
+        settings, clock = self._settings, self._clock
+        keyring = Keyring(self._key())
+        later = asyncio.get_running_loop().call_soon
+        recorder = MetricsRecorder(self._metrics, LineSink(self._log_stream), clock, later)
+        self._store = store = make_store(settings.store, clock, recorder)
+        await store.open()
+        self._open.push_async_callback(store.close)
+        for name, gateway in settings.gateways.items():
+            self._lanes[name] = lane = _lane(gateway, clock)
+            self._open.push_async_callback(lane.upstream.close)
+        tasks = Tasks(self._bug)
+        self._open.push_async_callback(tasks.stop)
+        journal = Journal(store, keyring, recorder)
+        held = HeldRequests(settings.held_request_bytes)
+        reconcile = Reconcile(journal, held, clock)
+        self._pipeline = Pipeline(
+            store=store,
+            journal=journal,
+            secrets=keyring,
+            recorder=recorder,
+            clock=clock,
+            dice=self._dice,
+            policy=settings.session,
+            held=held,
+            reconcile=reconcile,
+            walks=self._walks,
+            tasks=tasks,
+            on_bug=self._bug,
+        )
+        commands = Commands(
+            store=store,
+            journal=journal,
+            pipeline=self._pipeline,
+            reconcile=reconcile,
+            lanes=self._lanes,
+            walks=self._walks,
+            tasks=tasks,
+            clock=clock,
+            dice=self._dice,
+            policy=settings.session,
+            default_max_attempts=MAX_ATTEMPTS,
+        )
+        reconciler = Reconciler(store, journal, commands, clock)
+        unknown = await reconciler.after_restart()
+        if unknown:
+            self._log.warning("interrupted by restart", sessions=unknown)
+        _ = tasks.start(reconciler.run(), "reconciler")
+        _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")
+        gatekeeper = Gatekeeper(settings.tokens, keyring)
+        sessions = SessionsApi(commands, store, keyring, gatekeeper, clock)
+        admin = Admin(self._metrics, self._refresh, self._unready, lambda: store.broken, gatekeeper)
+        self._open.push_async_callback(self._listeners.close)
+        # The same on every replica of an installation, so that a loop through two is one too.
+        via = f"holdfast-{keyring.digest('via')[:8]}"
+        return await self._open_doors(sessions, admin, via)
+
+    def _key(self) -> bytes:
+        if self._settings.key is not None:
+            return self._settings.key
+        path = self._settings.key_file
+        if path is None:  # a store that forgets everything needs no key that outlives it
+            return os.urandom(KEY_BYTES)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return read_or_make_key(path)
+
+    async def _open_doors(self, sessions: SessionsApi, admin: Admin, via: str) -> Doors:
+        settings, listeners = self._settings, self._listeners
+        opened: dict[str, Address] = {}
+        for name, gateway in settings.gateways.items():
+            token = None if gateway.listen.loopback else settings.tokens.backend
+            forward = Forward(self._pipeline, self._lanes[name], via=via, token=token)
+            where = gateway.listen
+            port = await listeners.open_gateway(forward.handle, where.host, where.port)
+            opened[name] = Address(where.host, port)
+        where = settings.sessions
+        port = await listeners.open_app(sessions.app(), where.host, where.port)
+        api = Address(where.host, port)
+        where = settings.admin
+        port = await listeners.open_app(admin.app(), where.host, where.port)
+        doors = Doors(api, Address(where.host, port), opened)
+        self._metrics.ready.set(1)
+        self._metrics.build_info.labels(__version__).set(1)
+        self._log.info(
+            "ready",
+            version=__version__,
+            sessions=str(doors.sessions),
+            admin=str(doors.admin),
+            **{f"gateway_{name}": str(address) for name, address in opened.items()},
+        )
+        return doors
+
+    async def stop(self) -> None:
+        """Drain and close. In-flight payments finish, or are durably marked as interrupted."""
+        shutdown = self._settings.shutdown
+        self._stopping = True
+        self._metrics.ready.set(0)
+        self._log.info("stopping", drain_seconds=shutdown.drain)
+        await self._clock.sleep(shutdown.ready_delay)
+        await self._pipeline.drain(shutdown.drain)
+        await self._open.aclose()
+        self._log.info("stopped")
+
+    def _unready(self) -> str | None:
+        if self._stopping:
+            return "stopping"
+        return None if self._store.ready else "the session store takes no writes"
+
+    def _bug(self, error: BaseException) -> None:
+        self._log.error("internal error", exc_info=error)
+
+    async def _refresh(self) -> None:
+        """Read off the gauges that are a state rather than a count."""
+        sessions = {session.id: session for session in await self._store.listed()}
+        sessions |= {key: walk.session for key, walk in self._walks.by_session.items()}
+        self._metrics.show_sessions(sessions.values(), self._lanes, self._clock.now_ms())
+        now = self._clock.monotonic()
+        for name, lane in self._lanes.items():
+            self._metrics.breaker_state.labels(name).set(lane.admission.breaker.state)
+            self._metrics.budget_remaining.labels(name).set(lane.admission.budget.left(now))
+
+
+def _lane(gateway: Gateway, clock: Clock) -> Lane:
+    credential = gateway.lookup_credential
+    return Lane(
+        name=gateway.name,
+        profile=gateway.profile,
+        routes=gateway.routes,
+        upstream=AiohttpUpstream(gateway.upstream, ca_file=gateway.ca_file),
+        admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, clock),
+        lookup_credential=() if credential is None else ((credential.header, credential.value),),
+    )

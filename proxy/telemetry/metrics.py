@@ -1,0 +1,174 @@
+"""Every metric, declared once. The names are a contract (`docs/metrics.md`
+explains each to SREs).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import prometheus_client
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+from prometheus_client.metrics import MetricWrapperBase
+
+from proxy.core.session import Session
+from proxy.core.states import LIVE, Outcome
+
+# Payments take between some milliseconds (a replay) and the total deadline.
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
+# Holdfast's own time and the store's are far shorter.
+_OWN_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
+
+
+class Metrics:
+    """The metrics of one Holdfast, in a registry of their own."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series nobody reads
+        self.registry = registry = CollectorRegistry()
+        gateway, route = "gateway", "route"
+        self.sessions_active = Gauge(
+            "holdfast_sessions_active",
+            "Sessions that can still go on, by state.",
+            (gateway, "state"),
+            registry=registry,
+        )
+        self.sessions = prometheus_client.Counter(
+            "holdfast_sessions",
+            "Sessions that came to an end, or to an answer, by state and outcome.",
+            (gateway, route, "state", "outcome"),
+            registry=registry,
+        )
+        self.interruptions = prometheus_client.Counter(
+            "holdfast_interruptions",
+            "Stops without a definite answer, by reason and by how far the send had come.",
+            (gateway, route, "reason", "phase"),
+            registry=registry,
+        )
+        self.attempts = prometheus_client.Counter(
+            "holdfast_attempts",
+            "Sends to the gateway, by what they came to.",
+            (gateway, route, "result"),
+            registry=registry,
+        )
+        self.retries = prometheus_client.Counter(
+            "holdfast_retries",
+            "Repeats that were scheduled, by what made them necessary.",
+            (gateway, route, "reason"),
+            registry=registry,
+        )
+        self.retries_suppressed = prometheus_client.Counter(
+            "holdfast_retries_suppressed",
+            "Failed attempts that were not repeated, by why not.",
+            (gateway, route, "reason"),
+            registry=registry,
+        )
+        self.sessions_recovered = prometheus_client.Counter(
+            "holdfast_sessions_recovered",
+            "Payments that succeeded after at least one interruption.",
+            (gateway, route),
+            registry=registry,
+        )
+        self.duplicates = prometheus_client.Counter(
+            "holdfast_duplicates",
+            "Requests for a payment that was already known, by what they got.",
+            (gateway, route, "verdict"),
+            registry=registry,
+        )
+        self.refusals = prometheus_client.Counter(
+            "holdfast_refusals",
+            "Requests refused before a session was touched, by problem code.",
+            (gateway, "code"),
+            registry=registry,
+        )
+        self.unknown_outcomes = Gauge(
+            "holdfast_unknown_outcomes",
+            "Payments nobody is working on of which it is not known whether they were charged.",
+            (gateway,),
+            registry=registry,
+        )
+        self.unknown_oldest = Gauge(
+            "holdfast_unknown_outcome_oldest_seconds",
+            "Age of the oldest unknown outcome; 0 when there is none.",
+            (gateway,),
+            registry=registry,
+        )
+        self.attempt_seconds = Histogram(
+            "holdfast_attempt_seconds",
+            "One send, the gateway's time included.",
+            (gateway, route),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.session_seconds = Histogram(
+            "holdfast_session_seconds",
+            "From a request's arrival to its answer, retries and waits included.",
+            (gateway, route),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.overhead_seconds = Histogram(
+            "holdfast_overhead_seconds",
+            "Time spent in Holdfast itself: neither at the gateway nor waiting to retry.",
+            (gateway, route),
+            buckets=_OWN_SECONDS,
+            registry=registry,
+        )
+        self.store_seconds = Histogram(
+            "holdfast_store_seconds",
+            "Store operations, waiting for the disk included.",
+            ("operation",),
+            buckets=_OWN_SECONDS,
+            registry=registry,
+        )
+        self.breaker_state = Gauge(
+            "holdfast_breaker_state",
+            "Circuit breaker: 0 closed (normal), 1 half-open (probing), 2 open (refusing).",
+            (gateway,),
+            registry=registry,
+        )
+        self.budget_remaining = Gauge(
+            "holdfast_retry_budget_remaining",
+            "Retries the budget would allow right now.",
+            (gateway,),
+            registry=registry,
+        )
+        self.ready = Gauge(
+            "holdfast_ready", "1 while payments are taken, else 0.", registry=registry
+        )
+        self.build_info = Gauge(
+            "holdfast_build_info",
+            "Always 1; the version is the label.",
+            ("version",),
+            registry=registry,
+        )
+
+    def show_sessions(
+        self, sessions: Iterable[Session], gateways: Iterable[str], now_ms: int
+    ) -> None:
+        """Set the gauges about open sessions from the sessions themselves: they cannot drift."""
+        active: Counter[tuple[str, str]] = Counter()
+        unknown: Counter[str] = Counter()
+        oldest: dict[str, int] = {}
+        for session in sessions:
+            gateway = session.gateway or "none"
+            if session.live:
+                active[gateway, session.state] += 1
+            if session.durable and session.outcome is Outcome.UNKNOWN and not session.in_flight:
+                unknown[gateway] += 1
+                oldest[gateway] = min(oldest.get(gateway, now_ms), session.started_at)
+        for gateway in {"none", *gateways, *unknown, *(name for name, _ in active)}:
+            for state in LIVE:
+                self.sessions_active.labels(gateway, state).set(active[gateway, state])
+            self.unknown_outcomes.labels(gateway).set(unknown[gateway])
+            age = (now_ms - oldest.get(gateway, now_ms)) / 1000
+            self.unknown_oldest.labels(gateway).set(age)
+
+    def all(self) -> list[MetricWrapperBase]:
+        """Every metric, for the tests that hold docs and dashboards to them."""
+        return [value for value in vars(self).values() if isinstance(value, MetricWrapperBase)]

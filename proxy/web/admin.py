@@ -1,0 +1,65 @@
+"""Health and metrics, on the admin listener."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from proxy.telemetry.metrics import Metrics
+from proxy.web.auth import Gatekeeper, Role
+
+
+class Admin:
+    """`/healthz`, `/readyz`, `/metrics`.
+
+    Readiness speaks of Holdfast's own store and of stopping, never of a gateway: in a sidecar it
+    counts for the whole pod, and a failing gateway is no reason to take the shop down.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        refresh: Callable[[], Awaitable[None]],
+        unready: Callable[[], str | None],
+        broken: Callable[[], str | None],
+        gatekeeper: Gatekeeper,
+    ) -> None:
+        self._metrics = metrics
+        self._refresh = refresh
+        self._unready = unready
+        self._broken = broken
+        self._gatekeeper = gatekeeper
+
+    def app(self) -> web.Application:
+        """The aiohttp application of the admin listener."""
+        app = web.Application()
+        app.router.add_get("/healthz", self.healthz)
+        app.router.add_get("/livez", self.healthz)
+        app.router.add_get("/readyz", self.readyz)
+        app.router.add_get("/metrics", self.metrics)
+        return app
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """503 only when nothing but a restart helps."""
+        return _verdict(self._broken())
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        """Whether payments are taken."""
+        return _verdict(self._broken() or self._unready())
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Prometheus text, or OpenMetrics (with exemplars) for those who ask for it."""
+        if self._gatekeeper.role(request) < Role.VIEWER:
+            return web.Response(status=401, text="a token is required\n")
+        await self._refresh()
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        body = encode(self._metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def _verdict(trouble: str | None) -> web.Response:
+    if trouble is None:
+        return web.Response(text="ok\n")
+    return web.Response(status=503, text=f"{trouble}\n")

@@ -1,0 +1,56 @@
+"""Who may call what on Holdfast's own listeners.
+
+Without tokens (loopback only, the settings see to that) everyone on the machine is an operator.
+With tokens, a bearer token names a role; a browser's client token names one session.
+"""
+
+from __future__ import annotations
+
+import hmac
+from enum import IntEnum
+
+from aiohttp import web
+
+from proxy.ports import Secrets
+from proxy.settings.values import Tokens
+
+
+class Role(IntEnum):
+    """Each role may do what the ones before it may."""
+
+    NOBODY = 0
+    CLIENT = 1  # one session, named by its client token
+    VIEWER = 2
+    BACKEND = 3
+    OPERATOR = 4
+
+
+class Gatekeeper:
+    """Tells the role of a request."""
+
+    def __init__(self, tokens: Tokens, secrets: Secrets) -> None:
+        self._tokens = tokens
+        self._secrets = secrets
+
+    def role(self, request: web.BaseRequest, session_id: str | None = None) -> Role:
+        """The caller's role, for a call about `session_id` if it is about one."""
+        if not self._tokens:
+            return Role.OPERATOR
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not given:
+            return Role.NOBODY
+        known = (
+            (self._tokens.operator, Role.OPERATOR),
+            (self._tokens.backend, Role.BACKEND),
+            (self._tokens.viewer, Role.VIEWER),
+        )
+        for token, role in known:
+            if token is not None and _same(given, token):
+                return role
+        if session_id is not None and _same(given, self._secrets.client_token(session_id)):
+            return Role.CLIENT
+        return Role.NOBODY
+
+
+def _same(given: str, wanted: str) -> bool:
+    return hmac.compare_digest(given.encode(), wanted.encode())

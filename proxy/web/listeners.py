@@ -1,0 +1,63 @@
+"""Opens and closes listeners. Real runners, not `run_app`: draining has an order of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http import HttpRequestParser
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+# What the parser may be given. `auto_decompress` off: bodies are passed on as they came.
+_PROTOCOL: dict[str, Any] = {
+    "auto_decompress": False,
+    "max_line_size": 8190,
+    "max_field_size": 16384,
+    "max_headers": 128,
+    "keepalive_timeout": 75.0,
+    "timeout_ceil_threshold": 60.0,
+    "access_log": None,
+    "logger": logging.getLogger("aiohttp.server"),
+}
+
+
+def check_parser() -> None:
+    """Refuse to run on aiohttp's pure-Python parser: several smuggling holes were in it alone."""
+    if HttpRequestParser.__module__ != "aiohttp._http_parser":
+        message = "aiohttp's C parser is not in use (AIOHTTP_NO_EXTENSIONS?); refusing to start"
+        raise RuntimeError(message)
+
+
+class Listeners:
+    """Every open door, in the order it was opened."""
+
+    def __init__(self) -> None:
+        self._runners: list[web.BaseRunner] = []
+
+    async def open_gateway(self, handler: Handler, host: str, port: int) -> int:
+        """A gateway's door: aiohttp's low-level server, one handler for everything."""
+        # `handler_cancellation` stays off (the default): a backend that hangs up changes nothing.
+        server = web.Server(handler, handler_cancellation=False, **_PROTOCOL)
+        return await self._open(web.ServerRunner(server), host, port)
+
+    async def open_app(self, app: web.Application, host: str, port: int) -> int:
+        """A door with routes: the session API, the admin pages."""
+        runner = web.AppRunner(app, handler_cancellation=False, **_PROTOCOL)
+        return await self._open(runner, host, port)
+
+    async def _open(self, runner: web.BaseRunner, host: str, port: int) -> int:
+        await runner.setup()
+        self._runners.append(runner)
+        site = web.TCPSite(runner, host, port, backlog=1024)
+        await site.start()
+        address = runner.addresses[0]
+        return int(address[1])
+
+    async def close(self) -> None:
+        """Close every door. Walks have been drained before; what is left are idle connections."""
+        for runner in reversed(self._runners):
+            await runner.cleanup()
+        self._runners.clear()

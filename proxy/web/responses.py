@@ -1,0 +1,100 @@
+"""Answers written to the socket byte for byte.
+
+aiohttp's own responses add `Date`, `Server` and `Content-Type`, and encode header values as
+UTF-8. A
+gateway's answer goes back unchanged, so the head is made here from its bytes and handed to the same
+writer. Only `prepare` and `write_eof` are replaced, which aiohttp's server calls for every
+response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from typing_extensions import override
+
+from proxy.core.wire import Answer, close_stream
+
+# Statuses that never have a body, whatever their headers say (RFC 9110 section 6.4.1).
+_BODILESS = frozenset({204, 304})
+
+
+class RawResponse(web.StreamResponse):
+    """An `Answer` on its way out."""
+
+    def __init__(self, answer: Answer, *, close: bool = False) -> None:
+        super().__init__(status=answer.status)
+        self._answer = answer
+        self._must_close = close
+        self._keeps_alive = False
+        self._done = False
+
+    @property
+    @override
+    def keep_alive(self) -> bool:
+        return self._keeps_alive
+
+    @override
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        writer = request.writer
+        if self._done:
+            return writer
+        self._done = True
+        version11 = request.version >= (1, 1)
+        self._keeps_alive = request.keep_alive and not self._must_close and version11
+        bodiless = request.method == "HEAD" or self._answer.status in _BODILESS
+        if self._answer.stream is None:
+            body = b"" if bodiless else self._answer.body
+            await writer.write(self._head(length=len(self._answer.body)) + body)
+            return writer
+        chunked = not self._sized and not bodiless and version11
+        if not self._sized and not bodiless and not version11:
+            self._keeps_alive = False  # HTTP/1.0: the end of the connection is the end of the body
+        await writer.write(self._head(chunked=chunked))
+        if chunked:
+            writer.enable_chunking()
+        await self._pass_on(self._answer.stream, request, bodiless=bodiless)
+        if chunked:
+            await writer.write_eof()
+        return writer
+
+    async def _pass_on(
+        self, stream: AsyncIterator[bytes], request: web.BaseRequest, *, bodiless: bool
+    ) -> None:
+        try:
+            if not bodiless:
+                async for chunk in stream:
+                    await request.writer.write(chunk)
+        except ConnectionError:
+            raise  # the backend went away; aiohttp ends the connection quietly
+        except Exception as error:
+            # The gateway's answer broke off after its head was passed on. The only honest way to
+            # say so is to break off as well: a clean end would make half an answer look whole.
+            if request.transport is not None:
+                request.transport.abort()
+            message = "the gateway's answer broke off"
+            raise ConnectionResetError(message) from error
+        finally:
+            await close_stream(stream)
+
+    @property
+    def _sized(self) -> bool:
+        return any(name.lower() == "content-length" for name, _ in self._answer.headers)
+
+    def _head(self, *, length: int | None = None, chunked: bool = False) -> bytes:
+        answer = self._answer
+        lines = [f"HTTP/1.1 {answer.status} {answer.status_text}"]
+        lines += [f"{name}: {value}" for name, value in answer.headers]
+        if length is not None and not self._sized and answer.status not in _BODILESS:
+            lines.append(f"Content-Length: {length}")
+        if chunked:
+            lines.append("Transfer-Encoding: chunked")
+        if not self._keeps_alive:
+            lines.append("Connection: close")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    @override
+    async def write_eof(self, data: bytes = b"") -> None:
+        return
