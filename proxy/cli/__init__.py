@@ -1,0 +1,122 @@
+"""The command line. A command's module is loaded when it is called, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from proxy import __version__
+
+# What people write → the module and function that does it.
+_DEFAULT_API = "http://127.0.0.1:8081"
+_DEFAULT_HEALTH = "http://127.0.0.1:8082/readyz"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit code: 0 done, 1 it said no, 2 wrong usage, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    module, _, function = options.run.partition(":")
+    try:
+        run = getattr(importlib.import_module(f"proxy.cli.{module}"), function)
+        return int(run(options))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="holdfast",
+        description="A payment resilience sidecar between a backend and its payment gateway.",
+        allow_abbrev=False,
+    )
+    # The package is called `proxy`, and it is not the only one of that name: say where it is.
+    where = Path(__file__).parent.parent
+    parser.add_argument("--version", action="version", version=f"holdfast {__version__} ({where})")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _serve(commands)
+    _check(commands)
+    _health(commands)
+    _sessions(commands)
+    _demo(commands)
+    _gateway(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction  # noqa: SLF001 -- argparse has no public name for it
+
+
+def _command(
+    commands: _Commands[argparse.ArgumentParser], name: str, run: str, text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    command.set_defaults(run=run)
+    return command
+
+
+def _serve(commands: _Commands[argparse.ArgumentParser]) -> None:
+    serve = _command(commands, "serve", "serve:serve", "Run the sidecar until SIGTERM or Ctrl-C.")
+    serve.add_argument("--config", required=True, type=Path, metavar="FILE", help="policy file")
+
+
+def _check(commands: _Commands[argparse.ArgumentParser]) -> None:
+    text = "Check a policy file: every mistake with file, line and column; exit code 0 or 1."
+    check = _command(commands, "check", "check:check", text)
+    check.add_argument("file", type=Path, metavar="FILE")
+
+
+def _health(commands: _Commands[argparse.ArgumentParser]) -> None:
+    text = "Ask a running Holdfast whether it is ready (for images without curl)."
+    health = _command(commands, "health", "sessions:health", text)
+    health.add_argument("--url", default=_DEFAULT_HEALTH, help="default: %(default)s")
+
+
+def _sessions(commands: _Commands[argparse.ArgumentParser]) -> None:
+    text = "List payment sessions, and act on one."
+    sessions = commands.add_parser("sessions", help=text, description=text, allow_abbrev=False)
+    actions = sessions.add_subparsers(metavar="ACTION", required=True)
+    listing = _command(actions, "list", "sessions:list_sessions", "Find sessions, newest first.")
+    listing.add_argument("--active", action="store_true", help="only what is open or unknown")
+    for name in ("order", "user", "status", "outcome", "gateway"):
+        listing.add_argument(f"--{name}")
+    listing.add_argument("--limit", type=int, default=50)
+    show = _command(actions, "show", "sessions:show", "One session with its timeline.")
+    resume = _command(actions, "resume", "sessions:resume", "Bring an interrupted one forward.")
+    cancel = _command(actions, "cancel", "sessions:cancel", "Cancel one; never a charged one.")
+    settle = _command(
+        actions, "settle", "sessions:settle", "Vouch that it was charged, with the reference."
+    )
+    for action in (show, resume, cancel, settle):
+        action.add_argument("session", metavar="SESSION")
+    cancel.add_argument("--reason", required=True)
+    settle.add_argument("--reference", required=True, help="the gateway's id of the payment")
+    for action in (listing, show, resume, cancel, settle):
+        action.add_argument(
+            "--api",
+            default=None,
+            metavar="URL",
+            help=f"session API; default: $HOLDFAST_API or {_DEFAULT_API}",
+        )
+        action.add_argument("--json", action="store_true", help="the API's own answer")
+
+
+def _demo(commands: _Commands[argparse.ArgumentParser]) -> None:
+    text = "See payments survive a faulty gateway, with and without Holdfast."
+    demo = _command(commands, "demo", "demo:demo", text)
+    demo.add_argument("--orders", type=int, default=300, help="default: %(default)s")
+    demo.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    demo.add_argument(
+        "--interruptions", type=float, default=0.15, metavar="SHARE", help="default: %(default)s"
+    )
+    demo.add_argument("--stay", action="store_true", help="keep running for a look around")
+
+
+def _gateway(commands: _Commands[argparse.ArgumentParser]) -> None:
+    text = "Run the simulated faulty gateway alone."
+    gateway = _command(commands, "gateway", "demo:gateway", text)
+    gateway.add_argument("--listen", default="127.0.0.1:12111", help="default: %(default)s")
+    gateway.add_argument("--seed", type=int, default=1)
+    gateway.add_argument("--interruptions", type=float, default=0.15, metavar="SHARE")
+    gateway.add_argument("--latency", type=float, default=0.02, metavar="SECONDS")

@@ -1,0 +1,66 @@
+"""`holdfast serve`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import resource
+import signal
+import sys
+
+from proxy.app import Holdfast
+from proxy.keyring import KeyFileError
+from proxy.ports import StoreUnavailable
+from proxy.settings.load import ConfigError, load
+from proxy.settings.values import Settings
+from proxy.telemetry import logs
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Run until told to stop."""
+    try:
+        settings = load(options.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    logs.configure()
+    _allow_many_sockets()
+    return _run_loop(settings)
+
+
+def _run_loop(settings: Settings) -> int:
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: PLC0415 -- the optional extra `speed`
+
+        return uvloop.run(_serve(settings))
+    return asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    holdfast = Holdfast(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await holdfast.start()
+    except (StoreUnavailable, KeyFileError, OSError) as error:
+        print(f"holdfast cannot start: {error}", file=sys.stderr)
+        return 1
+    # What is there now stays; looking through it again and again finds nothing.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    await stop.wait()
+    await holdfast.stop()
+    return 0
+
+
+def _allow_many_sockets() -> None:
+    """An open payment needs two files, and the usual soft limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
