@@ -1,0 +1,260 @@
+"""A laboratory for the flow: the real pipeline between a scripted gateway and the memory store.
+
+Everything that happens is written into one `transcript`, in order, so that a test can say what must
+be durable before what leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from proxy.background.reconciler import Reconciler
+from proxy.core import events as ev
+from proxy.core.http_rules import Checked, RequestHead, check_request
+from proxy.core.session import Session
+from proxy.core.wire import Answer, Headers, InboundRequest
+from proxy.flow.admission import Admission
+from proxy.flow.commands import Commands
+from proxy.flow.held import HeldRequests
+from proxy.flow.journal import Journal
+from proxy.flow.pipeline import Pipeline
+from proxy.flow.reconcile import Reconcile
+from proxy.flow.walk import BodyTooLarge, Lane, Walks
+from proxy.keyring import Keyring
+from proxy.ports import StoreUnavailable
+from proxy.settings.load import load
+from proxy.settings.values import Settings
+from proxy.stores.memory import MemoryStore
+from proxy.tasks import Tasks
+from proxy.upstream.scripted import ScriptedUpstream
+from tests.support.clocks import LoadedDice, LoopClock
+
+POLICY = """
+store: memory://
+gateways:
+  stripe: {profile: stripe, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"}
+  plain: {profile: generic, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"}
+defaults:
+  retry: {backoff: {initial: 200ms, max: 5s}}
+"""
+SUCCEEDED = b'{"id":"pi_1","object":"payment_intent","status":"succeeded"}'
+DECLINED = b'{"error":{"type":"card_error","code":"card_declined"}}'
+
+
+class TranscribingStore(MemoryStore):
+    """The memory store, telling what it made durable; can be told to fail."""
+
+    def __init__(self, clock: LoopClock, heard: list[str]) -> None:
+        super().__init__(clock)
+        self._heard = heard
+        self.failing = False
+
+    async def commit(self, session: Session, expected_version: int, answer: bytes | None) -> None:
+        if self.failing:
+            message = "the disk is full"
+            raise StoreUnavailable(message)
+        await super().commit(session, expected_version, answer)
+        steps = session.timeline[expected_version:] or session.timeline[-1:]
+        for step in steps:
+            self._heard.append(f"store  {step.event} {step.state}/{step.outcome}")
+
+
+class Notes:
+    """A recorder that keeps everything."""
+
+    def __init__(self) -> None:
+        self.moves: list[tuple[Session | None, ev.Event, Session]] = []
+        self.facts: list[ev.Fact] = []
+
+    def moved(self, before: Session | None, event: ev.Event, after: Session) -> None:
+        self.moves.append((before, event, after))
+
+    def dropped(self, session: Session) -> None:
+        """Not of interest."""
+
+    def note(self, fact: ev.Fact) -> None:
+        self.facts.append(fact)
+
+    def of(self, kind: type[ev.Fact]) -> list[ev.Fact]:
+        """The facts of one kind."""
+        return [fact for fact in self.facts if isinstance(fact, kind)]
+
+
+class GivenBody:
+    """A body that is there already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def read(self, limit: int) -> bytes:
+        if len(self._data) > limit:
+            raise BodyTooLarge
+        return self._data
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        yield self._data
+
+
+def settings_from(text: str, folder: Path, environ: dict[str, str] | None = None) -> Settings:
+    """A policy written down and read again, as an operator's would be."""
+    path = folder / "policy.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, environ or {})
+
+
+def pay(  # noqa: PLR0913 -- everything a backend can say, by name
+    *,
+    key: str | None = None,
+    order: str | None = None,
+    session: str | None = None,
+    user: str | None = None,
+    body: bytes = b"amount=1999&currency=eur",
+    method: str = "POST",
+    target: str = "/v1/payment_intents",
+    credential: str = "Bearer sk_test_lab",
+    headers: Headers = (),
+) -> tuple[RequestHead, bytes]:
+    """A request as a backend sends it."""
+    named: list[tuple[str, str]] = [
+        ("Host", "127.0.0.1"),
+        ("Authorization", credential),
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Content-Length", str(len(body))),
+        *headers,
+    ]
+    for name, value in (
+        ("Idempotency-Key", key),
+        ("X-Payment-Order-Id", order),
+        ("X-Payment-Session-Id", session),
+        ("X-Payment-User-Id", user),
+    ):
+        if value is not None:
+            named.append((name, value))
+    return RequestHead(method, target, tuple(named)), body
+
+
+class Lab:
+    """The flow with everything around it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.transcript: list[str] = []
+        self.clock = LoopClock()
+        self.dice = LoadedDice()
+        self.notes = Notes()
+        self.bugs: list[BaseException] = []
+        self.settings = settings
+        self.secrets = Keyring(b"k" * 32)
+        self.store = TranscribingStore(self.clock, self.transcript)
+        self.gateway = ScriptedUpstream(self.transcript.append)
+        self.journal = Journal(self.store, self.secrets, self.notes)
+        self.held = HeldRequests(settings.held_request_bytes)
+        self.walks = Walks()
+        self.tasks = Tasks(self.bugs.append)
+        self.reconcile = Reconcile(self.journal, self.held, self.clock)
+        self.lanes = {name: self._lane(name) for name in settings.gateways}
+        self.pipeline = Pipeline(
+            store=self.store,
+            journal=self.journal,
+            secrets=self.secrets,
+            recorder=self.notes,
+            clock=self.clock,
+            dice=self.dice,
+            policy=settings.session,
+            held=self.held,
+            reconcile=self.reconcile,
+            walks=self.walks,
+            tasks=self.tasks,
+            on_bug=self.bugs.append,
+        )
+        self.commands = Commands(
+            store=self.store,
+            journal=self.journal,
+            pipeline=self.pipeline,
+            reconcile=self.reconcile,
+            lanes=self.lanes,
+            walks=self.walks,
+            tasks=self.tasks,
+            clock=self.clock,
+            dice=self.dice,
+            policy=settings.session,
+            default_max_attempts=3,
+        )
+        self.reconciler = Reconciler(self.store, self.journal, self.commands, self.clock)
+
+    def _lane(self, name: str) -> Lane:
+        gateway = self.settings.gateways[name]
+        credential = gateway.lookup_credential
+        return Lane(
+            name=name,
+            profile=gateway.profile,
+            routes=gateway.routes,
+            upstream=self.gateway,
+            admission=Admission(
+                gateway.concurrency, gateway.breaker, gateway.budget, self.clock
+            ),
+            lookup_credential=() if credential is None else ((credential.header, credential.value),),
+        )
+
+    async def merchant_sends(
+        self, request: tuple[RequestHead, bytes], gateway: str = "stripe"
+    ) -> Answer:
+        """Send a request through the pipeline, as the gateway's listener would."""
+        head, body = request
+        lane = self.lanes[gateway]
+        key_header = lane.profile.key_header.lower()
+        checked = check_request(head, via="holdfast-lab", key_header=key_header)
+        assert isinstance(checked, Checked), checked
+        inbound = InboundRequest(
+            gateway=gateway,
+            method=head.method,
+            target=head.target,
+            headers=checked.forward,
+            has_body=checked.has_body,
+            client_key=checked.client_key,
+            session_id=checked.values.get("x-payment-session-id"),
+            order_ref=checked.values.get("x-payment-order-id"),
+            user_ref=checked.values.get("x-payment-user-id"),
+            values=checked.values,
+        )
+        answer = await self.pipeline.handle(lane, inbound, GivenBody(body))
+        self.transcript.append(f"answer {answer.status}{_code(answer)}")
+        return answer
+
+    async def session(self, answer: Answer) -> Session:
+        """The session an answer names."""
+        found = await self.store.get(header_of(answer, "X-Payment-Session-Id"))
+        assert found is not None
+        return found
+
+    async def only_session(self) -> Session:
+        """The one session there is."""
+        sessions: Sequence[Session] = list(self.store._index.by_id.values())
+        assert len(sessions) == 1, sessions
+        return sessions[0]
+
+    async def close(self) -> None:
+        """Stop what runs; a bug that was caught fails the test here."""
+        await self.tasks.stop()
+        assert not self.bugs, self.bugs
+
+    async def settle_down(self) -> None:
+        """Let what was started in the background come to its next wait."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+def header_of(answer: Answer, name: str) -> str:
+    """A header of an answer; the test fails if it is not there."""
+    found = [value for key, value in answer.headers if key.lower() == name.lower()]
+    assert found, f"no {name} in {answer.headers}"
+    return found[0]
+
+
+def _code(answer: Answer) -> str:
+    if b'"type":"/problems/' not in answer.body:
+        return ""
+    return " " + answer.body.split(b'"/problems/')[1].split(b'"')[0].decode()
+
+
