@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,9 @@ from tests.support.lab import POLICY, Lab, settings_from
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-) -> object:
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI a part that is missing is a failure: there, everything can be installed."""
-    report: pytest.TestReport = yield
+    report = yield
     if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"

@@ -14,6 +14,7 @@ _HOP = {"host", "connection", "content-length", "transfer-encoding", "keep-alive
 
 
 async def main() -> None:
+    """Serve until killed."""
     origin = f"http://127.0.0.1:{sys.argv[1]}"
     client = aiohttp.ClientSession()
 

@@ -83,7 +83,7 @@ class _Connection(asyncio.Protocol):
         self._data = b""
         self._done(self, ok)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         self.transport = None
 
 
@@ -98,7 +98,7 @@ async def closed(port: int, connections: int, seconds: float) -> Tally:
     tally = Tally()
     running = True
 
-    def done(connection: _Connection, ok: bool) -> None:  # noqa: FBT001
+    def done(connection: _Connection, ok: bool) -> None:
         now = time.perf_counter()
         if not running:
             return
@@ -125,7 +125,7 @@ async def at_rate(port: int, rate: float, seconds: float) -> Tally:
     tally = Tally()
     idle: list[_Connection] = []
 
-    def done(connection: _Connection, ok: bool) -> None:  # noqa: FBT001
+    def done(connection: _Connection, ok: bool) -> None:
         tally.latencies.append(time.perf_counter() - connection.due)
         tally.answers += ok
         tally.errors += not ok

@@ -42,6 +42,7 @@ class Stub(asyncio.Protocol):
 
 
 async def main() -> None:
+    """Serve until killed."""
     Stub.hang = "hang" in sys.argv
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Stub, "127.0.0.1", 0, backlog=4096)

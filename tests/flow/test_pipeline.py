@@ -1,4 +1,4 @@
-"""The walk of a payment, as transcripts: what is durable before what leaves, and what is answered."""
+"""The walk of a payment, as transcripts: what is durable before what leaves."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_a_connection_that_never_stood_is_retried_everywhere(lab: Lab) -> 
 
 
 async def test_exhausted_without_being_sent(lab: Lab) -> None:
-    """Three refused connections: nothing charged, the order is free again, and the answer says so."""
+    """Three refused connections: nothing charged, the order free, and the answer says so."""
     lab.gateway.will(*[lab.gateway.refuses_connection()] * 3)
     answer = await lab.merchant_sends(pay(key="k-1"))
 
@@ -184,7 +184,7 @@ async def test_retry_after_is_a_floor_and_capped(lab: Lab) -> None:
 
 
 async def test_a_client_that_hangs_up_changes_nothing(lab: Lab) -> None:
-    """The backend's request is cancelled; the charge runs on and its answer waits for the repeat."""
+    """The backend is gone; the charge runs on, and its answer waits for the repeat."""
     lab.gateway.will(lab.gateway.answers_late(3, 200, SUCCEEDED))
     request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
     await asyncio.sleep(1)

@@ -191,10 +191,10 @@ class Lab:
             profile=gateway.profile,
             routes=gateway.routes,
             upstream=self.gateway,
-            admission=Admission(
-                gateway.concurrency, gateway.breaker, gateway.budget, self.clock
-            ),
-            lookup_credential=() if credential is None else ((credential.header, credential.value),),
+            admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, self.clock),
+            lookup_credential=()
+            if credential is None
+            else ((credential.header, credential.value),),
         )
 
     async def merchant_sends(
@@ -256,5 +256,3 @@ def _code(answer: Answer) -> str:
     if b'"type":"/problems/' not in answer.body:
         return ""
     return " " + answer.body.split(b'"/problems/')[1].split(b'"')[0].decode()
-
-
