@@ -5,6 +5,7 @@ stand.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from urllib.parse import quote_plus, unquote_plus
@@ -30,7 +31,7 @@ def body_values(
             return nothing | _from_form(request.body, places)
         if kind == "application/json" or kind.endswith("+json"):
             return nothing | _from_json(request.body, places)
-    except ValueError:  # not UTF-8, or not JSON: then nothing can be read from it
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, or nested without end
         pass
     return nothing
 
@@ -64,7 +65,8 @@ def _spellings(name: str) -> tuple[bytes, ...]:
     """A field's name as clients write it: brackets escaped or not."""
     plain = f"{name}=".encode()
     escaped = f"{quote_plus(name)}=".encode()
-    return tuple(dict.fromkeys((plain, escaped, escaped.lower())))
+    lower = re.sub(rb"%[0-9A-F]{2}", lambda escape: escape[0].lower(), escaped)
+    return tuple(dict.fromkeys((plain, escaped, lower)))
 
 
 def _from_json(body: bytes, places: Mapping[str, BodyField | None]) -> dict[str, str | None]:

@@ -30,20 +30,25 @@ class Breaker:
     state: BreakerState = BreakerState.CLOSED
     generation: int = 0
     _opened_at: float = 0.0
-    _probe_out: bool = False
+    _probe_out_since: float | None = None
     _calls: deque[tuple[float, bool]] = field(default_factory=deque)  # (when, failed)
     _failures: int = 0
 
     def allows(self, now: float) -> bool:
-        """Whether a send may start now. In half-open one probe at a time may."""
+        """Whether a send may start now. In half-open one probe at a time may.
+
+        A probe of which nothing is heard for as long as a rest takes counts as lost, else one lost
+        report would refuse the gateway for ever.
+        """
         if self.state is BreakerState.OPEN:
             if now - self._opened_at < self.policy.open_for:
                 return False
             self._enter(BreakerState.HALF_OPEN)
         if self.state is BreakerState.HALF_OPEN:
-            if self._probe_out:
+            since = self._probe_out_since
+            if since is not None and now - since < self.policy.open_for:
                 return False
-            self._probe_out = True
+            self._probe_out_since = now
         return True
 
     def retry_after(self, now: float) -> float:
@@ -57,7 +62,7 @@ class Breaker:
         if generation != self.generation:
             return
         if self.state is BreakerState.HALF_OPEN:
-            self._probe_out = False
+            self._probe_out_since = None
             if failed is not None:
                 self._enter(BreakerState.OPEN if failed else BreakerState.CLOSED, now)
             return
@@ -80,6 +85,6 @@ class Breaker:
         self.state = state
         self.generation += 1
         self._opened_at = now
-        self._probe_out = False
+        self._probe_out_since = None
         self._calls.clear()
         self._failures = 0

@@ -92,7 +92,7 @@ def _verdict(facts: WireFacts, rules: RulesByStatus) -> Verdict:
 def _parse(body: bytes) -> object:
     try:
         document: object = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested too deeply to be an answer
         return _NOT_JSON
     return document
 
@@ -150,7 +150,7 @@ def retry_after_seconds(headers: Headers, now_ms: int) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # a time zone of any size is parsed as a number
         return None
     if moment.tzinfo is None:  # an HTTP-date is GMT even where the parser cannot see it
         moment = moment.replace(tzinfo=UTC)

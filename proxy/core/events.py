@@ -142,7 +142,8 @@ class EvidenceSource(StrEnum):
 class EvidenceFound:
     """The truth came by another way than an answer to a send.
 
-    `status` is SUCCEEDED, ACCEPTED, DECLINED or VOIDED and settles every open attempt.
+    `status` is SUCCEEDED, ACCEPTED, DECLINED or VOIDED. It settles every attempt whose outcome is
+    unknown; a charge also settles one that is in flight.
     """
 
     at: int

@@ -38,7 +38,8 @@ TOKEN_HEADER = "X-Holdfast-Token"
 
 _NOT_FORWARDED = HOP_BY_HOP | _REPLACED | _CONTROL | {TOKEN_HEADER.lower()}
 
-_BARE_KEY = re.compile(r"[!-~]{1,255}")
+# What begins with a quote is meant as a quoted string; a broken one is no key.
+_BARE_KEY = re.compile(r'(?!")[!-~]{1,255}')
 _QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\]){1,255})"')
 _NAME = re.compile(r"[!-~]{1,200}")
 
@@ -48,8 +49,8 @@ class Checked:
     """A request head that may be forwarded, taken apart."""
 
     forward: Headers
-    values: dict[str, str]  # the first value of each header, by lower-case name
-    client_key: str | None
+    values: dict[str, str]  # by lower-case name; repeated headers joined with ", "
+    client_key: str | None  # as it stands in the key header, quotes included
     has_body: bool
 
 
@@ -93,16 +94,17 @@ def check_request(  # noqa: C901, PLR0911
     refusal = _bad_framing(values) or _loop(values, via) or _bad_names(values)
     if refusal is not None:
         return refusal
-    key = normal_key(values.get(key_header))
-    if isinstance(key, Refusal):
-        return key
+    key = values.get(key_header)
+    if key is not None and normal_key(key) is None:
+        return Refusal.KEY_INVALID
     named = _named_by_connection(values)
     if key_header in named:
         return Refusal.KEY_INVALID  # for this hop only, says the caller: then it is no key
     if named:
         forward = [pair for pair in forward if pair[0].lower() not in named]
     forward.append(("Via", f"1.1 {via}"))
-    has_body = "content-length" in values or "transfer-encoding" in values
+    # A length of 0 is no body: such a request can be sent again, and is not sent in chunks.
+    has_body = "transfer-encoding" in values or values.get("content-length", "").strip("0") != ""
     return Checked(tuple(forward), values, key, has_body)
 
 
@@ -153,20 +155,16 @@ def _bad_names(values: dict[str, str]) -> Refusal | None:
     return None
 
 
-def normal_key(value: str | None) -> str | Refusal | None:
-    """The caller's key, the same for its quoted and its bare form.
+def normal_key(value: str) -> str | None:
+    """The caller's key, the same for its quoted and its bare form; None if it cannot be a key.
 
     The draft wants a quoted string; Stripe-style clients send it bare. The bytes are forwarded as
     they came.
     """
-    if value is None:
-        return None
     quoted = _QUOTED_KEY.fullmatch(value)
     if quoted:
         return re.sub(r'\\(["\\])', r"\1", quoted.group(1))
-    if _BARE_KEY.fullmatch(value):
-        return value
-    return Refusal.KEY_INVALID
+    return value if _BARE_KEY.fullmatch(value) else None
 
 
 def _named_by_connection(values: dict[str, str]) -> set[str]:

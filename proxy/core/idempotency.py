@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from proxy.core.http_rules import normal_key
 from proxy.core.policy import OrderLock, RoutePolicy
 from proxy.core.session import Session
 from proxy.core.states import Outcome, State
@@ -76,7 +77,8 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
     fingerprint = fingerprint_of(request, digest)
     named_order = request.order_ref
     if request.client_key is not None:
-        source, name = KeySource.CLIENT, request.client_key
+        # Quoted or bare it is the same payment. What the gateway saw is kept as it was sent.
+        source, name = KeySource.CLIENT, normal_key(request.client_key) or request.client_key
     elif request.session_id is not None:
         source, name = KeySource.SESSION, request.session_id
     elif named_order is not None:
@@ -87,7 +89,9 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
         source, name = KeySource.GENERATED, random_key()
     key_hash = digest("key", tenant, route.name, source, name)[:32]
     gateway_key = request.client_key or digest("gateway key", tenant, route.name, source, name)[:32]
-    locks = named_order is not None or route.order_lock is OrderLock.BODY
+    # A session that the backend created names its order too: binding must not lose the lock.
+    named = named_order is not None or request.session_id is not None
+    locks = named or route.order_lock is OrderLock.BODY
     return Identity(
         tenant=tenant,
         source=source,

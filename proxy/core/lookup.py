@@ -78,7 +78,7 @@ def proceed(
 def _search(recipe: LookupRecipe, session: Session, asked: Ask, body: bytes) -> Ask | Inconclusive:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Inconclusive("the look-up's answer is not JSON")
     items = recipe.items.values(document)
     wanted = [(path, _expand(value, session)) for path, value in recipe.match]

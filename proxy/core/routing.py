@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from proxy.core.policy import RoutePolicy
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_SLASHES = re.compile("//+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +21,13 @@ class RouteTable:
     other: RoutePolicy
 
     def match(self, method: str, path: str) -> RoutePolicy:
-        """The policy for a request. The path is compared decoded: an escaped letter in a payment's
-        path reaches the same endpoint at the gateway, so it must meet the same route here.
+        """The policy for a request. The path is compared decoded and with single slashes: an
+        escaped letter or a doubled slash (a base URL that ends in one) in a payment's path reaches
+        the same endpoint at the gateway, so it must meet the same route here.
         """
         plain = unquote(path) if "%" in path else path
+        if "//" in plain:
+            plain = _SLASHES.sub("/", plain)
         for pattern, route in self.routes:
             if method in route.methods and pattern.fullmatch(plain):
                 return route
@@ -59,7 +63,8 @@ def compile_template(template: str) -> re.Pattern[str]:
             raise ValueError(message)
         else:
             parts.append(re.escape(piece))
-    return re.compile("".join(parts) + "/?")
+    # DOTALL: an escaped line break in the path must not lead around a route that moves money.
+    return re.compile("".join(parts) + "/?", re.DOTALL)
 
 
 def is_safe(method: str) -> bool:

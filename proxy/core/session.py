@@ -1,8 +1,7 @@
 """A payment session and how an event changes it. `apply` is the only way a session moves.
 
 `Session` and `Attempt` are NamedTuples, not dataclasses: a payment is at least three new versions
-of
-its session, and `_replace` costs a tenth of `dataclasses.replace` (1 against 10 µs).
+of its session, and `_replace` costs a tenth of `dataclasses.replace` (1 against 10 µs).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from proxy.core.states import (
     LIVE,
     OPEN,
     AttemptStatus,
+    IllegalTransition,
     Move,
     Outcome,
     State,
@@ -73,8 +73,7 @@ class Session(NamedTuple):
     """Everything that is known of one payment. Immutable; `version` grows by one per applied event.
 
     Times are epoch milliseconds. `key_hash`, `tenant` and `fingerprint` are keyed hashes; the
-    bodies
-    and credentials of requests are never part of a session.
+    bodies and credentials of requests are never part of a session.
     """
 
     id: str
@@ -158,19 +157,6 @@ class Session(NamedTuple):
         """Whether the deadline has passed while provably nothing is charged or in flight."""
         return self.live and self.outcome is Outcome.NOT_CHARGED and now_ms >= self.expires_at
 
-    def can_resume(self, now_ms: int, *, lookup_possible: bool) -> bool:
-        """Interrupted, and a send or a look-up can still bring it forward."""
-        if self.state is not State.INTERRUPTED:
-            return self.state is State.FAILED_MAX_RETRIES and self._unknown and lookup_possible
-        if self._unknown and lookup_possible:
-            return True
-        may_send = self.sends_left() > 0 and not self.cancel_requested
-        return may_send and now_ms < self.expires_at
-
-    @property
-    def _unknown(self) -> bool:
-        return self.outcome is Outcome.UNKNOWN
-
     @property
     def recovered(self) -> bool:
         """Settled with a charge after at least one interruption."""
@@ -211,10 +197,14 @@ def apply(session: Session, event: ev.Event) -> Session:
     facts, move = _change(session, event)
     outcome = facts.get("outcome", session.outcome)
     state = session.state if move is None else next_state(session.state, move, outcome)
-    if outcome is not Outcome.UNKNOWN and session.review_required:
+    if outcome is not Outcome.UNKNOWN:
         facts["review_required"] = False  # settled, so nobody need look at it any more
+    if outcome is Outcome.CHARGED and _closed_without_charge(session):
+        facts["late_evidence"] = True
     finished_at = session.finished_at
-    if state not in LIVE and finished_at is None:
+    # Finished anew when what it came to changes later: it is kept for as long from then on.
+    came_to_more = (state, outcome) != (session.state, session.outcome)
+    if state not in LIVE and (finished_at is None or came_to_more):
         finished_at = event.at
     return session._replace(
         state=state,
@@ -226,11 +216,20 @@ def apply(session: Session, event: ev.Event) -> Session:
     )
 
 
+def _closed_without_charge(session: Session) -> bool:
+    """Whether the backend may have been told "not charged": a charge now contradicts that."""
+    closed = not session.live and session.state is not State.COMPLETED
+    return closed and session.outcome is Outcome.NOT_CHARGED
+
+
 # One case per event, all in one place.
 def _change(session: Session, event: ev.Event) -> _Change:  # noqa: C901, PLR0911, PLR0912
     """What the event changes, and the row of the table to take (None: no row)."""
     match event:
         case ev.AttemptStarted():
+            if session.in_flight:  # one sender at a time, whoever it is
+                message = "a send is in flight already"
+                raise IllegalTransition(message)
             attempt = _begun(session, event.number, event.endpoint, event.at)
             return _attempts((*session.attempts, attempt)), Move.SEND
         case ev.AttemptEnded():
@@ -341,21 +340,23 @@ def _interrupted(session: Session, event: ev.Interrupted) -> _Facts:
 
 
 def _evidence_found(session: Session, event: ev.EvidenceFound) -> _Change:
+    # A charge is the last word. Anything else was seen by someone who asked before a send that is
+    # still in flight had ended, and says nothing about that one.
+    charged = event.status is AttemptStatus.SUCCEEDED
+    settles = OPEN if charged else {AttemptStatus.UNKNOWN}
     attempts = tuple(
         a._replace(status=join(a.status, event.status), ended_at=a.ended_at or event.at)
-        if a.status in OPEN
+        if a.status in settles
         else a
         for a in session.attempts
     )
-    if attempts == session.attempts and event.status is AttemptStatus.SUCCEEDED:
+    if charged and session.outcome is not Outcome.CHARGED and attempts == session.attempts:
         # A charge nobody here knew of (paid elsewhere, or after a proof of the contrary): the
         # evidence becomes an attempt of its own, so that the derived outcome holds it.
         seen = _begun(session, len(attempts) + 1, event.source, event.at)
         attempts = (*attempts, seen._replace(status=event.status, ended_at=event.at, sent=False))
     facts = _attempts(attempts)
-    late = not session.live and session.outcome is Outcome.NOT_CHARGED
     facts["reference"] = event.reference
-    facts["late_evidence"] = session.late_evidence or late
     facts["next_at"] = None
     return facts, _move_after(session, facts["outcome"], event.status, settled=True)
 

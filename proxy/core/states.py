@@ -121,8 +121,7 @@ TRANSITIONS: Mapping[State, Mapping[Move, State]] = {
     },
     State.EXPIRED: {**dict.fromkeys(EVIDENCE, State.EXPIRED), Move.CHARGE_SEEN: State.COMPLETED},
     # "No further send will be made", not "the truth is known": with outcome unknown it stays
-    # listed,
-    # and a late proof either way only settles the outcome.
+    # listed, and a late proof either way only settles the outcome.
     State.FAILED_MAX_RETRIES: {
         **dict.fromkeys(EVIDENCE, State.FAILED_MAX_RETRIES),
         Move.CHARGE_SEEN: State.COMPLETED,
@@ -186,17 +185,23 @@ def join(known: AttemptStatus, learned: AttemptStatus) -> AttemptStatus:
 
 
 def outcome_of(attempts: Iterable[tuple[int, AttemptStatus]]) -> Outcome:
-    """The outcome that (generation of the gateway key, status) pairs prove."""
-    settled: set[int] = set()
+    """The outcome that (generation of the gateway key, status) pairs prove, in the order sent.
+
+    An answer settles the sends before its own. What is in flight, or was sent after that answer and
+    lost, stands for itself.
+    """
     doubtful: set[int] = set()
+    in_flight = False
     for generation, status in attempts:
         if status is AttemptStatus.SUCCEEDED:
             return Outcome.CHARGED
         if status in SPEAKS_FOR_THE_KEY:
-            settled.add(generation)
-        elif status in OPEN:
+            doubtful.discard(generation)
+        elif status is AttemptStatus.UNKNOWN:
             doubtful.add(generation)
-    return Outcome.UNKNOWN if doubtful - settled else Outcome.NOT_CHARGED
+        elif status is AttemptStatus.IN_FLIGHT:
+            in_flight = True
+    return Outcome.UNKNOWN if in_flight or doubtful else Outcome.NOT_CHARGED
 
 
 def mermaid() -> str:

@@ -43,7 +43,7 @@ class InboundRequest:
     session_id: str | None = None
     order_ref: str | None = None
     user_ref: str | None = None
-    # The first value of each header as it arrived, by lower-case name.
+    # Each header as it arrived, by lower-case name; repeated ones joined with ", ".
     values: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -1,0 +1,241 @@
+"""Finding out by reading: which question comes next, and what an answer proves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.core.jsonpath import parse_json_path
+from proxy.core.lookup import SETTLE_SECONDS, Ask, Found, Inconclusive, begin, proceed
+from proxy.core.profile import LookupRecipe
+from proxy.core.reasons import Reason
+from proxy.core.session import Attempt
+from proxy.core.states import AttemptStatus
+from proxy.core.wire import Phase, WireFacts
+from proxy.settings.values import Gateway
+from tests.support.building import AT, a_session
+
+IN_FLIGHT, UNKNOWN, NOT_SENT, REJECTED, DECLINED, ACCEPTED, VOIDED, SUCCEEDED = AttemptStatus
+SECOND = 1000
+# Sent twice, five seconds apart; AT is 1706000000 s.
+LOST = a_session(
+    gateway_key="k 1/{id}",
+    attempts=(
+        Attempt(1, 1, "stripe", UNKNOWN, AT),
+        Attempt(2, 1, "stripe", UNKNOWN, AT + 5 * SECOND),
+    ),
+)
+SETTLED = AT + (5 + SETTLE_SECONDS) * SECOND
+SEARCH = "/v1/events?limit=100&created[gte]=1705999940&created[lte]=1706000185"
+
+
+def answered(document: object, status: int = 200) -> WireFacts:
+    """A complete answer; bytes as they are, anything else as JSON."""
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return WireFacts(sent=True, phase=Phase.ANSWERED, status=status, body=body)
+
+
+def event(key: str = "k 1/{id}", kind: str = "payment_intent", **more: Any) -> dict[str, Any]:
+    """An event of Stripe's, about the request with a key."""
+    thing = {"id": "pi_1", "object": kind}
+    return {"id": "evt_1", "request": {"idempotency_key": key}, "data": {"object": thing}, **more}
+
+
+def page(*events: object, more: bool = False) -> WireFacts:
+    """A page of events."""
+    return answered({"data": list(events), "has_more": more})
+
+
+@pytest.fixture
+def recipe(stripe: Gateway) -> LookupRecipe:
+    """How a payment intent is looked up at Stripe."""
+    return stripe.profile.lookups["payment-intent"]
+
+
+def step(
+    stripe: Gateway, asked: Ask, facts: WireFacts, now_ms: int = SETTLED
+) -> Ask | Found | Inconclusive:
+    """The next step of looking up `LOST`."""
+    recipe = stripe.profile.lookups["payment-intent"]
+    return proceed(recipe, stripe.profile, LOST, asked, facts, now_ms=now_ms)
+
+
+# --- the search ---------------------------------------------------------------------------------
+
+
+def test_the_first_question(recipe: LookupRecipe) -> None:
+    """What happened around the time it was sent, by the gateway's clock with some slack."""
+    assert begin(recipe, LOST) == Ask(SEARCH)
+
+
+def test_the_question_about_a_session_that_never_sent(recipe: LookupRecipe) -> None:
+    """Then around the time it began."""
+    until = "created[lte]=1706000180"
+    assert begin(recipe, a_session()).target.endswith(until)
+
+
+def test_the_key_is_escaped_in_a_target(recipe: LookupRecipe) -> None:
+    """A key may hold anything; it must not change what is asked."""
+    by_key = replace(recipe, find_target="/payments?key={gateway_key}&from={since}")
+    assert begin(by_key, LOST).target == "/payments?key=k%201%2F%7Bid%7D&from=1705999940"
+    nobody = LOST._replace(gateway_key=None)
+    assert begin(by_key, nobody).target == "/payments?key=&from=1705999940"
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        page(event()),
+        page({"id": "evt_0"}, event("another"), event(), event(kind="charge")),
+    ],
+)
+def test_found(stripe: Gateway, facts: WireFacts) -> None:
+    """The first event of this very request names the thing; it is read as it stands now."""
+    asked = Ask(SEARCH, page=3)
+    assert step(stripe, asked, facts) == Ask("/v1/payment_intents/pi_1", 3, reading="pi_1")
+
+
+def test_the_name_of_a_thing_is_escaped(stripe: Gateway) -> None:
+    """What a gateway calls it does not lead to another endpoint."""
+    odd = event()
+    odd["data"]["object"]["id"] = "pi/../1?x"
+    asked = step(stripe, Ask(SEARCH), page(odd))
+    assert asked == Ask("/v1/payment_intents/pi%2F..%2F1%3Fx", reading="pi/../1?x")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [page(), page(event("another")), page(event(kind="charge")), answered({"data": None})],
+)
+def test_nothing_there_proves_nothing(stripe: Gateway, facts: WireFacts) -> None:
+    """Not found may mean that the gateway is still at it, however long it has been."""
+    found = step(stripe, Ask(SEARCH), facts, SETTLED + 10**9)
+    assert found == Inconclusive("the gateway shows nothing for this key")
+
+
+def test_page_by_page(stripe: Gateway) -> None:
+    """The next page begins after the last event of this one."""
+    asked = step(stripe, Ask(SEARCH), page(event("x"), event("y", id="evt/9"), more=True))
+    assert asked == Ask(f"{SEARCH}&starting_after=evt%2F9", page=2)
+    assert isinstance(asked, Ask)
+    assert step(stripe, asked, page(event())) == Ask("/v1/payment_intents/pi_1", 2, reading="pi_1")
+
+
+def test_not_more_pages_than_allowed(stripe: Gateway) -> None:
+    """Ten pages of a hundred events; what lies beyond is not looked at."""
+    full = page(event("x"), more=True)
+    assert isinstance(step(stripe, Ask(SEARCH, page=9), full), Ask)
+    given_up = step(stripe, Ask(SEARCH, page=10), full)
+    assert given_up == Inconclusive("nothing for this key on the first 10 pages")
+
+
+def test_an_empty_page_has_no_next(stripe: Gateway) -> None:
+    """There is nothing to continue after, whatever the gateway says."""
+    empty = step(stripe, Ask(SEARCH), page(more=True))
+    assert empty == Inconclusive("the gateway shows nothing for this key")
+
+
+def test_more_must_be_true_and_not_just_there(stripe: Gateway) -> None:
+    """`"has_more": 1` is not what the gateway documents."""
+    odd = answered({"data": [event("x")], "has_more": 1})
+    assert isinstance(step(stripe, Ask(SEARCH), odd), Inconclusive)
+
+
+def test_a_recipe_without_pages(stripe: Gateway) -> None:
+    """Some gateways answer in one."""
+    single = replace(stripe.profile.lookups["payment-intent"], more=None, cursor=None)
+    facts = page(event("x"), more=True)
+    found = proceed(single, stripe.profile, LOST, Ask(SEARCH), facts, now_ms=SETTLED)
+    assert found == Inconclusive("the gateway shows nothing for this key")
+
+
+def test_a_list_at_the_top(stripe: Gateway) -> None:
+    """The path to the items is the profile's to say."""
+    bare = replace(stripe.profile.lookups["payment-intent"], items=parse_json_path("[*]"))
+    found = proceed(bare, stripe.profile, LOST, Ask(SEARCH), answered([event()]), now_ms=SETTLED)
+    assert isinstance(found, Ask)
+
+
+# --- no answer ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [Ask(SEARCH), Ask("/v1/payment_intents/pi_1", 1, "pi_1")])
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_question_without_an_answer(stripe: Gateway, asked: Ask, *, sent: bool) -> None:
+    """The network proves nothing about the payment."""
+    facts = WireFacts(sent=sent, phase=Phase.CONNECTING, reason=Reason.CONNECTION_LOST)
+    found = step(stripe, asked, facts)
+    assert found == Inconclusive("the look-up got no answer (connection_lost)")
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 429, 500, 503])
+def test_a_search_that_is_refused(stripe: Gateway, status: int) -> None:
+    """An error of the search is no word about the payment."""
+    found = step(stripe, Ask(SEARCH), answered({"data": []}, status))
+    assert found == Inconclusive(f"the look-up was answered with status {status}")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"\xff", b"[" * 100_000])
+def test_a_search_that_cannot_be_read(stripe: Gateway, body: bytes) -> None:
+    """Nor is an answer that is no JSON."""
+    found = step(stripe, Ask(SEARCH), answered(body))
+    assert found == Inconclusive("the look-up's answer is not JSON")
+
+
+# --- reading the thing --------------------------------------------------------------------------
+
+READING = Ask("/v1/payment_intents/pi_1", 1, reading="pi_1")
+PAID = answered({"id": "pi_1", "status": "succeeded"})
+FAILED = answered(
+    {"id": "pi_1", "status": "requires_payment_method", "last_payment_error": {"code": "x"}}
+)
+WAITING = answered({"id": "pi_1", "status": "requires_action"})
+
+
+@pytest.mark.parametrize(
+    ("facts", "status"), [(PAID, SUCCEEDED), (FAILED, DECLINED), (WAITING, ACCEPTED)]
+)
+def test_the_truth(stripe: Gateway, facts: WireFacts, status: AttemptStatus) -> None:
+    """What it says now, with the gateway's own words for it."""
+    assert step(stripe, READING, facts) == Found(status, "pi_1", facts)
+
+
+def test_a_charge_counts_at_once(stripe: Gateway) -> None:
+    """Nobody has to wait to believe that money moved."""
+    assert step(stripe, READING, PAID, AT) == Found(SUCCEEDED, "pi_1", PAID)
+
+
+@pytest.mark.parametrize("facts", [FAILED, WAITING])
+def test_no_charge_yet_is_no_proof(stripe: Gateway, facts: WireFacts) -> None:
+    """Until it is settled, the last send may still be worked on."""
+    early = step(stripe, READING, facts, SETTLED - 1)
+    assert early == Inconclusive("pi_1 is not charged, but the gateway may still be at it")
+    assert isinstance(step(stripe, READING, facts, SETTLED), Found)
+
+
+def test_without_a_send_the_settling_counts_from_the_start(stripe: Gateway) -> None:
+    """A session whose sends are not on record began at least when it began."""
+    recipe = stripe.profile.lookups["payment-intent"]
+    for waited, kind in ((SETTLE_SECONDS * SECOND - 1, Inconclusive), (10**9, Found)):
+        found = proceed(recipe, stripe.profile, a_session(), READING, FAILED, now_ms=AT + waited)
+        assert isinstance(found, kind)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        answered({"error": {}}, 404),
+        answered({}, 500),
+        answered({}, 429),
+        answered({}, 409),
+        answered({"no": "id"}),
+        answered(b"not json"),
+    ],
+)
+def test_a_thing_that_says_nothing(stripe: Gateway, facts: WireFacts) -> None:
+    """An error, a throttle or a riddle: neither charged nor not."""
+    found = step(stripe, READING, facts)
+    assert found == Inconclusive("pi_1 does not say whether it was charged")
