@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from proxy.settings.profiles import Profiles, nearest, profiles_beside, shown, validate
+from proxy.settings.profiles import Profiles, nearest, profiles_beside, read_file, validate
 from proxy.settings.resolve import Resolver
 from proxy.settings.schema import PolicyFile
 from proxy.settings.values import Settings
-from proxy.settings.yaml_lines import Data, Document, Mistake, core_scalar, read
+from proxy.settings.yaml_lines import Data, Document, Mistake, core_scalar
 from proxy.settings.yaml_lines import Path as Place
 
 OVERRIDE_PREFIX = "HOLDFAST__"
@@ -20,22 +20,17 @@ class ConfigError(Exception):
     """The configuration cannot be used; `mistakes` says why, all of it."""
 
     def __init__(self, mistakes: list[Mistake]) -> None:
-        self.mistakes = sorted(set(mistakes))
+        # What stands in a file first, in its order; then what came from elsewhere.
+        self.mistakes = sorted(set(mistakes), key=lambda mistake: (mistake.line == 0, mistake))
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
 
 def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     """Read a policy file. Raises `ConfigError` with all mistakes; nothing is half-applied."""
     environ = os.environ if environ is None else environ
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            [Mistake(shown(path), 0, 0, "", error.strerror or "unreadable")]
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError([Mistake(shown(path), 1, 1, "", "the file is not UTF-8 text")]) from None
-    document = read(shown(path), text)
+    document = read_file(path)
+    if document.data is None and document.mistakes:  # there is nothing to put anything over
+        raise ConfigError(document.mistakes)
     _override(document, environ)
     profiles = profiles_beside(path)
     _check_profile_names(document, profiles)
@@ -66,24 +61,26 @@ def _override(document: Document, environ: Mapping[str, str]) -> None:
         if not variable.startswith(OVERRIDE_PREFIX):
             continue
         steps = variable.removeprefix(OVERRIDE_PREFIX).split("__")
-        place = _set(document, steps, core_scalar(environ[variable]))
-        document.origins[place] = f"environment variable {variable}"
+        if isinstance(document.data, dict):
+            origin = f"environment variable {variable}"
+            _set(document, document.data, steps, core_scalar(environ[variable]), origin)
 
 
-def _set(document: Document, steps: list[str], value: Data) -> Place:
-    if not isinstance(document.data, dict):
-        document.data = {}
-    level = document.data
+def _set(
+    document: Document, level: dict[str, Data], steps: list[str], value: Data, origin: str
+) -> None:
+    """Write a value where the steps lead; whatever was not there before is from `origin`."""
     place: Place = ()
     for number, step in enumerate(steps):
         name = next((k for k in level if k.replace("-", "_") == step.lower()), step.lower())
         place = (*place, name)
         if number == len(steps) - 1:
             level[name] = value
-            break
+            document.origins[place] = origin
+            return
         inner = level.get(name)
         if not isinstance(inner, dict):
             inner = {}
             level[name] = inner
+            document.origins[place] = origin
         level = inner
-    return place

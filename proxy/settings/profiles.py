@@ -15,13 +15,30 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from proxy.settings.schema import ProfileFile
-from proxy.settings.yaml_lines import Data, Document, read
+from proxy.settings.yaml_lines import MAX_DOCUMENT_BYTES, Data, Document, Mistake, read
 from proxy.settings.yaml_lines import Path as Place
 
 _BUILT_IN = Path(__file__).parent.parent / "gateways"
 
 # Leaving out one fault can bring out another (a gateway without its listener is no gateway).
-_ROUNDS = 8
+_ROUNDS = 12
+# What stands in for a required key that is missing or was left out, so that the rest of it can be
+# looked at; chosen so that no check between fields has anything to say about it.
+_STAND_INS: dict[str, Data] = {
+    "listen": "127.0.0.1:0",
+    "upstream": "http://stand-in",
+    "match": {"methods": ["GET"], "path": "/stand-in"},
+    "methods": ["GET"],
+    "path": "/stand-in",
+    "title": "stand-in",
+    "idempotency": {"class": "D_none", "window": "3650d"},
+    "class": "D_none",
+    "window": "3650d",
+    "results": [{"when": {"status": [200]}, "result": "unknown"}],
+    "when": {"status": [200]},
+    "status": [200],
+    "result": "unknown",
+}
 
 M = TypeVar("M", bound=BaseModel)
 _Fault = tuple[Place, Any]
@@ -36,18 +53,41 @@ class Profiles:
 
     def names(self) -> list[str]:
         """Every name that can be used."""
-        return sorted({p.stem for folder in self.folders for p in folder.glob("*.yaml")})
+        files = (p for folder in self.folders for p in folder.glob("*.yaml"))
+        return sorted({p.stem for p in files if p.is_file()})
 
     def load(self, name: str) -> tuple[ProfileFile | None, Document]:
         """A profile and its document, which holds the mistakes if there are any."""
         path = next(p for f in self.folders if (p := f / f"{name}.yaml").is_file())
-        document = read(shown(path), path.read_text(encoding="utf-8", errors="surrogateescape"))
+        document = read_file(path)
         return validate(ProfileFile, document), document
 
 
 def profiles_beside(policy_file: Path) -> Profiles:
     """Profiles in `gateways/` beside the policy file, then those that ship with Holdfast."""
     return Profiles((policy_file.parent / "gateways", _BUILT_IN))
+
+
+def read_file(path: Path) -> Document:
+    """A file as a document; why it cannot be read is its one mistake."""
+    document = Document(shown(path))
+    try:
+        with path.open("rb") as file:
+            # Never more than is needed to see that it is too much: it may be a device.
+            data = file.read(MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        mistake = Mistake(document.file, 0, 0, "", error.strerror or "unreadable")
+    else:
+        try:
+            # The cut of a file that is too large may go through a character.
+            errors = "replace" if len(data) > MAX_DOCUMENT_BYTES else "strict"
+            return read(document.file, data.decode("utf-8", errors))
+        except UnicodeDecodeError as error:
+            before = data[: error.start]
+            line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+            mistake = Mistake(document.file, line, column, "", "the file is not UTF-8 text")
+    document.mistakes.append(mistake)
+    return document
 
 
 def validate(model: type[M], document: Document) -> M | None:
@@ -57,16 +97,20 @@ def validate(model: type[M], document: Document) -> M | None:
     """
     if document.data is None and document.mistakes:
         return None
+    if not isinstance(document.data, dict):
+        message = "a file of settings has keys with values: `key: value`"
+        document.mistakes.append(document.mistake((), message))
+        return None
     built, faults = _held_against(model, document.data)
     for place, detail in faults:
         document.mistakes.append(document.mistake(place, _message(model, place, detail)))
     # What is wrong is left out and the rest tried again, so that checks between fields can still
     # look at the rest and every mistake is reported at once. The model is then not to be used.
-    data = document.data
+    data: Data = document.data
     for _ in range(_ROUNDS):
         if built is not None or not faults:
             break
-        data = _without(data, faults)
+        data = _without(document, data, faults)
         built, faults = _held_against(model, data)
     return built
 
@@ -75,29 +119,45 @@ def _held_against(model: type[M], data: Data) -> tuple[M | None, list[_Fault]]:
     try:
         return model.model_validate(data), []
     except ValidationError as error:
-        return None, [(tuple(d["loc"]), d) for d in error.errors(include_url=False)]
+        # What is said of a key has pydantic's own mark at the end of its place.
+        return None, [
+            (tuple(step for step in d["loc"] if step != "[key]"), d)
+            for d in error.errors(include_url=False)
+        ]
 
 
-def _without(data: Data, faults: list[_Fault]) -> Data:
-    """The data less its faulty parts: the value itself, or what lacks a required key."""
+def _without(document: Document, data: Data, faults: list[_Fault]) -> Data:
+    """The data less its faulty parts: the value itself, or what lacks a required key for which
+    nothing can stand in.
+    """
     data = copy.deepcopy(data)
-    paths = {place[:-1] if d["type"] == "missing" else place for place, d in faults}
+    paths: set[Place] = set()
+    for place, detail in faults:
+        if detail["type"] != "missing":
+            paths.add(place)
+        elif place[-1] in _STAND_INS:
+            _at(data, place[:-1])[place[-1]] = copy.deepcopy(_STAND_INS[str(place[-1])])
+        else:
+            paths.add(place[:-1])
     # Later list items first, so that the places of the earlier ones stay true.
     for path in sorted(paths, key=lambda path: [str(step).zfill(9) for step in path], reverse=True):
-        holder: Any = data
-        for step in path[:-1]:
-            holder = _step_into(holder, step)
-        if path and _step_into(holder, path[-1]) is not _NOWHERE:
+        if path and _at(data, path) is not _NOWHERE:
+            holder = _at(data, path[:-1])
+            if isinstance(holder, list):
+                document.leave_out(path, len(holder))
             del holder[path[-1]]
     return data
 
 
-def _step_into(holder: Any, step: str | int) -> Any:
-    if isinstance(holder, dict):
-        return holder.get(step, _NOWHERE)
-    if isinstance(holder, list) and isinstance(step, int) and step < len(holder):
-        return holder[step]
-    return _NOWHERE
+def _at(data: Any, path: Place) -> Any:
+    for step in path:
+        if isinstance(data, dict):
+            data = data.get(str(step), _NOWHERE)
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        else:
+            return _NOWHERE
+    return data
 
 
 def _message(model: type[BaseModel], place: Place, detail: Any) -> str:
@@ -110,20 +170,51 @@ def _message(model: type[BaseModel], place: Place, detail: Any) -> str:
     if kind in {"enum", "literal_error"}:
         expected = str(detail["ctx"]["expected"])
         values = [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")]
-        return (
-            f"{detail['input']!r} is not one of {expected}{nearest(str(detail['input']), values)}"
-        )
+        close = nearest(str(detail["input"]), values, listed=False)
+        return f"{detail['input']!r} is not one of {expected}{close}"
+    if kind in _WANTED:
+        return f"should be {_WANTED[kind]}, not {_kind_of(detail['input'])}"
     text = str(detail["msg"])
     text = text.removeprefix("Value error, ").removeprefix("Input ")
-    return text[:1].lower() + text[1:] if text.startswith("Should") else text
+    return text[:1].lower() + text[1:]
 
 
-def nearest(written: str, known: list[str]) -> str:
+# What pydantic calls it → what people do.
+_WANTED = {
+    "bool_type": "true or false",
+    "dict_type": "keys with values",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list, like [a, b]",
+    "model_type": "keys with values",
+    "string_type": "text",
+    "too_short": "a list of at least one",
+}
+
+
+def _kind_of(value: object) -> str:
+    match value:
+        case None:
+            return "empty"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return f"the text {value!r}"
+        case dict():
+            return "keys with values"
+        case _:
+            return "a list" if value else "an empty list"
+
+
+def nearest(written: str, known: list[str], *, listed: bool = True) -> str:
     """`; did you mean 'x'?` for the closest name, else the list of names."""
     close = difflib.get_close_matches(written, known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known here: {', '.join(known)}" if known else ""
+    return f"; known here: {', '.join(known)}" if known and listed else ""
 
 
 def _fields_at(model: type[BaseModel], place: Place) -> set[str]:
@@ -162,5 +253,5 @@ def shown(path: Path) -> str:
     """A path as the user knows it: relative where it can be."""
     try:
         return str(path.relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, OSError):  # elsewhere, or the working directory is gone
         return str(path)

@@ -1,15 +1,15 @@
 """What was written → what holds: inheritance, profiles, secrets, and the checks between fields.
 
-A value is inherited from the nearest place that wrote it: defaults → gateway → the profile's
-route →
-the route of the policy file. A route of the policy file that has the name of a profile's route
+A value is inherited from the nearest place that wrote it: defaults → gateway → the profile's route
+→ the route of the policy file. A route of the policy file that has the name of a profile's route
 replaces it and inherits the rest of it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+import re
+import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -24,8 +24,8 @@ from proxy.core.routing import RouteTable, route_table
 from proxy.settings import defaults as d
 from proxy.settings import schema as s
 from proxy.settings import values as v
-from proxy.settings.profiles import Profiles
-from proxy.settings.yaml_lines import Document
+from proxy.settings.profiles import Profiles, nearest
+from proxy.settings.yaml_lines import Document, Mistake
 from proxy.settings.yaml_lines import Path as Place
 
 M = TypeVar("M", bound=BaseModel)
@@ -69,22 +69,29 @@ class Resolver:
 
     def settings(self) -> v.Settings | None:
         """The settings; None if a gateway could not be built (the mistakes say why)."""
+        self._check_gateways()
         self._check_listeners()
-        self._check_timeouts()
+        self._check_layers()
         gateways = {name: self._gateway(name, g) for name, g in self._model.gateways.items()}
         tokens = self._tokens()
         self._check_exposure(tokens)
-        if any(gateway is None for gateway in gateways.values()):
-            return None
+        key = self._key()
         session, shutdown = self._model.session, self._model.shutdown
         if session.keep_for < session.replay_for:
-            self._wrong(("session", "keep_for"), "is shorter than replay_for")
+            wrote = "keep_for" if "keep_for" in session.model_fields_set else "replay_for"
+            message = (
+                f"keep_for ({_told(session.keep_for)}) is shorter than replay_for "
+                f"({_told(session.replay_for)})"
+            )
+            self._wrong(("session", wrote), message)
+        if any(gateway is None for gateway in gateways.values()):
+            return None
         store = self._store()
         return v.Settings(
             sessions=_address(self._model.listen.sessions),
             admin=_address(self._model.listen.admin),
             store=store,
-            key=self._key(),
+            key=key,
             key_file=self._key_file(store),
             gateways={name: g for name, g in gateways.items() if g is not None},
             session=core.SessionPolicy(**session.model_dump()),
@@ -137,7 +144,7 @@ class Resolver:
         window = override.window or profile_file.idempotency.window
         horizon = override.resend_horizon
         if horizon is None:
-            horizon = min(profile.resend_horizon, window * d.RESEND_HORIZON_SHARE)
+            horizon = profile.resend_horizon
             if override.window is not None:
                 horizon = window * d.RESEND_HORIZON_SHARE
         if horizon > window:
@@ -154,37 +161,36 @@ class Resolver:
         self, model: s.GatewayModel, profile_file: s.ProfileFile, here: Place
     ) -> RouteTable:
         of_profile = {route.name: route for route in profile_file.routes}
-        names = Counter(route.name for route in model.routes)
+        written: set[str] = set()
         routes = []
         for number, route in enumerate(model.routes):
             place = (*here, "routes", number)
-            if names[route.name] > 1:
+            if route.name in written:
                 self._wrong((*place, "name"), f"two routes are named {route.name!r}")
+            written.add(route.name)
             inherited = merged(of_profile.get(route.name, route), route)
             if inherited.lookup is not None and inherited.lookup not in profile_file.lookups:
-                self._wrong((*place, "lookup"), f"the profile has no look-up {inherited.lookup!r}")
-            routes.append(self._route(inherited, model, place))
-        written = set(names)
+                known = nearest(inherited.lookup, [*profile_file.lookups])
+                message = f"the profile has no look-up {inherited.lookup!r}{known}"
+                self._wrong((*place, "lookup"), message)
+            routes.append(self._route(inherited, model))
         routes += [
-            self._route(route, model, here)
-            for route in profile_file.routes
-            if route.name not in written
+            self._route(route, model) for route in profile_file.routes if route.name not in written
         ]
         read = s.RouteModel(name="read", match=s.MatchModel(methods=["GET"], path="/**"))
         other = s.RouteModel(name="other", match=s.MatchModel(methods=["POST"], path="/**"))
         return route_table(
             tuple(routes),
-            read=self._route(read, model, here),
-            other=self._route(other, model, here),
+            read=self._route(read, model),
+            other=self._route(other, model),
         )
 
-    def _route(self, route: s.RouteModel, model: s.GatewayModel, place: Place) -> core.RoutePolicy:
+    def _route(self, route: s.RouteModel, model: s.GatewayModel) -> core.RoutePolicy:
         defaults = self._model.defaults
         timeouts = merged(defaults.timeouts, model.timeouts, route.timeouts)
         retry = merged(defaults.retry, model.retry, route.retry)
-        automatic = retry.automatic_attempts or retry.max_attempts
-        if automatic > retry.max_attempts:
-            self._wrong((*place, "retry", "automatic_attempts"), "is more than max_attempts")
+        # Where only the limit is lowered, the inherited share of it comes down with it.
+        automatic = min(retry.automatic_attempts or retry.max_attempts, retry.max_attempts)
         return core.RoutePolicy(
             name=route.name,
             methods=frozenset(route.match.methods),
@@ -211,23 +217,58 @@ class Resolver:
             lookup=route.lookup,
         )
 
-    def _check_timeouts(self) -> None:
-        places: list[tuple[Place, s.TimeoutsModel | None]] = [
-            (("defaults", "timeouts"), self._model.defaults.timeouts)
-        ]
+    # --- between layers -----------------------------------------------------------------------
+
+    def _check_layers(self) -> None:
+        """Whatever a layer writes must be able to apply, given what it inherits."""
+        defaults = self._model.defaults
+        self._check_layer(("defaults",), defaults.timeouts, defaults.retry)
+        total, expiry = defaults.timeouts.total, self._model.session.expires_after
+        if "total" not in defaults.timeouts.model_fields_set and total >= expiry:
+            message = f"is not longer than the default of timeouts.total ({_told(total)})"
+            self._wrong(("session", "expires_after"), message)
         for name, gateway in self._model.gateways.items():
             here: Place = ("gateways", name)
-            places.append(((*here, "timeouts"), gateway.timeouts))
+            timeouts = merged(defaults.timeouts, gateway.timeouts)
+            retry = merged(defaults.retry, gateway.retry)
+            self._check_layer(here, timeouts, retry, gateway.timeouts, gateway.retry)
             for number, route in enumerate(gateway.routes):
-                places.append(((*here, "routes", number, "timeouts"), route.timeouts))
-        for place, timeouts in places:
-            if timeouts is None:
-                continue
-            both_written = {"attempt", "total"} <= timeouts.model_fields_set
-            if both_written and timeouts.attempt > timeouts.total:
-                self._wrong(place, "attempt is longer than total, so it would never apply")
-            if timeouts.total >= self._model.session.expires_after:
-                self._wrong(place, "total is not shorter than session.expires_after")
+                self._check_layer(
+                    (*here, "routes", number),
+                    merged(timeouts, route.timeouts),
+                    merged(retry, route.retry),
+                    route.timeouts,
+                    route.retry,
+                )
+
+    def _check_layer(
+        self,
+        place: Place,
+        timeouts: s.TimeoutsModel,
+        retry: s.RetryModel,
+        *wrote: s.TimeoutsModel | s.RetryModel | None,
+    ) -> None:
+        """`wrote` is what stands at this layer itself; nothing given: all of it."""
+        here = wrote or (timeouts, retry)
+        fields = {name for layer in here if layer is not None for name in layer.model_fields_set}
+        if "attempt" in fields and timeouts.attempt > timeouts.total:
+            message = f"is longer than total ({_told(timeouts.total)}), so it would never apply"
+            self._wrong((*place, "timeouts", "attempt"), message)
+        if "total" in fields and timeouts.total >= self._model.session.expires_after:
+            expiry = _told(self._model.session.expires_after)
+            message = f"is not shorter than session.expires_after ({expiry})"
+            self._wrong((*place, "timeouts", "total"), message)
+        automatic = retry.automatic_attempts or retry.max_attempts
+        if "automatic_attempts" in fields and automatic > retry.max_attempts:
+            message = f"is more than max_attempts ({retry.max_attempts})"
+            self._wrong((*place, "retry", "automatic_attempts"), message)
+
+    def _check_gateways(self) -> None:
+        data = self._document.data if isinstance(self._document.data, dict) else {}
+        if "gateways" not in data:
+            self._wrong(("gateways",), "is missing")
+        elif data["gateways"] == {}:
+            self._wrong(("gateways",), "name at least one gateway")
 
     # --- listeners, secrets, files ------------------------------------------------------------
 
@@ -242,20 +283,21 @@ class Resolver:
         ]
 
     def _check_listeners(self) -> None:
-        seen: dict[str, Place] = {}
-        for place, address in self._listeners():
-            if address.endswith(":0"):  # any free port
-                continue
-            if address in seen:
-                other = ".".join(map(str, seen[address]))
-                self._wrong(place, f"{address} is already used by {other}")
-            seen[address] = place
+        seen: list[tuple[Place, v.Address]] = []
+        for place, text in self._listeners():
+            address = _address(text)
+            for other, taken in seen:
+                if _clash(address, taken):
+                    name = ".".join(map(str, other))
+                    self._wrong(place, f"{address} is already used by {name} ({taken})")
+                    break
+            seen.append((place, address))
 
     def _check_exposure(self, tokens: v.Tokens) -> None:
-        if tokens:
-            return
         for place, address in self._listeners():
-            if not _address(address).loopback:
+            # A gateway's listener knows the backend's token only; without it, it would be open.
+            guarded = bool(tokens.backend) if place[0] == "gateways" else bool(tokens)
+            if not guarded and not _address(address).loopback:
                 self._wrong(
                     place,
                     f"{address} can be reached from other machines, so tokens are required: set "
@@ -274,17 +316,15 @@ class Resolver:
         """A secret from a variable, or from the file that `<variable>_FILE` names."""
         value = self._environ.get(variable)
         path = self._environ.get(f"{variable}_FILE")
-        if path is not None:
-            value = self._read_secret(Path(path), (), f"{variable}_FILE")
+        if path:
+            value, why = _read_secret(Path(path))
+            if why is not None:
+                self._wrong_variable(f"{variable}_FILE", why)
         return value or None
 
-    def _read_secret(self, path: Path, place: Place, what: str) -> str | None:
-        try:
-            return path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-            self._wrong(place, f"{what}: cannot read the secret file: {reason}")
-            return None
+    def _wrong_variable(self, variable: str, message: str) -> None:
+        origin = f"environment variable {variable}"
+        self._document.mistakes.append(Mistake(origin, 0, 0, "", message))
 
     def _key(self) -> bytes | None:
         text = self._secret("HOLDFAST_KEY")
@@ -295,7 +335,10 @@ class Resolver:
         except ValueError:
             key = b""
         if len(key) != 32:  # noqa: PLR2004 -- 256 bits
-            self._wrong((), "HOLDFAST_KEY is not 32 bytes written as 64 hexadecimal digits")
+            variable = (
+                "HOLDFAST_KEY_FILE" if self._environ.get("HOLDFAST_KEY_FILE") else "HOLDFAST_KEY"
+            )
+            self._wrong_variable(variable, "not 32 bytes written as 64 hexadecimal digits")
         return key
 
     def _key_file(self, store: str) -> Path | None:
@@ -312,19 +355,27 @@ class Resolver:
             self._wrong(place, "name exactly one of env and file")
             return None
         if wanted.file is not None:
-            value = self._read_secret(self._folder / wanted.file, place, "file")
+            value, why = _read_secret(self._folder / wanted.file)
+            if why is not None:
+                self._wrong((*place, "file"), why)
         else:
             value = self._environ.get(wanted.env or "")
             if not value:
                 self._wrong(place, f"the environment variable {wanted.env} is not set")
+        if value and not (value.isascii() and value.isprintable()):
+            self._wrong(place, "the credential is not printable ASCII text")
         return v.Credential(wanted.header, value) if value else None
 
     def _ca_file(self, model: s.GatewayModel, here: Place) -> Path | None:
         if model.tls.ca_file is None:
             return None
         path = self._folder / model.tls.ca_file
-        if not path.is_file():
-            self._wrong((*here, "tls", "ca_file"), "there is no such file")
+        try:
+            ssl.create_default_context(cafile=path)
+        except ssl.SSLError:
+            self._wrong((*here, "tls", "ca_file"), "the file holds no certificate (PEM)")
+        except OSError as error:
+            self._wrong((*here, "tls", "ca_file"), f"cannot be read: {error.strerror}")
         return path
 
     def _store(self) -> str:
@@ -377,16 +428,49 @@ def check_profile(  # noqa: C901 -- a list of checks
     promise = model.idempotency
     if promise.resend_horizon is not None and promise.resend_horizon > promise.window:
         wrong(("idempotency", "resend_horizon"), "is longer than window")
-    known = {refusal.code for refusal in Refusal}
+    known = sorted(refusal.code for refusal in Refusal)
     for code in model.errors.refusals:
         if code not in known:
-            wrong(("errors", "refusals", code), "there is no such refusal")
+            wrong(("errors", "refusals", code), f"there is no such refusal{nearest(code, known)}")
+    seen: set[str] = set()
     for number, route in enumerate(model.routes):
         if route.lookup is not None and route.lookup not in model.lookups:
-            wrong(("routes", number, "lookup"), f"there is no look-up {route.lookup!r}")
-    for name, count in Counter(route.name for route in model.routes).items():
-        if count > 1:
-            wrong(("routes",), f"two routes are named {name!r}")
+            message = (
+                f"there is no look-up {route.lookup!r}{nearest(route.lookup, [*model.lookups])}"
+            )
+            wrong(("routes", number, "lookup"), message)
+        if route.name in seen:
+            wrong(("routes", number, "name"), f"two routes are named {route.name!r}")
+        seen.add(route.name)
+    for name, recipe in model.lookups.items():
+        for key, why in _recipe_mistakes(recipe):
+            wrong(("lookups", name, key), why)
+
+
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+_SLOTS = {
+    "find": ["{gateway_key}", "{since}", "{until}"],
+    "read": ["{id}"],
+    "match": ["{gateway_key}"],
+}
+
+
+def _recipe_mistakes(recipe: s.LookupModel) -> Iterator[tuple[str, str]]:
+    """What is wrong with a look-up, by key."""
+    values = "".join(match.value for match in recipe.match)
+    for key, text in (("find", recipe.find), ("read", recipe.read), ("match", values)):
+        if key != "match" and not text.startswith("/"):
+            yield key, "write the path to ask for, starting with '/'"
+        for slot in _PLACEHOLDER.findall(text):
+            if slot not in _SLOTS[key]:
+                yield key, f"nothing is known for {slot}{nearest(slot, _SLOTS[key])}"
+    if "{id}" not in recipe.read:
+        yield "read", "must say where {id} goes, or it reads the same thing for every payment"
+    if "{gateway_key}" not in recipe.find + values:
+        yield (
+            "match",
+            "must compare something with {gateway_key}, or it finds someone else's payment",
+        )
 
 
 def _rule(model: s.RuleModel) -> facts.Rule:
@@ -430,6 +514,33 @@ def _pair(model: s.HeaderModel | None) -> tuple[str, str] | None:
 
 def _body_field(model: s.BodyFieldModel | None) -> core.BodyField | None:
     return None if model is None else core.BodyField(json=model.json_path, form=model.form)
+
+
+def _read_secret(path: Path) -> tuple[str | None, str | None]:
+    """A secret from a file, or why there is none."""
+    try:
+        value = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        return None, f"cannot read the secret file: {reason}"
+    return (value, None) if value else (None, "the secret file is empty")
+
+
+def _told(seconds: float) -> str:
+    """Seconds as people write them in the file."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def _clash(one: v.Address, other: v.Address) -> bool:
+    """Whether two listeners want the same place; port 0 is any free one."""
+    if one.port != other.port or one.port == 0:
+        return False
+    hosts = {"127.0.0.1" if host == "localhost" else host for host in (one.host, other.host)}
+    v6 = {":" in host for host in hosts}
+    return len(hosts) == 1 or (len(v6) == 1 and bool(hosts & {"0.0.0.0", "::"}))  # noqa: S104 -- compared, not listened on
 
 
 def _address(text: str) -> v.Address:

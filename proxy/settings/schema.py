@@ -21,10 +21,17 @@ from proxy.settings import defaults as d
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"([0-9]+)(KiB|MiB)")
+_SIZE = re.compile(r"([0-9]{1,9})(KiB|MiB)")
 _SIZE_UNITS = {"KiB": 1024, "MiB": 1024 * 1024}
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _METHOD = re.compile(r"[A-Z]{1,20}")
+_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
+_LISTEN = re.compile(rf"{_HOST}:([0-9]{{1,5}})")
+_ORIGIN = re.compile(rf"https?://{_HOST}(?::([0-9]{{1,5}}))?")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_LAST_PORT = 65535
+# Ten years. More is a slip of the pen, and would not fit the store's milliseconds for ever.
+_LONGEST = 3650 * 86400.0
 
 
 def parse_duration(value: object) -> object:
@@ -32,7 +39,11 @@ def parse_duration(value: object) -> object:
     if isinstance(value, str):
         match = _DURATION.fullmatch(value)
         if match:
-            return float(match.group(1)) * _UNITS[match.group(2)]
+            seconds = float(match.group(1)) * _UNITS[match.group(2)]
+            if seconds > _LONGEST:
+                message = "is longer than ten years (3650d)"
+                raise ValueError(message)
+            return seconds
     message = "write a duration with its unit: 200ms, 2s, 15m, 24h or 35d"
     raise ValueError(message)
 
@@ -84,17 +95,39 @@ def _status(value: object) -> tuple[int, int]:
     return int(match.group(1)), int(match.group(2) or match.group(1))
 
 
+def _header_name(value: str) -> str:
+    if not _HEADER.fullmatch(value):
+        message = f"{value!r} is not the name of a header"
+        raise ValueError(message)
+    return value
+
+
+def _header_value(value: str) -> str:
+    if not value.isascii() or not value.isprintable():
+        message = "a header's value is printable ASCII text"
+        raise ValueError(message)
+    return value
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str | int | float):
+        return value
+    message = "write text, a number, true or false"
+    raise ValueError(message)
+
+
 def parse_listen(value: str) -> str:
     """`127.0.0.1:8080` or `[::1]:8080`, checked."""
-    host, colon, port = value.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:  # noqa: PLR2004 -- the last port
-        message = "write an address to listen on as host:port, like 127.0.0.1:8080"
+    match = _LISTEN.fullmatch(value)
+    if match is None or int(match.group(1)) > _LAST_PORT:
+        message = "write an address to listen on as host:port, like 127.0.0.1:8080 or '[::1]:8080'"
         raise ValueError(message)
     return value
 
 
 def _origin(value: str) -> str:
-    if not re.fullmatch(r"https?://[^/?#@\s]+", value):
+    match = _ORIGIN.fullmatch(value)
+    if match is None or int(match.group(1) or 0) > _LAST_PORT:
         message = "write the gateway's origin, like https://api.example.com (no path, no user)"
         raise ValueError(message)
     return value
@@ -102,10 +135,13 @@ def _origin(value: str) -> str:
 
 def _store(value: str) -> str:
     if value != "memory://" and not re.match(r"(sqlite|postgresql|redis)://.", value):
-        message = "write a store as sqlite://FILE or memory://"
+        message = "write a store as sqlite:///FILE or memory://"
         raise ValueError(message)
     if not value.startswith(("sqlite://", "memory://")):
         message = "this version has the stores sqlite:// and memory:// only"
+        raise ValueError(message)
+    if value.startswith("sqlite://") and value.rpartition("/")[2] in {"", ".", ".."}:
+        message = "name the store's file, like sqlite:///var/holdfast.db"
         raise ValueError(message)
     return value
 
@@ -121,6 +157,9 @@ StatusRange = Annotated[tuple[int, int], BeforeValidator(_status)]
 Listen = Annotated[str, AfterValidator(parse_listen)]
 Origin = Annotated[str, AfterValidator(_origin)]
 StoreUrl = Annotated[str, AfterValidator(_store)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+Plain = Annotated[str | int | float | bool, BeforeValidator(_plain)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -221,7 +260,7 @@ class IdempotencyModel(Model):
     gateway_class: Annotated[GatewayClass, Field(strict=False)] = Field(alias="class")
     window: Positive
     resend_horizon: Positive | None = None
-    key_header: str = "Idempotency-Key"
+    key_header: HeaderName = "Idempotency-Key"
     key_max_length: Annotated[int, Field(ge=32, le=255)] = 255
 
 
@@ -240,7 +279,7 @@ class CredentialModel(Model):
 
     env: str | None = None
     file: str | None = None
-    header: str = "Authorization"
+    header: HeaderName = "Authorization"
 
 
 class TlsModel(Model):
@@ -252,7 +291,7 @@ class TlsModel(Model):
 class GatewayModel(Model):
     """One gateway and its listener."""
 
-    profile: Name = "generic"
+    profile: str = "generic"
     listen: Listen
     upstream: Origin
     idempotency: IdempotencyOverride = IdempotencyOverride()
@@ -308,7 +347,8 @@ class PolicyFile(Model):
     listen: ListenModel = ListenModel()
     store: StoreUrl = d.STORE
     key_file: str | None = None
-    gateways: Annotated[dict[Name, GatewayModel], Field(min_length=1)]
+    # At least one; the resolver says so, so that a file without it is still looked through.
+    gateways: dict[Name, GatewayModel] = {}
     defaults: DefaultsModel = DefaultsModel()
     session: SessionModel = SessionModel()
     shutdown: ShutdownModel = ShutdownModel()
@@ -321,7 +361,7 @@ class JsonTestModel(Model):
     """A condition on the answer's JSON."""
 
     path: JsonPathText
-    is_one_of: list[str | int | float | bool] | None = Field(default=None, alias="in")
+    is_one_of: list[Plain] | None = Field(default=None, alias="in")
     present: bool = True
 
 
@@ -329,7 +369,7 @@ class WhenModel(Model):
     """The conditions of a rule; all must hold."""
 
     status: Annotated[list[StatusRange], Field(min_length=1)]
-    header: dict[str, str] = {}
+    header: dict[HeaderName, str] = {}
     json_tests: list[JsonTestModel] = Field(default=[], alias="json")
 
 
@@ -343,7 +383,7 @@ class RuleModel(Model):
 class HintModel(Model):
     """The gateway's own word on retrying."""
 
-    header: str
+    header: HeaderName
     retry: list[str]
     stop: list[str]
 
@@ -351,8 +391,8 @@ class HintModel(Model):
 class HeaderModel(Model):
     """A header with a value."""
 
-    header: str
-    value: str
+    header: HeaderName
+    value: HeaderValue
 
 
 class LookupMatchModel(Model):
@@ -402,11 +442,11 @@ class ProfileFile(Model):
 
     title: str
     idempotency: IdempotencyModel
-    credential_headers: Annotated[list[str], Field(min_length=1)] = ["Authorization"]
+    credential_headers: Annotated[list[HeaderName], Field(min_length=1)] = ["Authorization"]
     results: Annotated[list[RuleModel], Field(min_length=1)]
     replay_marker: HeaderModel | None = None
     retry_hint: HintModel | None = None
     routes: list[RouteModel] = []
     lookups: dict[Name, LookupModel] = {}
     errors: ErrorsModel = ErrorsModel()
-    replay_headers: list[str] = []
+    replay_headers: list[HeaderName] = []

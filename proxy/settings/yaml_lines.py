@@ -7,6 +7,7 @@ everything else text. Duplicate keys, tags, merge keys and oversized documents a
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -16,14 +17,19 @@ from typing_extensions import override
 MAX_DOCUMENT_BYTES = 1024 * 1024
 MAX_DEPTH = 40
 MAX_NODES = 50_000  # aliases are expanded, so this also stops an alias bomb
+TOO_MUCH = "the document is too deep or has too many values"
 
-_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+# No setting has more digits; what does stays text, and is told so where a number is wanted.
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
     **dict.fromkeys(("null", "Null", "NULL", "~", ""), None),
 }
+
+# What a value without a written tag is taken for by PyYAML: anything else was written.
+_IMPLICIT = yaml.resolver.Resolver()
 
 Path = tuple[str | int, ...]
 Data = dict[str, "Data"] | list["Data"] | str | int | float | bool | None
@@ -59,9 +65,29 @@ class Document:
     mistakes: list[Mistake] = field(default_factory=list)
     # Values that came from elsewhere (an environment variable), by path.
     origins: dict[Path, str] = field(default_factory=dict)
+    # Lists that items were left out of: the places that the remaining ones were written at.
+    remaining: dict[Path, list[int]] = field(default_factory=dict)
+
+    def leave_out(self, path: Path, length: int) -> None:
+        """Note that a list, of so many items by now, goes on without the item at `path`."""
+        *_, number = path
+        inside = self.written(path[:-1])
+        del self.remaining.setdefault(inside, list(range(length)))[int(number)]
+
+    def written(self, path: Path) -> Path:
+        """A path as it was before items were left out."""
+        original: Path = ()
+        for step in path:
+            places = self.remaining.get(original)
+            if places is not None and isinstance(step, int):
+                original = (*original, places[step])
+            else:
+                original = (*original, step)
+        return original
 
     def mistake(self, path: Path, message: str) -> Mistake:
         """A mistake at a path; the nearest written ancestor gives the line."""
+        path = self.written(path)
         for end in range(len(path), -1, -1):
             origin = self.origins.get(path[:end])
             if origin is not None:
@@ -87,23 +113,69 @@ def read(file: str, text: str) -> Document:
         message = f"the file is larger than {MAX_DOCUMENT_BYTES // 1024} KiB"
         document.mistakes.append(Mistake(file, 1, 1, "", message))
         return document
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        what = " ".join(part for part in (error.context, error.problem) if part)
-        document.mistakes.append(Mistake(file, line, column, "", f"not YAML: {what}"))
-        return document
-    except (yaml.YAMLError, RecursionError) as error:
-        first = str(error).partition("\n")[0]
-        document.mistakes.append(Mistake(file, 1, 1, "", f"not YAML: {first}"))
+    root = _composed(document, text)
+    if document.mistakes:
         return document
     if root is None:
         document.mistakes.append(Mistake(file, 1, 1, "", "the file is empty"))
         return document
-    _Walker(document).walk(root, ())
+    _Walker(document).walk(root)
     return document
+
+
+def _composed(document: Document, text: str) -> yaml.Node | None:
+    """The document's node graph; what is not YAML becomes its one mistake."""
+
+    def broken(line: int, column: int, why: str) -> None:
+        document.mistakes.append(Mistake(document.file, line, column, "", why))
+
+    loader = None
+    try:
+        loader = _Loader(text)
+        return loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        what = " ".join(part for part in (error.context, error.problem) if part)
+        if error.context_mark and error.context_mark.line + 1 != line:
+            what += f" (begun on line {error.context_mark.line + 1})"
+        broken(line, column, f"not YAML: {what}")
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        column = error.position - (before.rfind("\n") + 1) + 1
+        broken(before.count("\n") + 1, column, f"not YAML: {str(error).partition(chr(10))[0]}")
+    except _TooDeep:
+        broken(*_reached(loader), TOO_MUCH)
+    except (yaml.YAMLError, ValueError, OverflowError):
+        # PyYAML lets Python's own errors through, for an escape beyond Unicode for one.
+        broken(*_reached(loader), "not YAML: this cannot be read")
+    return None
+
+
+class _TooDeep(Exception):  # noqa: N818 -- becomes a mistake
+    """More levels than a document may have."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, which composes levels by recursion, and slower with each of them: so they are
+    counted.
+    """
+
+    _levels = 0
+
+    @override
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self._levels > MAX_DEPTH:
+            raise _TooDeep
+        self._levels += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._levels -= 1
+
+
+def _reached(loader: yaml.SafeLoader | None) -> tuple[int, int]:
+    return (1, 1) if loader is None else (loader.line + 1, loader.column + 1)
 
 
 class _Walker:
@@ -113,20 +185,23 @@ class _Walker:
         self._document = document
         self._nodes = 0
 
-    def walk(self, root: yaml.Node, path: Path) -> None:
-        self._document.data = self._value(root, path)
+    def walk(self, root: yaml.Node) -> None:
+        data = self._value(root, ())
+        # Of a document that is too much, no part is looked at: it would only add noise.
+        self._document.data = None if self._nodes > MAX_NODES else data
 
     def _value(self, node: yaml.Node, path: Path) -> Data:
         self._document.places[path] = _place(node)
         self._nodes += 1
         if self._nodes > MAX_NODES or len(path) > MAX_DEPTH:
             if self._nodes <= MAX_NODES + 1:
-                self._wrong(path, "the document is too deep or has too many values")
+                mistake = Mistake(self._document.file, *_place(node), "", TOO_MUCH)
+                self._document.mistakes.append(mistake)
             self._nodes = max(self._nodes, MAX_NODES + 1)
             return None
-        if not node.tag.startswith("tag:yaml.org,2002:"):
-            self._wrong(path, f"tags are not read here: {node.tag}")
-            return None
+        if node.tag != _implicit_tag(node):
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            self._wrong(path, f"tags are not read here: {tag}")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -166,6 +241,14 @@ def _place(node: yaml.Node) -> tuple[int, int]:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 
+def _implicit_tag(node: yaml.Node) -> str:
+    plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    tag = _IMPLICIT.resolve(  # type: ignore[no-untyped-call]  # it has no types
+        type(node), node.value, (plain, not plain)
+    )
+    return str(tag)
+
+
 def _scalar(node: yaml.Node) -> Data:
     plain = isinstance(node, yaml.ScalarNode) and node.style is None
     return core_scalar(node.value) if plain else str(node.value)
@@ -177,6 +260,6 @@ def core_scalar(text: str) -> str | int | float | bool | None:
         return _WORDS[text]
     if _INT.fullmatch(text):
         return int(text)
-    if _FLOAT.fullmatch(text) and any(c in text for c in ".eE"):
+    if _FLOAT.fullmatch(text) and any(c in text for c in ".eE") and math.isfinite(float(text)):
         return float(text)
     return text

@@ -1,0 +1,345 @@
+"""What ships in `proxy/gateways`: every profile loads, reads the gateway's answers as the money
+rules ask, and protects every path that moves money.
+
+An answer is a file, `<gateway>/<status>-<what>.http`, in the form that the gateway's documentation
+and SDKs show (status line, headers, blank line, body); the tables below say how it must be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy.core.classify import classify
+from proxy.core.policy import OrderLock, SessionKind
+from proxy.core.profile import ErrorShape, GatewayClass, GatewayProfile
+from proxy.core.reasons import Reason
+from proxy.core.refusals import Refusal
+from proxy.core.results import AttemptResult, Repeat
+from proxy.core.states import AttemptStatus
+from proxy.core.wire import Phase, WireFacts
+from proxy.settings.values import Gateway
+from tests.support.clocks import EPOCH_MS
+from tests.support.lab import settings_from
+
+HERE = Path(__file__).parent
+SHIPPED = sorted(path.stem for path in (HERE.parent.parent / "proxy/gateways").glob("*.yaml"))
+
+CHARGED = AttemptResult(AttemptStatus.SUCCEEDED)
+ACCEPTED = AttemptResult(AttemptStatus.ACCEPTED)
+DECLINED = AttemptResult(AttemptStatus.DECLINED)
+REJECTED = AttemptResult(AttemptStatus.REJECTED)
+IN_PROGRESS = AttemptResult(AttemptStatus.UNKNOWN, Reason.IN_PROGRESS, Repeat.BY_CLASS)
+GATEWAY_ERROR = AttemptResult(AttemptStatus.UNKNOWN, Reason.GATEWAY_ERROR, Repeat.BY_CLASS)
+UNCLEAR = AttemptResult(AttemptStatus.UNKNOWN, Reason.UNCLEAR_ANSWER, Repeat.BY_CLASS)
+THROTTLED = AttemptResult(AttemptStatus.REJECTED, Reason.RATE_LIMITED, Repeat.YES)
+
+STRIPE: Mapping[str, AttemptResult] = {
+    "200-intent-succeeded": CHARGED,
+    "200-intent-succeeded-replayed": replace(CHARGED, replayed=True),
+    "200-intent-succeeded-after-a-failed-try": CHARGED,
+    # The customer's money is reserved.
+    "200-intent-requires-capture": CHARGED,
+    # On its way: a second payment would double it.
+    "200-intent-processing": CHARGED,
+    "200-intent-requires-action": ACCEPTED,
+    "200-intent-requires-confirmation": ACCEPTED,
+    "200-intent-canceled": ACCEPTED,
+    "200-intent-requires-payment-method-new": ACCEPTED,
+    "200-intent-requires-payment-method-failed": DECLINED,
+    # A status nobody knew when the profile was written: never taken for "not charged".
+    "200-intent-status-of-a-later-version": CHARGED,
+    "200-charge-succeeded": CHARGED,
+    "200-charge-pending": CHARGED,
+    "200-charge-failed": DECLINED,
+    "200-refund-succeeded": CHARGED,
+    "200-refund-pending": CHARGED,
+    "200-refund-failed": DECLINED,
+    "200-refund-canceled": ACCEPTED,
+    "200-transfer": CHARGED,
+    "200-payout-paid": CHARGED,
+    "200-invoice-paid": CHARGED,
+    "200-invoice-open": ACCEPTED,
+    "200-html-page": UNCLEAR,
+    "200-json-cut-short": UNCLEAR,
+    "200-json-list": UNCLEAR,
+    "200-json-without-id": UNCLEAR,
+    "200-empty": UNCLEAR,
+    "301-moved": UNCLEAR,
+    "307-temporary-redirect": UNCLEAR,
+    "400-parameter-missing": REJECTED,
+    "400-idempotency-error": REJECTED,
+    "400-unexpected-state-should-retry": AttemptResult(
+        AttemptStatus.REJECTED, Reason.NOT_EXECUTED, Repeat.YES
+    ),
+    "401-invalid-api-key": REJECTED,
+    "402-card-declined": DECLINED,
+    "402-card-declined-replayed": replace(DECLINED, replayed=True),
+    "403-permission": REJECTED,
+    "404-no-such-intent": REJECTED,
+    "408-request-timeout": UNCLEAR,
+    "409-key-in-use": IN_PROGRESS,
+    "409-key-in-use-without-hint": IN_PROGRESS,
+    "425-too-early": UNCLEAR,
+    "429-rate-limited": THROTTLED,
+    "429-rate-limited-with-retry-after": replace(THROTTLED, retry_after_seconds=7.0),
+    "429-lock-timeout-should-not-retry": replace(THROTTLED, repeat=Repeat.NO),
+    "500-api-error": GATEWAY_ERROR,
+    # Stripe stores 500s: the same key will be answered the same for ever, so it is looked up.
+    "500-api-error-replayed": replace(GATEWAY_ERROR, repeat=Repeat.NO, replayed=True),
+    "500-api-error-replayed-should-retry": replace(GATEWAY_ERROR, replayed=True),
+    "502-bad-gateway-html": GATEWAY_ERROR,
+    "503-should-retry-true": GATEWAY_ERROR,
+    "503-should-retry-false": replace(GATEWAY_ERROR, repeat=Repeat.NO),
+    "503-with-retry-after": replace(GATEWAY_ERROR, retry_after_seconds=2.0),
+}
+
+GENERIC: Mapping[str, AttemptResult] = {
+    "200-paid": CHARGED,
+    "201-created": CHARGED,
+    "204-no-content": CHARGED,
+    # Nothing is known of this gateway's bodies: the status is all there is to read.
+    "200-declined-in-the-body": CHARGED,
+    "302-found": UNCLEAR,
+    "400-validation": REJECTED,
+    "401-unauthorised": REJECTED,
+    "402-payment-required": DECLINED,
+    "403-forbidden": REJECTED,
+    "404-not-found": REJECTED,
+    "408-request-timeout": UNCLEAR,
+    "409-in-progress": IN_PROGRESS,
+    "409-in-progress-with-retry-after": replace(IN_PROGRESS, retry_after_seconds=1.0),
+    "422-key-reused": REJECTED,
+    "425-too-early": UNCLEAR,
+    "429-rate-limited": THROTTLED,
+    "429-rate-limited-with-retry-after": replace(THROTTLED, retry_after_seconds=30.0),
+    "500-internal-error": GATEWAY_ERROR,
+    # Only a profile that knows the gateway's mark for replays sees one.
+    "500-replayed": GATEWAY_ERROR,
+    "503-with-retry-after-date": replace(GATEWAY_ERROR, retry_after_seconds=30.0),
+    "504-gateway-timeout-html": GATEWAY_ERROR,
+}
+
+ANSWERS = {"stripe": STRIPE, "generic": GENERIC}
+CASES = [
+    pytest.param(gateway, name, expected, id=f"{gateway}/{name}")
+    for gateway, table in ANSWERS.items()
+    for name, expected in table.items()
+]
+
+
+def shipped(name: str, folder: Path) -> Gateway:
+    """A gateway with a shipped profile and nothing else said about it."""
+    settings = settings_from(
+        "store: memory://\n"
+        f'gateways: {{it: {{profile: {name}, listen: "127.0.0.1:0", '
+        'upstream: "http://127.0.0.1:1"}}\n',
+        folder,
+    )
+    return settings.gateways["it"]
+
+
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GatewayProfile]:
+    """Every shipped profile, as the flow sees it."""
+    return {name: shipped(name, tmp_path_factory.mktemp(name)).profile for name in SHIPPED}
+
+
+def recorded(path: Path) -> WireFacts:
+    """A file as the facts that the wire would have told."""
+    head, _, body = path.read_bytes().partition(b"\n\n")
+    status_line, *lines = head.decode("latin-1").splitlines()
+    _, status, status_text = status_line.split(" ", 2)
+    headers = tuple((name, value) for name, _, value in (line.partition(": ") for line in lines))
+    return WireFacts(
+        sent=True,
+        phase=Phase.ANSWERED,
+        status=int(status),
+        status_text=status_text,
+        headers=headers,
+        body=body,
+    )
+
+
+@pytest.mark.parametrize(("gateway", "name", "expected"), CASES)
+def test_an_answer_is_read_as_the_money_rules_ask(
+    gateway: str, name: str, expected: AttemptResult, profiles: dict[str, GatewayProfile]
+) -> None:
+    """A complete answer means what the gateway documents, else nothing: unknown."""
+    facts = recorded(HERE / gateway / f"{name}.http")
+    assert name.startswith(f"{facts.status}-")
+    assert classify(facts, profiles[gateway], now_ms=EPOCH_MS) == expected
+
+
+@pytest.mark.parametrize("gateway", ANSWERS)
+def test_every_recorded_answer_is_in_the_table(gateway: str) -> None:
+    """No file lies about unread, and no row is without its file."""
+    assert {path.stem for path in (HERE / gateway).glob("*")} == set(ANSWERS[gateway])
+
+
+@pytest.mark.parametrize("gateway", ANSWERS)
+def test_what_the_transport_proves_outranks_the_profile(
+    gateway: str, profiles: dict[str, GatewayProfile]
+) -> None:
+    """Not sent is proof; a cut answer is unknown, whatever the part that came looks like."""
+    whole = recorded(HERE / gateway / f"{next(iter(ANSWERS[gateway]))}.http")
+    cut = replace(whole, phase=Phase.READING_RESPONSE, reason=Reason.ANSWER_TRUNCATED)
+    assert classify(cut, profiles[gateway], now_ms=EPOCH_MS) == AttemptResult(
+        AttemptStatus.UNKNOWN, Reason.ANSWER_TRUNCATED, Repeat.BY_CLASS
+    )
+    unsent = WireFacts(sent=False, phase=Phase.CONNECTING, reason=Reason.CONNECTION_REFUSED)
+    assert classify(unsent, profiles[gateway], now_ms=EPOCH_MS) == AttemptResult(
+        AttemptStatus.NOT_SENT, Reason.CONNECTION_REFUSED, Repeat.YES
+    )
+
+
+OPEN_STATUSES = [*range(300, 400), 408, 425, *range(500, 600)]
+ANY_BODY = (b"", b"{}", b'{"id":"x","status":"succeeded"}', b'{"error":{"type":"card_error"}}')
+
+
+@pytest.mark.parametrize("gateway", ANSWERS)
+def test_no_status_that_leaves_it_open_is_read_as_settled(
+    gateway: str, profiles: dict[str, GatewayProfile]
+) -> None:
+    """Redirects, time-outs at the edge and server errors are unknown with any body."""
+    for status in OPEN_STATUSES:
+        for body in ANY_BODY:
+            facts = WireFacts(sent=True, phase=Phase.ANSWERED, status=status, body=body)
+            result = classify(facts, profiles[gateway], now_ms=EPOCH_MS)
+            assert (status, result.status) == (status, AttemptStatus.UNKNOWN)
+
+
+# --- every profile ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_profile_loads(name: str, tmp_path: Path) -> None:
+    """A profile that ships has no mistake, and says nothing about refusals that do not exist."""
+    gateway = shipped(name, tmp_path)
+    assert gateway.profile.name == name
+    assert set(gateway.profile.refusal_forms) <= {refusal.code for refusal in Refusal}
+    assert gateway.profile.resend_horizon > 0
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_profile_has_its_answers(name: str) -> None:
+    """A profile comes with the answers that show how it reads its gateway."""
+    assert name in ANSWERS
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_route_is_reached(name: str, tmp_path: Path) -> None:
+    """Each route's own path, with names for its places, meets that route and no earlier one."""
+    table = shipped(name, tmp_path).routes
+    assert table.routes
+    for _, route in table.routes:
+        path = route.template.replace("/**", "/pay")
+        for place, value in (("{id}", "pi_1"), ("{action}", "cancel")):
+            path = path.replace(place, value)
+        assert "{" not in path
+        for method in route.methods:
+            assert table.match(method, path).name == route.name
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_lookup_a_route_names_exists(name: str, tmp_path: Path) -> None:
+    """A durable route's look-up is one of the profile's recipes, compared by the payment's key."""
+    gateway = shipped(name, tmp_path)
+    named = {route.lookup for _, route in gateway.routes.routes if route.lookup is not None}
+    assert named == set(gateway.profile.lookups)
+    for recipe in gateway.profile.lookups.values():
+        assert "{gateway_key}" in "".join(value for _, value in recipe.match)
+
+
+# --- Stripe -------------------------------------------------------------------------------------
+
+# The money paths of the gateway facts, each with the operation it is an act of.
+STRIPE_MONEY = [
+    ("/v1/payment_intents", "charge"),
+    ("/v1/payment_intents/pi_1/confirm", "charge"),
+    ("/v1/payment_intents/pi_1/capture", "capture"),
+    ("/v1/payment_intents/pi_1/cancel", "cancel"),
+    ("/v1/payment_intents/pi_1/increment_authorization", "increment"),
+    ("/v1/charges", "charge"),
+    ("/v1/charges/ch_1/capture", "capture"),
+    ("/v1/refunds", "refund"),
+    ("/v1/refunds/re_1/cancel", "cancel-refund"),
+    ("/v1/transfers", "transfer"),
+    ("/v1/transfers/tr_1/reversals", "reverse-transfer"),
+    ("/v1/payouts", "payout"),
+    ("/v1/payouts/po_1/cancel", "change-payout"),
+    ("/v1/payouts/po_1/reverse", "change-payout"),
+    ("/v1/topups", "topup"),
+    ("/v1/invoices/in_1/pay", "charge"),
+]
+
+
+@pytest.mark.parametrize(("path", "operation"), STRIPE_MONEY)
+def test_every_money_path_of_stripe_is_durable(path: str, operation: str, tmp_path: Path) -> None:
+    """What moves money at Stripe is journaled, however the path is spelled."""
+    table = shipped("stripe", tmp_path).routes
+    route = table.match("POST", path)
+    assert route.session is SessionKind.DURABLE
+    assert route.operation == operation
+    assert table.match("POST", f"{path}/").name == route.name
+    assert table.match("POST", path.replace("_", "%5F").replace("v1", "%76%31")).name == route.name
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/payment_intents"),
+        ("GET", "/v1/payment_intents/pi_1"),
+        ("GET", "/v1/charges"),
+        ("POST", "/v1/customers"),
+        ("POST", "/v1/files"),
+        ("POST", "/v1/payment_intents/pi_1"),
+        # Moves no money yet: the payer does, on Stripe's own page.
+        ("POST", "/v1/checkout/sessions"),
+        ("DELETE", "/v1/customers/cus_1"),
+    ],
+)
+def test_what_moves_no_money_at_stripe_is_passed_through(
+    method: str, path: str, tmp_path: Path
+) -> None:
+    """Reads and the rest of the API are neither journaled nor blocked."""
+    assert not shipped("stripe", tmp_path).routes.match(method, path).durable
+
+
+def test_only_charging_locks_an_order_at_stripe(tmp_path: Path) -> None:
+    """Two captures, refunds or payouts for one order are legitimate; two charges are not."""
+    locking = {
+        route.operation
+        for _, route in shipped("stripe", tmp_path).routes.routes
+        if route.order_lock is not OrderLock.OFF
+    }
+    assert locking == {"charge"}
+
+
+def test_what_is_known_of_stripe(tmp_path: Path) -> None:
+    """The facts of the promise: strong keys for a day, of which three quarters are used."""
+    profile = shipped("stripe", tmp_path).profile
+    assert profile.gateway_class is GatewayClass.A_STRONG
+    assert profile.resend_horizon == 18 * 3600.0
+    assert (profile.key_header, profile.key_max_length) == ("Idempotency-Key", 255)
+    assert profile.credential_headers == ("authorization", "stripe-account")
+    assert profile.error_shape is ErrorShape.STRIPE
+    assert profile.final_answer_headers == (("Stripe-Should-Retry", "false"),)
+    assert profile.refusal_forms["idempotency-key-reused"].status == 400
+    assert "set-cookie" not in profile.replay_headers
+
+
+# --- generic ------------------------------------------------------------------------------------
+
+
+def test_what_is_assumed_of_a_gateway_nobody_knows(tmp_path: Path) -> None:
+    """Nothing: every POST moves money, and is never sent again once a byte may have arrived."""
+    gateway = shipped("generic", tmp_path)
+    assert gateway.profile.gateway_class is GatewayClass.D_NONE
+    assert gateway.profile.lookups == {}
+    for path in ("/", "/pay", "/v2/a/b/c", "/refunds/1"):
+        assert gateway.routes.match("POST", path).durable
+        assert not gateway.routes.match("GET", path).durable
