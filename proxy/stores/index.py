@@ -1,6 +1,5 @@
 """Sessions in memory, findable by id, key and locked order: all of the memory store, and the part
-of
-the SQLite store that is live or not yet written.
+of the SQLite store that is live or not yet written.
 """
 
 from __future__ import annotations

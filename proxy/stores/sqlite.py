@@ -2,8 +2,7 @@
 
 Rule 1: one process owns the file (an exclusive lock beside it), one thread writes it. That is what
         makes a claim a dictionary look-up, and it is also what keeps clear of SQLite's WAL-reset
-        bug
-        in versions before 3.51.3 (which needs two connections writing or checkpointing at once).
+        bug before 3.51.3 (which needs two connections writing or checkpointing at once).
 Rule 2: all writes that arrive during one turn of the event loop, or while a batch is being written,
         share one transaction and one fsync. Nothing is acknowledged before the COMMIT has returned.
 Rule 3: a failed commit fails its whole batch and whatever waits behind it. A full disk is probed
@@ -46,6 +45,8 @@ from proxy.stores.searching import page_of
 
 MIGRATIONS = sorted((Path(__file__).parent / "sql").glob("sqlite-*.sql"))
 _PROBE_EVERY_SECONDS = 1.0
+_LOCK_TRIES = 20
+_LOCK_WAIT_SECONDS = 0.1
 _PURGE_ROWS = 500  # per transaction: a payment never waits behind a long clean-up
 
 _INSERT = """
@@ -123,7 +124,7 @@ class SqliteStore:
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock()
+        await self._lock()
         try:
             writer = await asyncio.to_thread(self._migrated)
             self._reader = self._connect(read_only=True)
@@ -151,16 +152,22 @@ class SqliteStore:
         self._reader.close()
         self._unlock()
 
-    def _lock(self) -> None:
-        """Take the file for this process. The system lets go of it even after kill -9."""
+    async def _lock(self) -> None:
+        """Take the file for this process. The system lets go of it even after kill -9, though a
+        moment later: the one before may just be dying, so it is asked for a while.
+        """
         descriptor = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            message = f"the store {self._path.name} is in use by another Holdfast"
-            raise StoreUnavailable(message) from None
-        self._lock_file = descriptor
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                await self._clock.sleep(_LOCK_WAIT_SECONDS)
+            else:
+                self._lock_file = descriptor
+                return
+        os.close(descriptor)
+        message = f"the store {self._path.name} is in use by another Holdfast"
+        raise StoreUnavailable(message)
 
     def _unlock(self) -> None:
         if self._lock_file is not None:

@@ -1,0 +1,261 @@
+"""What only the SQLite store promises: durability, one owner, and honesty when the disk fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+import pytest_asyncio
+
+from proxy.core.events import StoreTimed
+from proxy.core.states import AttemptStatus
+from proxy.ports import StoreUnavailable
+from proxy.stores.sqlite import MIGRATIONS, SqliteStore
+from proxy.system import SystemClock
+from tests.stores.test_conformance import finished, keep, opened, sent
+from tests.support.faulty_disk import FaultyDisk
+from tests.support.lab import Notes
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest) -> FaultyDisk:
+    """A disk of this test's own."""
+    return FaultyDisk(f"faulty-{request.node.name}")
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path, disk: FaultyDisk) -> AsyncIterator[SqliteStore]:
+    """A store on that disk."""
+    built = SqliteStore(tmp_path / "s.db", SystemClock(), Notes(), vfs=disk.name)
+    await built.open()
+    yield built
+    disk.full = disk.broken = False
+    disk.may_sync.set()
+    await built.close()
+
+
+async def test_a_commit_is_acknowledged_after_its_sync(
+    store: SqliteStore, disk: FaultyDisk
+) -> None:
+    """While the disk is still syncing, nobody is told that anything is durable."""
+    session = opened(1)
+    await store.claim(session, 0)
+    disk.may_sync.clear()
+    disk.syncing.clear()
+    commit = asyncio.ensure_future(store.commit(session, session.version, None))
+    await asyncio.to_thread(disk.syncing.wait)
+    assert not commit.done()
+    disk.may_sync.set()
+    await commit
+    assert disk.syncs >= 1
+
+
+async def test_what_comes_in_one_turn_shares_one_sync(store: SqliteStore, disk: FaultyDisk) -> None:
+    """Fifty payments at once cost one sync, not fifty."""
+    sessions = [opened(number) for number in range(1, 51)]
+    for session in sessions:
+        await store.claim(session, 0)
+    before = disk.syncs
+    await asyncio.gather(*(store.commit(s, s.version, None) for s in sessions))
+    assert disk.syncs - before == 1
+
+
+async def test_what_comes_during_a_sync_waits_for_the_next(
+    store: SqliteStore, disk: FaultyDisk
+) -> None:
+    """One batch is on its way at a time; everything that arrives meanwhile is the next one."""
+    sessions = [opened(number) for number in range(1, 12)]
+    for session in sessions:
+        await store.claim(session, 0)
+    disk.may_sync.clear()
+    disk.syncing.clear()
+    first = asyncio.ensure_future(store.commit(sessions[0], sessions[0].version, None))
+    await asyncio.to_thread(disk.syncing.wait)
+    others = [asyncio.ensure_future(store.commit(s, s.version, None)) for s in sessions[1:]]
+    await asyncio.sleep(0)
+    before = disk.syncs
+    disk.may_sync.set()
+    await asyncio.gather(first, *others)
+    assert disk.syncs - before == 1
+
+
+async def test_a_full_disk_fails_the_batch_and_what_waits(
+    store: SqliteStore, disk: FaultyDisk
+) -> None:
+    """Nothing is acknowledged, nothing half-written, and the store says it is not ready."""
+    kept = await keep(store, opened(1))
+    disk.full = True
+    news = opened(2)
+    await store.claim(news, 0)
+    results = await asyncio.gather(
+        store.commit(sent(kept), kept.version, None),
+        store.commit(news, news.version, None),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [StoreUnavailable, StoreUnavailable]
+    assert not store.ready
+    assert store.broken is None
+    assert await store.get(kept.id) == kept
+    assert await store.get(news.id) is None
+    with pytest.raises(StoreUnavailable):
+        await store.claim(opened(3), 0)
+
+
+async def test_a_disk_with_room_again_is_used_again(store: SqliteStore, disk: FaultyDisk) -> None:
+    """A full disk is probed until it takes a write; then payments go on without a restart."""
+    disk.full = True
+    session = opened(1)
+    await store.claim(session, 0)
+    with pytest.raises(StoreUnavailable):
+        await store.commit(session, session.version, None)
+    disk.full = False
+    await until(lambda: store.ready)
+    await keep(store, opened(2))
+    assert await store.get("ps_0002") is not None
+
+
+async def test_an_io_error_is_final(store: SqliteStore, disk: FaultyDisk) -> None:
+    """After a failed write nothing is tried again, even when the disk recovers: only a restart."""
+    disk.broken = True
+    session = opened(1)
+    await store.claim(session, 0)
+    with pytest.raises(StoreUnavailable):
+        await store.commit(session, session.version, None)
+    disk.broken = False
+    assert store.broken is not None
+    assert "restart" in store.broken
+    with pytest.raises(StoreUnavailable):
+        await store.claim(opened(2), 0)
+
+
+async def test_what_was_acknowledged_survives_a_restart(tmp_path: Path) -> None:
+    """Sessions, keys, order locks and answers are there again for the next process."""
+    path = tmp_path / "s.db"
+    store = SqliteStore(path, SystemClock(), Notes())
+    await store.open()
+    charged = await finished(store, 1, AttemptStatus.SUCCEEDED)
+    live = await keep(store, sent(opened(2, order_ref="o-2", order_locks=True)))
+    await store.close()
+
+    again = SqliteStore(path, SystemClock(), Notes())
+    await again.open()
+    assert await again.get(charged.id) == charged
+    assert await again.answer(charged.id) == b"sealed"
+    assert await again.listed() == [live]
+    await again.close()
+
+
+async def test_a_file_has_one_owner(tmp_path: Path) -> None:
+    """A second Holdfast on the same file is refused with a sentence, not with corruption."""
+    store = SqliteStore(tmp_path / "s.db", SystemClock(), Notes())
+    await store.open()
+    second = SqliteStore(tmp_path / "s.db", SystemClock(), Notes())
+    with pytest.raises(StoreUnavailable, match="in use by another Holdfast"):
+        await second.open()
+    await store.close()
+    await second.open()
+    await second.close()
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A file of a newer Holdfast is left alone."""
+    path = tmp_path / "s.db"
+    connection = apsw.Connection(str(path))
+    connection.pragma("user_version", len(MIGRATIONS) + 1)
+    connection.close()
+    with pytest.raises(StoreUnavailable, match="newer Holdfast"):
+        await SqliteStore(path, SystemClock(), Notes()).open()
+
+
+async def test_something_else_is_not_a_store(tmp_path: Path) -> None:
+    """A file that is not a database is named, and left as it is."""
+    path = tmp_path / "s.db"
+    path.write_bytes(b"not a database, and longer than a page header " * 40)
+    with pytest.raises(StoreUnavailable, match=r"s\.db"):
+        await SqliteStore(path, SystemClock(), Notes()).open()
+    assert path.read_bytes().startswith(b"not a database")
+
+
+async def test_the_file_is_nobody_elses(tmp_path: Path) -> None:
+    """The store can be read by its owner only."""
+    store = SqliteStore(tmp_path / "s.db", SystemClock(), Notes())
+    await store.open()
+    assert (tmp_path / "s.db").stat().st_mode & 0o777 == 0o600
+    await store.close()
+
+
+async def test_it_writes_with_full_synchronous(tmp_path: Path) -> None:
+    """WAL and FULL: NORMAL could roll back the last commits when the power goes."""
+    store = SqliteStore(tmp_path / "s.db", SystemClock(), Notes())
+    connection = store._connect()
+    assert connection.pragma("journal_mode") == "wal"
+    assert connection.pragma("synchronous") == 2
+    connection.close()
+
+
+async def test_the_database_itself_holds_the_order_lock(store: SqliteStore) -> None:
+    """Two sessions that lock one order cannot be written, even if the code forgot to ask."""
+    await keep(store, opened(1, order_ref="o-1", order_locks=True))
+    second = opened(2, order_ref="o-1", order_locks=True)
+    store._hot.put(second)
+    with pytest.raises(StoreUnavailable):
+        await store.commit(second, second.version, None)
+
+
+async def test_store_times_are_noted(tmp_path: Path) -> None:
+    """Each batch tells how long the disk took."""
+    notes = Notes()
+    store = SqliteStore(tmp_path / "s.db", SystemClock(), notes)
+    await store.open()
+    await keep(store, opened(1))
+    assert [fact.operation for fact in notes.of(StoreTimed) if isinstance(fact, StoreTimed)] == [
+        "commit"
+    ]
+    await store.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of four megabytes."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+async def test_a_really_full_disk(small_disk: Path) -> None:
+    """On a full file system writes fail, nothing acknowledged is lost, and space is used again."""
+    store = SqliteStore(small_disk / "s.db", SystemClock(), Notes())
+    await store.open()
+    ballast = small_disk / "ballast"
+    _fill(ballast)
+    written = []
+    with contextlib.suppress(StoreUnavailable):
+        for number in range(1, 5000):
+            written += [await keep(store, opened(number), b"x" * 500)]
+    assert len(written) < 4999
+    assert not store.ready
+    ballast.unlink()
+    await until(lambda: store.ready)
+    for session in written:
+        assert await store.get(session.id) == session
+    await keep(store, opened(5000))
+    await store.close()
+
+
+def _fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
