@@ -5,14 +5,15 @@ Rule 1: `before_bytes` is awaited inside `on_request_headers_sent`, which aiohtt
 Rule 2: aiohttp never sends twice. Its silent second try on a dead kept-alive connection is off, and
         redirects are answers. (The wire tests count what arrives at a raw socket.)
 Rule 3: bytes are not improved: no header added, nothing decompressed, the target not re-quoted.
+Rule 4: what is not certainly a whole answer is none: a connection that was reset is not an end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import ssl
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
@@ -22,15 +23,18 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.core.reasons import Reason
-from proxy.core.wire import Headers, Phase, WireFacts
+from proxy.core.wire import Phase, WireFacts
 from proxy.ports import Send, SendForbidden, StoreUnavailable
+from proxy.upstream.bodies import PIECE, Chunks, TooLarge, Upload, in_pieces, read_whole
 
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 # Below what gateways and load balancers keep connections open for (60 s and more), so that a reused
 # connection is rarely one that the other side is just closing.
 _KEEPALIVE_SECONDS = 30.0
-_UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
 _BIG = 60  # ceil_threshold: time-outs up to a minute are exact instead of rounded up
+# An answer to a charge is not lost because a header of it is long (aiohttp's own limit is 8 KiB).
+_MAX_ANSWER_LINE = 64 * 1024
+_MAX_ANSWER_HEADERS = 256
 
 
 class AiohttpUpstream:
@@ -50,42 +54,43 @@ class AiohttpUpstream:
 
     async def send(self, send: Send) -> WireFacts:
         """Send once. Never raises but for cancellation, and then `send.sent` still says how far."""
-        phase = Phase.CONNECTING
+        upload = None if send.stream is None else Upload(send.stream, send.attempt_timeout)
         response: aiohttp.ClientResponse | None = None
         try:
-            # A body that is passed on takes as long as its sender; then the wait for the answer
-            # counts (sock_read starts when the last byte is written).
-            whole = send.stream is None
-            async with asyncio.timeout(send.attempt_timeout if whole else None):
-                response = await self._request(send)
-                phase = Phase.READING_RESPONSE
+            async with asyncio.timeout(send.attempt_timeout if upload is None else None) as limit:
+                if upload is not None:
+                    upload.limit = limit
+                response = await self._request(send, upload)
                 if not send.answer_whole:
-                    return _streamed(response)
-                body = await _read_whole(response, send.max_answer_bytes)
+                    return _answered(response, stream=Chunks(response))
+                return _answered(response, await read_whole(response, send.max_answer_bytes))
         except BaseException as error:
             if response is not None:
                 response.close()
-            if isinstance(error, asyncio.CancelledError):
-                raise
             if not isinstance(error, Exception):
                 raise
-            if send.sent and phase is Phase.CONNECTING:
-                phase = Phase.AWAITING_RESPONSE
-            reason = _reason(error, send_started=send.sent)
-            return _lost(send, phase, reason, response)
-        if body is None:
-            response.close()
-            return _lost(send, phase, Reason.ANSWER_TOO_LARGE, response)
-        return _answered(response, body)
+            aborted = upload is not None and upload.failed
+            reason = Reason.CLIENT_ABORTED if aborted else _reason(error, send_started=send.sent)
+            return _lost(send, reason, response)
+        finally:
+            if upload is not None:
+                upload.limit = None
 
-    async def _request(self, send: Send) -> aiohttp.ClientResponse:
+    async def _request(self, send: Send, upload: Upload | None) -> aiohttp.ClientResponse:
         client = self._fresh if send.fresh_connection else self._reusing
-        return await client.request(
+        headers = _as_multidict(send)
+        data: AsyncIterator[bytes] | bytes | None = send.body or None
+        if upload is not None:
+            data = upload.chunks()
+        elif len(send.body) > PIECE:
+            headers.setdefault("Content-Length", str(len(send.body)))
+            data = in_pieces(send.body)
+        response = await client.request(
             send.method,
             # The target is forwarded byte for byte: no quoting, no normalising.
             URL(self._origin + _as_text(send.target), encoded=True),
-            headers=_as_multidict(send.headers),
-            data=send.stream if send.stream is not None else send.body or None,
+            headers=headers,
+            data=data,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
                 total=None,
@@ -95,6 +100,12 @@ class AiohttpUpstream:
             ),
             trace_request_ctx=send,
         )
+        if upload is not None:
+            upload.answered()
+        if _unusable(response):
+            response.close()
+            raise _Unusable
+        return response
 
 
 def _client(context: ssl.SSLContext | Literal[True], *, fresh: bool) -> aiohttp.ClientSession:
@@ -112,6 +123,9 @@ def _client(context: ssl.SSLContext | Literal[True], *, fresh: bool) -> aiohttp.
         trace_configs=[trace],
         trust_env=False,
         raise_for_status=False,
+        max_line_size=_MAX_ANSWER_LINE,
+        max_field_size=_MAX_ANSWER_LINE,
+        max_headers=_MAX_ANSWER_HEADERS,
     )
     # Private, and the only switch there is (aio-libs/aiohttp#10790): without it aiohttp sends GET,
     # PUT and DELETE a second time when a kept-alive connection turns out to be dead.
@@ -134,71 +148,71 @@ async def _before_bytes(
     send.sent = True
 
 
+# --- requests -------------------------------------------------------------------------------------
+
+
 def _as_text(latin: str) -> str:
     """Bytes-as-latin-1 → the text whose UTF-8 are those bytes (checked by `http_rules`)."""
     return latin if latin.isascii() else latin.encode("latin-1").decode()
 
 
-def _as_multidict(headers: Headers) -> CIMultiDict[str]:
-    return CIMultiDict((name, _as_text(value)) for name, value in headers)
+def _as_multidict(send: Send) -> CIMultiDict[str]:
+    """The headers as they came, but for two things: the length of a body that is there is counted,
+    and a field that stands there twice keeps its first spelling (with two, aiohttp drops a line).
+    """
+    length = str(len(send.body)) if send.stream is None else None
+    spelled: dict[str, str] = {}
+    fields: CIMultiDict[str] = CIMultiDict()
+    for name, value in send.headers:
+        lower = name.lower()
+        if lower == "content-length" and length is not None:
+            fields[name] = length
+        else:
+            fields.add(spelled.setdefault(lower, name), _as_text(value))
+    return fields
 
 
-async def _read_whole(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """The whole answer, or None if it is larger than the limit."""
-    if (response.content_length or 0) > limit:
-        return None
-    parts: list[bytes] = []
-    size = 0
-    while part := await response.content.readany():
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            return None
-    return b"".join(parts)
+# --- answers --------------------------------------------------------------------------------------
 
 
-def _answered(response: aiohttp.ClientResponse, body: bytes) -> WireFacts:
-    return WireFacts(
-        sent=True,
-        phase=Phase.ANSWERED,
-        status=response.status,
-        status_text=response.reason or "",
-        headers=_raw_headers(response),
-        body=body,
-    )
+class _Unusable(Exception):  # noqa: N818 -- the condition
+    """An answer that cannot be handed on."""
 
 
-def _streamed(response: aiohttp.ClientResponse) -> WireFacts:
-    return WireFacts(
-        sent=True,
-        phase=Phase.ANSWERED,
-        status=response.status,
-        status_text=response.reason or "",
-        headers=_raw_headers(response),
-        stream=_chunks(response),
-    )
+def _unusable(response: aiohttp.ClientResponse) -> bool:
+    """Another protocol; or a coding that nobody asked for, lost with the header that names it."""
+    codings = response.headers.getall("Transfer-Encoding", ())
+    foreign = any(coding.lower() != "chunked" for coding in codings)
+    return foreign or response.status == HTTPStatus.SWITCHING_PROTOCOLS
 
 
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in response.content.iter_any():
-            yield chunk
-    finally:
-        response.close()
-
-
-def _lost(
-    send: Send, phase: Phase, reason: Reason, response: aiohttp.ClientResponse | None
+def _answered(
+    response: aiohttp.ClientResponse, body: bytes = b"", stream: AsyncIterator[bytes] | None = None
 ) -> WireFacts:
-    # A status that was seen before the answer was cut is worth knowing, though it proves nothing.
-    status = response.status if response is not None else 0
-    return WireFacts(sent=send.sent, phase=phase, reason=reason, status=status)
-
-
-def _raw_headers(response: aiohttp.ClientResponse) -> Headers:
-    return tuple(
-        (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers
+    phrase = response.reason or ""
+    if not phrase.isascii():  # one character per byte, as everywhere; aiohttp has decoded it
+        phrase = phrase.encode("utf-8", "surrogateescape").decode("latin-1")
+    return WireFacts(
+        sent=True,
+        phase=Phase.ANSWERED,
+        status=response.status,
+        status_text=phrase,
+        headers=tuple(
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in response.raw_headers
+        ),
+        body=body,
+        stream=stream,
     )
+
+
+def _lost(send: Send, reason: Reason, response: aiohttp.ClientResponse | None) -> WireFacts:
+    if response is not None:
+        # A status that was seen before the answer was cut is worth knowing, though it proves
+        # nothing.
+        return WireFacts(send.sent, Phase.READING_RESPONSE, reason, response.status)
+    phase = Phase.AWAITING_RESPONSE if send.sent else Phase.CONNECTING
+    return WireFacts(send.sent, phase, reason)
 
 
 _FAULTS: tuple[tuple[type[BaseException], Reason], ...] = (
@@ -213,10 +227,14 @@ _FAULTS: tuple[tuple[type[BaseException], Reason], ...] = (
     (aiohttp.ClientResponseError, Reason.ANSWER_MALFORMED),
     (aiohttp.http.HttpProcessingError, Reason.ANSWER_MALFORMED),
     (aiohttp.ServerDisconnectedError, Reason.CONNECTION_LOST),
+    (_Unusable, Reason.ANSWER_MALFORMED),
+    (TooLarge, Reason.ANSWER_TOO_LARGE),
 )
 
 
 def _reason(error: Exception, *, send_started: bool) -> Reason:
+    if send_started and isinstance(error, SendForbidden):
+        return Reason.CONNECTION_LOST  # a second transmission was stopped: the first one was lost
     for kind, reason in _FAULTS:
         if isinstance(error, kind):
             return reason
@@ -225,8 +243,10 @@ def _reason(error: Exception, *, send_started: bool) -> Reason:
     if isinstance(error, aiohttp.ClientConnectorError):
         refused = isinstance(error.os_error, ConnectionRefusedError)
         return Reason.CONNECTION_REFUSED if refused else Reason.CONNECT_FAILED
+    if not isinstance(error, OSError | aiohttp.ClientError):
+        return Reason.INTERNAL_ERROR
     # What is left broke on a standing connection: ClientOSError, reset, closed transport.
-    return Reason.CONNECTION_LOST
+    return Reason.CONNECTION_LOST if send_started else Reason.CONNECT_FAILED
 
 
 __all__ = ["AiohttpUpstream"]
