@@ -3,8 +3,7 @@ stop.
 
 Start: key, store, what the last process left behind, background work, and only then the doors.
 Stop: not ready, a moment for load balancers to see it, no new sends, payments in flight finish or
-are
-recorded as interrupted, doors close, store closes.
+are recorded as interrupted, doors close, store closes.
 """
 
 from __future__ import annotations
@@ -74,8 +73,7 @@ class Holdfast:
 
     async def start(self) -> Doors:
         """Open everything. Raises `StoreUnavailable`, `KeyFileError`, or OSError for an address
-        that
-        is in use; what was opened before is then closed again.
+        that is in use; what was opened before is then closed again.
         """
         check_parser()
         try:
@@ -199,7 +197,9 @@ class Holdfast:
         """Read off the gauges that are a state rather than a count."""
         sessions = {session.id: session for session in await self._store.listed()}
         sessions |= {key: walk.session for key, walk in self._walks.by_session.items()}
-        self._metrics.show_sessions(sessions.values(), self._lanes, self._clock.now_ms())
+        walked, now_ms = self._walks.by_session, self._clock.now_ms()
+        self._metrics.show_sessions(sessions.values(), self._lanes, now_ms, walked=walked)
+        self._metrics.ready.set(self._unready() is None)
         now = self._clock.monotonic()
         for name, lane in self._lanes.items():
             self._metrics.breaker_state.labels(name).set(lane.admission.breaker.state)

@@ -170,8 +170,7 @@ class SessionStore(Protocol):
     """Sessions, keys and kept answers. The memory store is the reference for what each call means.
 
     Every method but `close` may raise `StoreUnavailable`. A version is written only over the
-    version
-    before it, so a lost update is impossible.
+    version before it, so a lost update is impossible.
     """
 
     async def open(self) -> None:

@@ -199,6 +199,10 @@ class Attempts:
     def _headers(self, walk: Walk) -> Headers:
         """The headers to send: the caller's, and the gateway key if it did not send one."""
         headers = walk.request.headers
+        length = walk.request.values.get("content-length")
+        if walk.stream is not None and length is not None:
+            # A body that is passed on keeps its framing: some gateways refuse chunked requests.
+            headers = (*headers, ("Content-Length", length))
         if not walk.route.durable or walk.session.gateway_key is None:
             return headers
         key_header = walk.lane.profile.key_header

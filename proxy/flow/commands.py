@@ -7,6 +7,7 @@ answer that is just arriving. None of them ever says "not charged" without proof
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,7 @@ from proxy.core import events as ev
 from proxy.core.policy import SessionPolicy
 from proxy.core.reasons import Reason
 from proxy.core.recovery import Care, care_for
+from proxy.core.retrying import repeat_barrier
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
@@ -22,7 +24,7 @@ from proxy.flow.journal import Change, Journal
 from proxy.flow.pipeline import Pipeline
 from proxy.flow.reconcile import Reconcile
 from proxy.flow.walk import Lane, Walks
-from proxy.ports import Clock, Dice, OrderTaken, SessionStore
+from proxy.ports import Clock, Dice, OrderTaken, SessionStore, StoreUnavailable
 from proxy.tasks import Tasks
 
 
@@ -49,10 +51,11 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """What a resume came to."""
+    """What a resume came to. `attempt` is the send that comes next, or the last one there was."""
 
     session: Session
     mode: Mode
+    attempt: int
     message: str
 
 
@@ -163,53 +166,75 @@ class Commands:
         """Bring an interrupted session forward: send it again, or ask the gateway about it."""
         session = await self.get(session_id)
         if session.state is State.COMPLETED:
-            return Resumption(session, Mode.NONE, "already completed")
+            return Resumption(session, Mode.NONE, len(session.attempts), "already completed")
+        obstacle = self._obstacle(session)
+        if obstacle is not None:
+            raise NotAllowed(session, obstacle)
         lane = self._lanes.get(session.gateway or "")
-        self._check_resumable(session, lane)
         unknown = session.outcome is Outcome.UNKNOWN
         mode = Mode.RECONCILE if unknown else Mode.SEND
         if session.state is State.INTERRUPTED:
             now = self._clock.now_ms()
             session = await self._change(session, _resumed(now))
-        if lane is None:
-            return Resumption(session, mode, _BRING_IT_AGAIN)
-        if self._pipeline.resume(lane, session):
-            return Resumption(session, mode, "sending the same request again with the same key")
-        if unknown and self._reconcile.possible(lane, session):
+        last = len(session.attempts)
+        # Wanted cancelled or past its sends: then the gateway is only asked.
+        may_send = session.live and not session.cancel_requested
+        if lane is not None and may_send and self._pipeline.resume(lane, session):
+            how = "sending the same request again with the same key"
+            return Resumption(session, mode, last + 1, how)
+        if lane is not None and unknown and self._reconcile.possible(lane, session):
             _ = self._tasks.start(self._look_up(lane, session), "look up")
-            return Resumption(session, mode, "asking the gateway what became of it")
-        return Resumption(session, mode, _BRING_IT_AGAIN)
+            return Resumption(session, mode, last, "asking the gateway what became of it")
+        return Resumption(session, mode, last + 1, _BRING_IT_AGAIN)
 
     async def _look_up(self, lane: Lane, session: Session) -> None:
-        await self._reconcile.once(lane, session)
+        with contextlib.suppress(StoreUnavailable):  # then it is asked again at its next turn
+            await self._reconcile.once(lane, session)
 
-    def _check_resumable(self, session: Session, lane: Lane | None) -> None:
-        if session.id in self._walks.by_session or session.in_flight:
-            raise NotAllowed(session, "it is in progress; wait for its answer")
-        possible = lane is not None and self._reconcile.possible(lane, session)
+    def can_resume(self, session: Session) -> bool:
+        """Whether `resume` would bring it forward now."""
+        return session.state is not State.COMPLETED and self._obstacle(session) is None
+
+    def _obstacle(self, session: Session) -> str | None:  # noqa: PLR0911 -- one reason each
+        """Why it cannot be resumed."""
         unknown = session.outcome is Outcome.UNKNOWN
-        if session.state is State.FAILED_MAX_RETRIES and unknown and possible:
-            return
+        if session.id in self._walks.by_session or session.in_flight:
+            return "it is in progress; wait for its answer"
+        may_ask = unknown and self.lookup_possible(session)
+        if may_ask and session.state in {State.INTERRUPTED, State.FAILED_MAX_RETRIES}:
+            return None
         if session.state is not State.INTERRUPTED:
             ended = f"it ended as {session.state}; start a new payment"
-            raise NotAllowed(session, _NOT_INTERRUPTED.get(session.state, ended))
-        if session.cancel_requested and not possible:
-            raise NotAllowed(session, "it is being cancelled and will not be sent again")
-        if session.sends_left() == 0 and not possible:
-            why = "no attempts are left"
-            if unknown:
-                why += " and the gateway cannot be asked; a person must settle it"
-            raise NotAllowed(session, why)
+            return _NOT_INTERRUPTED.get(session.state, ended)
+        person = " and the gateway cannot be asked; a person must settle it" if unknown else ""
+        if session.cancel_requested:
+            return f"it is being cancelled and will not be sent again{person}"
+        if self._clock.now_ms() >= session.expires_at:
+            return f"its time is up{person}"
+        if session.sends_left() == 0:
+            return f"no attempts are left{person}"
+        if unknown and not self._may_repeat(session):
+            return f"a repeat could charge twice{person}"
+        return None
+
+    def _may_repeat(self, session: Session) -> bool:
+        """Whether its gateway promises that the same key does not charge again."""
+        lane = self._lanes.get(session.gateway or "")
+        if lane is None:
+            return False
+        first, profile = session.first_send_at, lane.profile
+        now = self._clock.now_ms()
+        return repeat_barrier(profile.gateway_class, first, now, profile.resend_horizon) is None
 
     async def cancel(self, session_id: str, reason: str) -> tuple[Session, bool]:
-        """(session, whether it is cancelled now). False: a charge cannot be excluded yet; nothing
+        """(session, whether that is its end). False: a charge cannot be excluded yet; nothing
         more is sent, and it is cancelled as soon as "not charged" is proved.
         """
-        session = await self.get(session_id)
+        session = before = await self.get(session_id)
         now = self._clock.now_ms()
 
         def cancel(current: Session) -> Change:
-            if current.state is State.CANCELLED:
+            if current.state is State.CANCELLED or _given_up(current):
                 return Change()
             if current.outcome is Outcome.CHARGED:
                 raise NotAllowed(current, "it is already charged; refund it instead")
@@ -221,7 +246,17 @@ class Commands:
             return Change([ev.Cancelled(now, reason)])
 
         session = await self._change(session, cancel)
-        return session, session.state is State.CANCELLED
+        unknown = session.outcome is Outcome.UNKNOWN
+        if unknown and session.version != before.version:
+            self._ask_soon(session)
+        return session, not unknown
+
+    def _ask_soon(self, session: Session) -> None:
+        """Ask the gateway about it now instead of at its next turn."""
+        lane = self._lanes.get(session.gateway or "")
+        busy = session.in_flight or session.id in self._walks.by_session
+        if lane is not None and not busy and self._reconcile.possible(lane, session):
+            _ = self._tasks.start(self._look_up(lane, session), "look up")
 
     async def interrupt(self, session_id: str, reason: str) -> tuple[Session, bool]:
         """Hold a session: no further sends until it is resumed. (session, whether one is out)."""
@@ -247,7 +282,9 @@ class Commands:
         def settle(current: Session) -> Change:
             if current.state is State.COMPLETED and current.outcome is Outcome.CHARGED:
                 return Change()
-            if current.in_flight:
+            # Also between two sends: whoever waits for the walk's answer would be told that the
+            # session was cancelled.
+            if current.in_flight or current.id in self._walks.by_session:
                 raise NotAllowed(current, "it is in progress; wait for its answer")
             open_still = current.live or current.outcome is Outcome.UNKNOWN
             if not open_still:
@@ -295,7 +332,13 @@ class Commands:
         )
 
 
-_BRING_IT_AGAIN = "send the same request again, with the same key or this session's id"
+def _given_up(session: Session) -> bool:
+    """Provably not charged, and nothing more will be sent: as good as cancelled."""
+    failed = session.state is State.FAILED_MAX_RETRIES
+    return failed and session.outcome is Outcome.NOT_CHARGED
+
+
+_BRING_IT_AGAIN = "send the same request again, named as before: key, session or order"
 
 _NOT_INTERRUPTED = {
     State.RESUMED: "it is already resumed; send its request again",

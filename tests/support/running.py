@@ -105,7 +105,9 @@ async def simulated(gateway: SimulatedGateway) -> AsyncIterator[str]:
 class HoldfastProcess:
     """A `holdfast serve` of its own, on fixed ports, so that it can come back after a kill -9."""
 
-    def __init__(self, folder: Path, upstream: str, more: str = "") -> None:
+    def __init__(
+        self, folder: Path, upstream: str, more: str = "", *, profile: str = "stripe"
+    ) -> None:
         self.folder = folder
         self.port, self.api_port, self.admin_port = free_port(), free_port(), free_port()
         self.config = folder / "policy.yaml"
@@ -114,7 +116,7 @@ class HoldfastProcess:
             f'admin: "127.0.0.1:{self.admin_port}"}}\n'
             "store: sqlite:///holdfast.db\n"
             "gateways:\n"
-            f'  gateway: {{profile: stripe, listen: "127.0.0.1:{self.port}", '
+            f'  gateway: {{profile: {profile}, listen: "127.0.0.1:{self.port}", '
             f'upstream: "{upstream}"}}\n{more}',
             encoding="utf-8",
         )

@@ -1,0 +1,85 @@
+"""What happens to sessions that the last process left behind, and to those nobody walks."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.core import events as ev
+from proxy.core.reasons import Reason
+from proxy.core.session import apply
+from proxy.core.states import Outcome, State
+from proxy.flow.commands import Order
+from tests.support.lab import SUCCEEDED, Lab, pay
+
+pytestmark = pytest.mark.looptime
+
+
+async def left_behind(lab: Lab) -> None:
+    """A session whose process was killed while its request was out."""
+    session, _ = await lab.commands.create(Order("o-1", None, "stripe", None, None))
+    intent = apply(session, ev.AttemptStarted(lab.clock.now_ms(), 1, "stripe"))
+    await lab.store.commit(intent, session.version, None)
+
+
+async def test_what_was_in_flight_is_unknown_after_a_restart(lab: Lab) -> None:
+    """The owner of the send is gone: INTERRUPTED, unknown, listed, with the reason."""
+    await left_behind(lab)
+    assert await lab.reconciler.after_restart() == 1
+    session = await lab.only_session()
+    assert (session.state, session.outcome) == (State.INTERRUPTED, Outcome.UNKNOWN)
+    assert [stop.reason for stop in session.interruptions] == [Reason.PROCESS_RESTART]
+    assert session.listed
+    assert await lab.reconciler.after_restart() == 0
+
+
+async def test_a_session_without_a_send_is_left_alone_by_a_restart(lab: Lab) -> None:
+    """Created and waiting for its request: it still waits."""
+    await lab.commands.create(Order("o-1", None, None, None, None))
+    assert await lab.reconciler.after_restart() == 0
+    assert (await lab.only_session()).state is State.INITIATED
+
+
+async def test_deadlines_pass_by_themselves(lab: Lab) -> None:
+    """Fifteen minutes without a request: EXPIRED, without anyone asking."""
+    await lab.commands.create(Order("o-1", None, None, None, None))
+    await asyncio.sleep(15 * 60 - 1)
+    await lab.reconciler.run_once()
+    assert (await lab.only_session()).state is State.INITIATED
+    await asyncio.sleep(1)
+    await lab.reconciler.run_once()
+    assert (await lab.only_session()).state is State.EXPIRED
+
+
+async def test_an_unknown_never_expires(lab: Lab) -> None:
+    """A timer does not turn unknown into anything."""
+    lab.gateway.will(lab.gateway.loses_answer())
+    await lab.merchant_sends(pay(key="k-1", target="/pay"), gateway="plain")
+    await asyncio.sleep(40 * 24 * 3600)
+    await lab.reconciler.run_once()
+    session = await lab.only_session()
+    assert (session.state, session.outcome) == (State.INTERRUPTED, Outcome.UNKNOWN)
+
+
+async def test_a_walk_is_left_to_its_walker(lab: Lab) -> None:
+    """What is being brought forward right now is nobody else's business."""
+    lab.gateway.will(lab.gateway.answers_late(8, 200, SUCCEEDED))
+    request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(5)
+    await lab.reconciler.run_once()
+    assert (await request).status == 200
+    assert len(lab.gateway.seen) == 1
+
+
+async def test_it_runs_until_it_is_stopped(lab: Lab) -> None:
+    """Once a second, and a store that fails for a while does not end it."""
+    await lab.commands.create(Order("o-1", None, None, None, None))
+    running = asyncio.ensure_future(lab.reconciler.run())
+    lab.store.failing = True
+    await asyncio.sleep(16 * 60)
+    assert (await lab.only_session()).state is State.INITIATED
+    lab.store.failing = False
+    await asyncio.sleep(2)
+    assert (await lab.only_session()).state is State.EXPIRED
+    running.cancel()

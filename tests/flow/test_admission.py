@@ -1,0 +1,143 @@
+"""May it go now? Places, queue, breaker and budget."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from proxy.core.breaker import BreakerState
+from proxy.core.policy import BreakerPolicy, BudgetPolicy, ConcurrencyPolicy
+from proxy.core.reasons import Reason, Suppressed
+from proxy.core.results import AttemptResult, Repeat
+from proxy.core.states import AttemptStatus
+from proxy.flow.admission import Admission, Ticket
+from tests.support.clocks import LoopClock
+from tests.support.lab import POLICY, SUCCEEDED, Lab, header_of, pay, settings_from
+
+pytestmark = pytest.mark.looptime
+
+LOST = AttemptResult(AttemptStatus.UNKNOWN, Reason.CONNECTION_LOST, Repeat.BY_CLASS)
+FINE = AttemptResult(AttemptStatus.SUCCEEDED)
+
+
+def admission(
+    places: int = 1, queue: int = 1, *, floor: float = 0.1, ratio: float = 0.0
+) -> Admission:
+    """A small one."""
+    return Admission(
+        ConcurrencyPolicy(places, queue, 1.0),
+        BreakerPolicy(0.5, 2, 30.0, 15.0),
+        BudgetPolicy(ratio, floor, 10.0),
+        LoopClock(),
+    )
+
+
+async def test_a_place_is_handed_on() -> None:
+    """The next in the queue gets the place of the one who leaves."""
+    doors = admission()
+    first = await doors.enter()
+    assert isinstance(first, Ticket)
+    waiting = asyncio.ensure_future(doors.enter())
+    await asyncio.sleep(0.5)
+    with first:
+        assert not waiting.done()
+    second = await waiting
+    assert isinstance(second, Ticket)
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    """One place, one waiting: the third is told immediately."""
+    doors = admission()
+    await doors.enter()
+    waiting = asyncio.ensure_future(doors.enter())
+    await asyncio.sleep(0)
+    begun = asyncio.get_running_loop().time()
+    assert await doors.enter() is Reason.QUEUE_FULL
+    assert asyncio.get_running_loop().time() == begun
+    assert await waiting is Reason.QUEUE_TIMEOUT
+
+
+async def test_a_place_given_to_one_who_left_is_not_lost() -> None:
+    """Whoever gave up waiting does not take a place with him."""
+    doors = admission(queue=2)
+    ticket = await doors.enter()
+    assert isinstance(ticket, Ticket)
+    assert await doors.enter() is Reason.QUEUE_TIMEOUT
+    with ticket:
+        pass
+    assert isinstance(await doors.enter(), Ticket)
+
+
+async def test_the_budget_runs_out() -> None:
+    """One retry in ten seconds is granted, the second is not, and the probe is given back."""
+    doors = admission()
+    assert doors.may_retry() is None
+    assert doors.may_retry() is Suppressed.BUDGET_SPENT
+    assert doors.may_retry_read() is Suppressed.BUDGET_SPENT
+    await asyncio.sleep(10)
+    assert doors.may_retry_read() is None
+
+
+async def test_the_breaker_opens_on_the_gateways_faults_only() -> None:
+    """Declines, throttles and our own stops say nothing against the gateway."""
+    doors = admission()
+    for result in (
+        AttemptResult(AttemptStatus.DECLINED),
+        AttemptResult(AttemptStatus.REJECTED, Reason.RATE_LIMITED, Repeat.YES),
+        AttemptResult(AttemptStatus.UNKNOWN, Reason.IN_PROGRESS, Repeat.BY_CLASS),
+        AttemptResult(AttemptStatus.UNKNOWN, Reason.SHUTDOWN, Repeat.BY_CLASS),
+        AttemptResult(AttemptStatus.NOT_SENT, Reason.STORE_UNAVAILABLE, Repeat.YES),
+    ):
+        doors.record(result, doors.breaker.generation)
+        doors.record(result, doors.breaker.generation)
+    assert doors.breaker.allows(0.0)
+    doors.record(LOST, doors.breaker.generation)
+    doors.record(LOST, doors.breaker.generation)
+    assert doors.breaker.state is BreakerState.OPEN
+    assert not doors.may_send_first()
+    assert doors.may_retry() is Suppressed.BREAKER_OPEN
+    assert doors.retry_after_ms() == 15_000
+
+
+async def test_a_probe_closes_the_breaker() -> None:
+    """After its rest one payment may try; its success lets the others in."""
+    doors = admission()
+    doors.record(LOST, 0)
+    doors.record(LOST, 0)
+    await asyncio.sleep(15)
+    assert doors.may_send_first()
+    assert not doors.may_send_first()
+    doors.record(FINE, doors.breaker.generation)
+    assert doors.may_send_first()
+
+
+async def test_an_open_breaker_is_a_refusal_that_says_nothing_was_sent(tmp_path: Path) -> None:
+    """The backend hears 503 with Retry-After; the same key goes through when it closes."""
+    lab = Lab(settings_from(POLICY + "  breaker: {min_calls: 1}\n", tmp_path))
+    lab.gateway.will(lab.gateway.loses_answer(), lab.gateway.answers(200, SUCCEEDED))
+    await lab.merchant_sends(pay(key="k-0"))
+    answer = await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript[-1] == "answer 503 gateway-unavailable"
+    assert header_of(answer, "Retry-After") == "15"
+    assert b'"anythingSent":false' in answer.body
+    await asyncio.sleep(15)
+    assert (await lab.merchant_sends(pay(key="k-1"))).status == 200
+    await lab.close()
+
+
+async def test_too_many_at_once_are_told_so(tmp_path: Path) -> None:
+    """Beyond places and queue: 503 overloaded, recorded, nothing sent, safe to repeat."""
+    text = POLICY + "  concurrency: {max_in_flight: 1, max_queue: 0}\n"
+    lab = Lab(settings_from(text, tmp_path))
+    lab.gateway.will(lab.gateway.answers_late(3, 200, SUCCEEDED))
+    first = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    answer = await lab.merchant_sends(pay(key="k-2"))
+    assert lab.transcript[-1] == "answer 503 overloaded"
+    assert b'"safeToRepeat":true' in answer.body
+    session = await lab.session(answer)
+    assert [stop.reason for stop in session.interruptions] == [Reason.QUEUE_FULL]
+    assert (await first).status == 200
+    await lab.close()

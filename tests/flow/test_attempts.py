@@ -1,0 +1,297 @@
+"""The attempt loop where things go wrong: stores, drains, cancels, many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxy.core.events import RetrySuppressed
+from proxy.core.reasons import Reason
+from proxy.core.states import Outcome, State
+from proxy.core.wire import Phase, WireFacts
+from proxy.ports import Send
+from proxy.upstream.scripted import Step
+from tests.support.lab import DECLINED, POLICY, SUCCEEDED, Lab, header_of, pay, settings_from
+
+pytestmark = pytest.mark.looptime
+
+
+def suppressed(lab: Lab) -> list[str]:
+    """Why attempts were not repeated."""
+    return [f.reason for f in lab.notes.of(RetrySuppressed) if isinstance(f, RetrySuppressed)]
+
+
+# --- the store ---------------------------------------------------------------------------------
+
+
+async def test_without_an_intent_nothing_leaves(lab: Lab) -> None:
+    """The store cannot record the intent: not a byte is sent, and the answer says so."""
+    lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))
+    lab.store.failing = True
+    answer = await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript == ["answer 503 store-unavailable"]
+    assert lab.gateway.seen == []
+    assert b'"anythingSent":false' in answer.body
+    assert b'"safeToRepeat":true' in answer.body
+
+
+async def test_without_an_outcome_the_truth_is_told_and_saved_later(lab: Lab) -> None:
+    """The store fails after the charge: the backend gets the gateway's answer, the store later."""
+    lab.gateway.will(charging(lab, break_store(lab)))
+    answer = await lab.merchant_sends(pay(key="k-1"))
+    assert (answer.status, answer.body) == (200, SUCCEEDED)
+    assert header_of(answer, "X-Payment-Durability") == "pending"
+    # The store still says that a send is out, so nobody can send it a second time.
+    stored = await lab.only_session()
+    assert stored.in_flight
+    lab.store.failing = False
+    await asyncio.sleep(2)
+    stored = await lab.only_session()
+    assert (stored.state, stored.outcome) == (State.COMPLETED, Outcome.CHARGED)
+    replay = await lab.merchant_sends(pay(key="k-1"))
+    assert replay.body == SUCCEEDED
+
+
+async def test_while_the_outcome_is_not_saved_a_repeat_is_in_progress(lab: Lab) -> None:
+    """The intent without an outcome keeps a repeat from being sent."""
+    lab.gateway.will(charging(lab, break_store(lab)))
+    await lab.merchant_sends(pay(key="k-1"))
+    await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript[-1] == "answer 409 request-in-progress"
+    assert len(lab.gateway.seen) == 1
+
+
+def charging(lab: Lab, meanwhile: Callable[[], None]) -> Step:
+    """A gateway that charges, with something happening just before its answer arrives."""
+
+    async def after(_send: Send) -> WireFacts:
+        meanwhile()
+        return WireFacts(sent=True, phase=Phase.ANSWERED, status=200, body=SUCCEEDED)
+
+    return lab.gateway.connected(after)
+
+
+def break_store(lab: Lab) -> Callable[[], None]:
+    """From now on the store takes nothing."""
+
+    def do() -> None:
+        lab.store.failing = True
+
+    return do
+
+
+# --- stopping ----------------------------------------------------------------------------------
+
+
+async def test_drain_lets_payments_finish(lab: Lab) -> None:
+    """What is with the gateway when the drain begins may come to its end."""
+    lab.gateway.will(lab.gateway.answers_late(5, 200, SUCCEEDED))
+    request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    await lab.pipeline.drain(15)
+    assert (await request).status == 200
+
+
+async def test_drain_records_what_it_cuts_off(lab: Lab) -> None:
+    """A payment that outlasts the drain is unknown, interrupted by the shutdown, and durable."""
+    lab.gateway.will(lab.gateway.hangs())
+    request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    await lab.pipeline.drain(2)
+    answer = await request
+    assert lab.transcript[-2:] == [
+        "store  AttemptEnded INTERRUPTED/unknown",
+        "answer 504 outcome-unknown",
+    ]
+    session = await lab.session(answer)
+    assert [stop.reason for stop in session.interruptions] == [Reason.SHUTDOWN]
+    assert suppressed(lab) == ["draining"]
+
+
+async def test_drain_ends_a_backoff_at_once(lab: Lab) -> None:
+    """Nothing is out during a backoff, so nothing is waited for."""
+    lab.dice.value = 0.99
+    lab.gateway.will(lab.gateway.answers(503, b"", (("Retry-After", "5"),)))
+    request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    begun = lab.clock.monotonic()
+    await lab.pipeline.drain(15)
+    assert lab.clock.monotonic() == begun
+    session = await lab.session(await request)
+    assert [stop.reason for stop in session.interruptions] == [
+        Reason.GATEWAY_ERROR,
+        Reason.SHUTDOWN,
+    ]
+
+
+async def test_nothing_new_is_sent_while_draining(lab: Lab) -> None:
+    """A request that comes during the drain is told to come back."""
+    await lab.pipeline.drain(0)
+    await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript == ["answer 503 shutting-down"]
+
+
+# --- people ------------------------------------------------------------------------------------
+
+
+async def test_a_cancel_during_backoff_stops_the_next_send(lab: Lab) -> None:
+    """Cancelled while waiting to retry, and provably not charged: nothing more leaves."""
+    lab.dice.value = 0.99
+    lab.gateway.will(
+        lab.gateway.answers(429, b"", (("Retry-After", "5"),)), lab.gateway.answers(200, SUCCEEDED)
+    )
+    request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    session, now = await lab.commands.cancel("ps_0001", "the shopper left")
+    assert now
+    answer = await request
+    assert lab.transcript[-1] == "answer 409 session-cancelled"
+    assert len(lab.gateway.seen) == 1
+    assert (await lab.session(answer)).attempts == session.attempts
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "state", "outcome"),
+    [
+        (200, SUCCEEDED, State.COMPLETED, Outcome.CHARGED),
+        (402, DECLINED, State.CANCELLED, Outcome.NOT_CHARGED),
+        (429, b"", State.CANCELLED, Outcome.NOT_CHARGED),
+        (500, b"", State.INTERRUPTED, Outcome.UNKNOWN),
+    ],
+)
+async def test_a_cancel_in_flight_waits_for_the_truth(
+    lab: Lab, status: int, body: bytes, state: State, outcome: Outcome
+) -> None:
+    """The socket is kept: charged wins over the cancel, not charged makes it one, unknown stays."""
+    lab.gateway.will(lab.gateway.answers_late(3, status, body))
+    request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    _, now = await lab.commands.cancel("ps_0001", "the shopper left")
+    assert not now
+    await request
+    assert len(lab.gateway.seen) == 1
+    session = await lab.only_session()
+    assert (session.state, session.outcome) == (state, outcome)
+
+
+async def test_a_hold_in_flight_keeps_the_socket_and_stops_repeats(lab: Lab) -> None:
+    """Interrupted by a person while it is out: the answer still counts, a repeat is not made."""
+    lab.gateway.will(lab.gateway.answers_late(3, 503, b""))
+    request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    session, in_flight = await lab.commands.interrupt("ps_0001", "let me look")
+    assert (session.state, in_flight) == (State.INTERRUPTED, True)
+    await request
+    assert len(lab.gateway.seen) == 1
+    assert suppressed(lab) == ["held"]
+    await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript[-1] == "answer 409 session-held"
+
+
+async def test_an_answer_to_a_held_session_still_counts(lab: Lab) -> None:
+    """Evidence is never refused: a held payment that was charged is COMPLETED."""
+    lab.gateway.will(lab.gateway.answers_late(3, 200, SUCCEEDED))
+    request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    await lab.commands.interrupt("ps_0001", "let me look")
+    assert (await request).status == 200
+    assert (await lab.only_session()).state is State.COMPLETED
+
+
+# --- many at once ------------------------------------------------------------------------------
+
+
+async def test_walks_do_not_share_a_loop(tmp_path: Path) -> None:
+    """Fifty payments that each fail once and then succeed, all at the same time."""
+    lab = Lab(settings_from(POLICY + "  breaker: {min_calls: 1000}\n", tmp_path))
+    calls = 50
+    seen: set[str] = set()
+
+    async def fail_first(send: Send) -> WireFacts:
+        key = dict(send.headers)["Idempotency-Key"]
+        if key in seen:
+            return WireFacts(sent=True, phase=Phase.ANSWERED, status=200, body=SUCCEEDED)
+        seen.add(key)
+        await asyncio.sleep(0.1)
+        return WireFacts(sent=True, phase=Phase.ANSWERED, status=503, body=b"")
+
+    lab.gateway.will(*[lab.gateway.connected(fail_first)] * (2 * calls))
+    answers = await asyncio.gather(
+        *(lab.merchant_sends(pay(key=f"k-{number}")) for number in range(calls))
+    )
+    assert [answer.status for answer in answers] == [200] * calls
+    assert {header_of(answer, "X-Payment-Attempts") for answer in answers} == {"2"}
+    await lab.close()
+
+
+async def test_a_gateways_stop_is_obeyed(lab: Lab) -> None:
+    """`Stripe-Should-Retry: false` outranks the status: no repeat, and the outcome is unknown."""
+    lab.gateway.will(lab.gateway.answers(500, b"", (("Stripe-Should-Retry", "false"),)))
+    answer = await lab.merchant_sends(pay(key="k-1"))
+    assert suppressed(lab) == ["gateway_says_no"]
+    assert (await lab.session(answer)).outcome is Outcome.UNKNOWN
+
+
+async def test_a_replayed_error_is_not_asked_for_again(lab: Lab) -> None:
+    """A stored 500 never changes: asking again with the key is useless."""
+    lab.gateway.will(
+        lab.gateway.loses_answer(),
+        lab.gateway.answers(500, b"", (("Idempotent-Replayed", "true"),)),
+    )
+    await lab.merchant_sends(pay(key="k-1"))
+    assert len(lab.gateway.seen) == 2
+    assert suppressed(lab) == ["gateway_says_no"]
+
+
+async def test_a_slow_disk_cannot_make_a_repeat_too_late(tmp_path: Path) -> None:
+    """Recording took the rest of the time: tenacity stops before the sleep that was decided on."""
+    lab = Lab(settings_from(POLICY, tmp_path))
+    lab.dice.value = 0.99
+    real_commit = lab.store.commit
+    commits = 0
+
+    async def slow_commit(*arguments: object) -> None:
+        nonlocal commits
+        commits += 1
+        await real_commit(*arguments)  # type: ignore[arg-type]
+        if commits == 2:
+            await asyncio.sleep(29.95)
+
+    lab.store.commit = slow_commit  # type: ignore[method-assign, assignment]
+    lab.gateway.will(lab.gateway.answers(503, b"busy"))
+    answer = await lab.merchant_sends(pay(key="k-1"))
+    assert answer.status == 503
+    assert suppressed(lab) == ["deadline"]
+    await lab.close()
+
+
+async def test_the_key_of_a_payment_goes_into_the_gateways_header(lab: Lab) -> None:
+    """The same key on every send of a payment, in the header the profile names."""
+    lab.gateway.will(*[lab.gateway.answers(503, b"")] * 2, lab.gateway.answers(200, SUCCEEDED))
+    await lab.merchant_sends(pay(order="o-1"))
+    keys = [dict(send.headers)["Idempotency-Key"] for send in lab.gateway.seen]
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+
+
+async def test_the_key_survives_the_loss_of_the_store(tmp_path: Path) -> None:
+    """Derived from who the payment is: two installs with one secret send the same key."""
+    keys = []
+    for _ in range(2):
+        lab = Lab(settings_from(POLICY, tmp_path))
+        lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))
+        await lab.merchant_sends(pay(order="o-1"))
+        keys.append(dict(lab.gateway.seen[0].headers)["Idempotency-Key"])
+        await lab.close()
+    assert keys[0] == keys[1]
+
+
+async def test_a_weak_gateway_gets_a_fresh_connection(lab: Lab) -> None:
+    """Where a lost answer cannot be repeated, a connection that may be dying is not used."""
+    lab.gateway.will(*[lab.gateway.answers(200, SUCCEEDED)] * 2)
+    await lab.merchant_sends(pay(key="k-1"))
+    await lab.merchant_sends(pay(key="k-1", target="/pay"), gateway="plain")
+    assert [send.fresh_connection for send in lab.gateway.sends] == [False, True]

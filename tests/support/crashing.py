@@ -1,0 +1,116 @@
+"""`holdfast`, but it kills itself (-9) at a named point of a payment. Run as a script.
+
+The point stands in `HOLDFAST_CRASH_AT`; the names are those of the money rules (section 6.2).
+Nothing of this is in the product: the rooms' own functions are wrapped from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from proxy.cli import main
+from proxy.core import events as ev
+from proxy.core.session import Session
+from proxy.flow.attempts import Attempts
+from proxy.stores.sqlite import SqliteStore
+from proxy.web.responses import RawResponse
+
+POINT = os.environ["HOLDFAST_CRASH_AT"]
+
+
+def die() -> None:
+    """As if the machine had taken the process away: no cleanup, no goodbye."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(owner: Any, name: str) -> None:
+    """Die when a method is called."""
+
+    def wrapped(*_arguments: Any, **_more: Any) -> Any:
+        die()
+
+    setattr(owner, name, wrapped)
+
+
+def after(owner: Any, name: str) -> None:
+    """Die when an awaited method has returned."""
+    real = getattr(owner, name)
+
+    async def wrapped(*arguments: Any, **more: Any) -> Any:
+        result = await real(*arguments, **more)
+        die()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def is_about(session: Session | None, kind: type[ev.AttemptStarted | ev.AttemptEnded]) -> bool:
+    """Whether a write is the one that records the intent, or the outcome."""
+    return session is not None and session.timeline[-1].event == kind.__name__
+
+
+def written_but_not_acknowledged(kind: type[ev.AttemptStarted | ev.AttemptEnded]) -> None:
+    """Die between the COMMIT of a write and its acknowledgement."""
+    real: Callable[..., None] = SqliteStore._written
+
+    def wrapped(self: SqliteStore, batch: Any) -> None:
+        if any(is_about(write.session, kind) for write in batch.writes):
+            die()
+        real(self, batch)
+
+    SqliteStore._written = wrapped  # type: ignore[method-assign]
+
+
+def not_yet_committed(kind: type[ev.AttemptStarted | ev.AttemptEnded]) -> None:
+    """Die inside the transaction of a write, before its COMMIT."""
+    real = SqliteStore._write
+
+    async def wrapped(self: SqliteStore, work: Any, session: Session | None = None) -> Any:
+        def fatal(cursor: Any) -> Any:
+            result = work(cursor)
+            if is_about(session, kind):
+                die()
+            return result
+
+        return await real(self, fatal, session)
+
+    SqliteStore._write = wrapped  # type: ignore[method-assign]
+
+
+def mid_answer() -> None:
+    """Die when half of the answer is on its way to the client."""
+    real = RawResponse.prepare
+
+    async def wrapped(self: RawResponse, request: Any) -> Any:
+        write = request.writer.write
+
+        async def half(data: bytes, **more: Any) -> None:
+            await write(data[: len(data) // 2], **more)
+            die()
+
+        request.writer.write = half
+        return await real(self, request)
+
+    RawResponse.prepare = wrapped  # type: ignore[method-assign]
+
+
+ARRANGE: dict[str, Callable[[], None]] = {
+    "C0": lambda: before(SqliteStore, "claim"),
+    "C1": lambda: after(SqliteStore, "claim"),
+    "C2": lambda: before(Attempts, "_intent"),
+    "C3-uncommitted": lambda: not_yet_committed(ev.AttemptStarted),
+    "C3": lambda: written_but_not_acknowledged(ev.AttemptStarted),
+    "C4": lambda: after(Attempts, "_intent"),
+    "C9": lambda: before(Attempts, "_conclude"),
+    "C10-uncommitted": lambda: not_yet_committed(ev.AttemptEnded),
+    "C10": lambda: written_but_not_acknowledged(ev.AttemptEnded),
+    "C11": lambda: after(Attempts, "_conclude"),
+    "C12": mid_answer,
+}
+
+if __name__ == "__main__":
+    ARRANGE[POINT]()
+    raise SystemExit(main())
