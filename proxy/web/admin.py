@@ -8,7 +8,7 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from proxy.telemetry.metrics import Metrics
-from proxy.web.auth import Gatekeeper, Role
+from proxy.web.auth import CHALLENGE, Gatekeeper, Role
 
 
 class Admin:
@@ -52,7 +52,7 @@ class Admin:
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus text, or OpenMetrics (with exemplars) for those who ask for it."""
         if self._gatekeeper.role(request) < Role.VIEWER:
-            return web.Response(status=401, text="a token is required\n")
+            return web.Response(status=401, text="a token is required\n", headers=CHALLENGE)
         await self._refresh()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         body = encode(self._metrics.registry)

@@ -7,12 +7,16 @@ With tokens, a bearer token names a role; a browser's client token names one ses
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from enum import IntEnum
 
 from aiohttp import web
 
 from proxy.ports import Secrets
 from proxy.settings.values import Tokens
+
+# Goes with every 401 (RFC 9110 section 11.6.1).
+CHALLENGE: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
 class Role(IntEnum):
@@ -53,4 +57,5 @@ class Gatekeeper:
 
 
 def _same(given: str, wanted: str) -> bool:
-    return hmac.compare_digest(given.encode(), wanted.encode())
+    # The header's own bytes: what is not UTF-8 in it came as lone surrogates.
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode())

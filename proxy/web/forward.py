@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
-from aiohttp import ClientError, web
+from aiohttp import ClientError, StreamReader, web
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 
@@ -27,6 +28,9 @@ from proxy.web.responses import RawResponse
 _SESSION, _ORDER, _USER, _TOKEN = (
     name.lower() for name in (SESSION_HEADER, ORDER_HEADER, USER_HEADER, TOKEN_HEADER)
 )
+
+# As long as common servers wait for the next bytes of a body (nginx, Apache: 60 s).
+_BODY_IDLE_SECONDS = 60.0
 
 
 class Forward:
@@ -54,6 +58,8 @@ class Forward:
         if isinstance(checked, Refusal):
             return self._refused(checked)
         values = checked.values
+        if _too_old(request.version, values):
+            return self._refused(Refusal.AMBIGUOUS_FRAMING)
         if self._token is not None and not _same(values.get(_TOKEN), self._token):
             return self._refused(Refusal.TOKEN_REQUIRED)
         inbound = InboundRequest(
@@ -75,6 +81,13 @@ class Forward:
 
     def _refused(self, refusal: Refusal) -> web.StreamResponse:
         return RawResponse(self._pipeline.refuse(self._lane, refusal), close=True)
+
+
+def _too_old(version: tuple[int, int], values: Mapping[str, str]) -> bool:
+    """HTTP/0.9 has no headers, and HTTP/1.0 no chunks: who sent them is read differently by others
+    (RFC 9112 section 6.1).
+    """
+    return version < (1, 0) or (version < (1, 1) and "transfer-encoding" in values)
 
 
 def _same(given: str | None, wanted: str) -> bool:
@@ -116,7 +129,15 @@ class RequestBody:
             self._request.writer.output_size = 0
         content = self._request.content
         try:
-            while chunk := await content.readany():
-                yield chunk
-        except (ConnectionError, ClientError, web.RequestPayloadError, HTTPRequestEntityTooLarge):
+            while not content.at_eof():
+                chunk = content.read_nowait() or await _more(content)
+                if chunk:
+                    yield chunk
+        except (OSError, ClientError, web.RequestPayloadError, HTTPRequestEntityTooLarge):
             raise BodyIncomplete from None
+
+
+async def _more(content: StreamReader) -> bytes:
+    """What comes next. Nobody is waited for who has stopped in the middle of a body."""
+    async with asyncio.timeout(_BODY_IDLE_SECONDS):
+        return await content.readany()

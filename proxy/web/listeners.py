@@ -6,8 +6,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import web
-from aiohttp.http import HttpRequestParser
+from aiohttp import StreamReader, web
+from aiohttp.http import HttpRequestParser, RawRequestMessage
+from typing_extensions import override
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -31,6 +32,39 @@ def check_parser() -> None:
         raise RuntimeError(message)
 
 
+class _Connection(web.RequestHandler):
+    """aiohttp's connection, which tells a body that its request broke.
+
+    aiohttp queues a parser's error behind the request in whose body it came up, and leaves whoever
+    reads that body waiting.
+    """
+
+    __slots__ = ("_arriving",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._arriving: StreamReader | None = None
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        for message, body in self._messages:
+            if isinstance(message, RawRequestMessage):
+                self._arriving = body
+            elif self._arriving is not None and not self._arriving.is_eof():
+                self._arriving.set_exception(web.RequestPayloadError("malformed"))
+
+
+class _Server(web.Server):
+    """aiohttp's low-level server with our connections. Without its fallback, too: settings that a
+    later version does not know must fail, not be dropped.
+    """
+
+    @override
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
 class Listeners:
     """Every open door, in the order it was opened."""
 
@@ -40,7 +74,8 @@ class Listeners:
     async def open_gateway(self, handler: Handler, host: str, port: int) -> int:
         """A gateway's door: aiohttp's low-level server, one handler for everything."""
         # `handler_cancellation` stays off (the default): a backend that hangs up changes nothing.
-        server = web.Server(handler, handler_cancellation=False, **_PROTOCOL)
+        server = _Server(handler, handler_cancellation=False, **_PROTOCOL)
+        _ = server()  # a setting that aiohttp does not know fails here, not at the first connection
         return await self._open(web.ServerRunner(server), host, port)
 
     async def open_app(self, app: web.Application, host: str, port: int) -> int:

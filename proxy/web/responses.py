@@ -1,14 +1,16 @@
 """Answers written to the socket byte for byte.
 
-aiohttp's own responses add `Date`, `Server` and `Content-Type`, and encode header values as
-UTF-8. A
-gateway's answer goes back unchanged, so the head is made here from its bytes and handed to the same
-writer. Only `prepare` and `write_eof` are replaced, which aiohttp's server calls for every
+aiohttp's own responses add `Date`, `Server` and `Content-Type`, and encode header values as UTF-8.
+A gateway's answer goes back unchanged, so the head is made here from its bytes and handed to the
+same writer. Only `prepare` and `write_eof` are replaced, which aiohttp's server calls for every
 response.
 """
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -19,6 +21,7 @@ from proxy.core.wire import Answer, close_stream
 
 # Statuses that never have a body, whatever their headers say (RFC 9110 section 6.4.1).
 _BODILESS = frozenset({204, 304})
+_NO_LINGERING = struct.pack("ii", 1, 0)
 
 
 class RawResponse(web.StreamResponse):
@@ -47,37 +50,25 @@ class RawResponse(web.StreamResponse):
         bodiless = request.method == "HEAD" or self._answer.status in _BODILESS
         if self._answer.stream is None:
             body = b"" if bodiless else self._answer.body
-            await writer.write(self._head(length=len(self._answer.body)) + body)
+            # What HEAD would have got is known only of our own answers.
+            untold = request.method == "HEAD" and not self._answer.body
+            length = None if untold else len(self._answer.body)
+            await writer.write(self._head(length=length) + body)
             return writer
         chunked = not self._sized and not bodiless and version11
         if not self._sized and not bodiless and not version11:
             self._keeps_alive = False  # HTTP/1.0: the end of the connection is the end of the body
-        await writer.write(self._head(chunked=chunked))
-        if chunked:
-            writer.enable_chunking()
-        await self._pass_on(self._answer.stream, request, bodiless=bodiless)
+        try:
+            await writer.write(self._head(chunked=chunked))
+            if chunked:
+                writer.enable_chunking()
+            if not bodiless:
+                await _pass_on(self._answer.stream, request)
+        finally:
+            await close_stream(self._answer.stream)
         if chunked:
             await writer.write_eof()
         return writer
-
-    async def _pass_on(
-        self, stream: AsyncIterator[bytes], request: web.BaseRequest, *, bodiless: bool
-    ) -> None:
-        try:
-            if not bodiless:
-                async for chunk in stream:
-                    await request.writer.write(chunk)
-        except ConnectionError:
-            raise  # the backend went away; aiohttp ends the connection quietly
-        except Exception as error:
-            # The gateway's answer broke off after its head was passed on. The only honest way to
-            # say so is to break off as well: a clean end would make half an answer look whole.
-            if request.transport is not None:
-                request.transport.abort()
-            message = "the gateway's answer broke off"
-            raise ConnectionResetError(message) from error
-        finally:
-            await close_stream(stream)
 
     @property
     def _sized(self) -> bool:
@@ -98,3 +89,32 @@ class RawResponse(web.StreamResponse):
     @override
     async def write_eof(self, data: bytes = b"") -> None:
         return
+
+
+async def _pass_on(stream: AsyncIterator[bytes], request: web.BaseRequest) -> None:
+    while True:
+        try:
+            chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except BaseException as error:
+            # The gateway's answer broke off after its head was passed on. The only honest way to
+            # say so is to break off as well: a clean end would make half an answer look whole.
+            _break_off(request.transport)
+            if not isinstance(error, Exception):
+                raise
+            message = "the gateway's answer broke off"
+            raise ConnectionResetError(message) from error
+        await request.writer.write(chunk)
+
+
+def _break_off(transport: asyncio.Transport | None) -> None:
+    """End a connection with a reset. An orderly end would be the end of a body that has no length,
+    and some clients do not count the bytes of one that has.
+    """
+    if transport is None:
+        return
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
+    transport.abort()

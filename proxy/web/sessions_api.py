@@ -2,30 +2,58 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
+import re
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.flow.commands import Commands, NoSuchSession, NotAllowed, Order
 from proxy.ports import Clock, Page, Query, Secrets, SessionStore, StoreUnavailable
-from proxy.web.auth import Gatekeeper, Role
+from proxy.web.auth import CHALLENGE, Gatekeeper, Role
 
 OPENAPI = Path(__file__).parent / "openapi.yaml"
 _MAX_BODY = 64 * 1024
 _MAX_LIMIT = 500
+# The largest whole number that every JSON reader keeps exact; stores count in 64 bits.
+_MAX_NUMBER = 2**53 - 1
+_TEXT = re.compile(r"[!-~]{1,200}")
 
-Text = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
+
+def _amount(value: object) -> str:
+    """Whole minor units or the gateway's own notation, kept as text."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_NUMBER:
+        return str(value)
+    if isinstance(value, str) and _TEXT.fullmatch(value):
+        return value
+    kind = "amount"
+    raise PydanticCustomError(
+        kind, "Input should be a whole number from 0, or 1 to 200 visible ASCII characters"
+    )
+
+
+Text = Annotated[str, StringConstraints(pattern=rf"^{_TEXT.pattern}$")]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+Amount = Annotated[str, BeforeValidator(_amount)]
+# When the last session of a page began, and which it is.
+Cursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}-[!-~]{1,100}$")]
+Moment = Annotated[int, Field(ge=0, le=_MAX_NUMBER)]
 
 
 class _Body(BaseModel):
@@ -40,8 +68,12 @@ class CreateBody(_Body):
     order_id: Text
     user_id: Text | None = None
     gateway: Text | None = None
-    amount: Annotated[int, Field(ge=0)] | Text | None = None
+    amount: Amount | None = None
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{3}$")] | None = None
+
+
+class NoBody(_Body):
+    """`POST …/resume`: nothing, or an object without fields."""
 
 
 class ReasonBody(_Body):
@@ -74,10 +106,10 @@ class SearchQuery(_Body):
     status: State | None = None
     outcome: Outcome | None = None
     gateway: str | None = None
-    since: Annotated[int | None, Field(ge=0)] = Field(default=None, alias="from")
-    until: Annotated[int | None, Field(ge=0)] = Field(default=None, alias="to")
+    since: Annotated[Moment | None, Field(alias="from")] = None
+    until: Annotated[Moment | None, Field(alias="to")] = None
     limit: Annotated[int, Field(ge=1, le=_MAX_LIMIT)] = 50
-    cursor: str | None = None
+    cursor: Cursor | None = None
 
 
 class ActiveQuery(_Body):
@@ -88,9 +120,9 @@ class ActiveQuery(_Body):
     status: State | None = None
     outcome: Outcome | None = None
     gateway: str | None = None
-    older_than_seconds: Annotated[int, Field(ge=0)] | None = None
+    older_than_seconds: Moment | None = None
     limit: Annotated[int, Field(ge=1, le=_MAX_LIMIT)] = 50
-    cursor: str | None = None
+    cursor: Cursor | None = None
 
 
 B = TypeVar("B", bound=_Body)
@@ -122,11 +154,13 @@ class SessionsApi:
         self._secrets = secrets
         self._gatekeeper = gatekeeper
         self._clock = clock
+        self._description = OPENAPI.read_bytes()
 
     def app(self) -> web.Application:
         """The aiohttp application of the session listener."""
         app = web.Application(middlewares=[_problems], client_max_size=_MAX_BODY)
-        one = "/api/payments/session/{id}"
+        # Not "create": another method there is a mistake, not a question about a session.
+        one = "/api/payments/session/{id:(?!create$)[^{}/]+}"
         app.router.add_post("/api/payments/session/create", self.create)
         app.router.add_get(one, self.get)
         app.router.add_post(f"{one}/resume", self.resume)
@@ -144,8 +178,7 @@ class SessionsApi:
     async def create(self, request: web.Request) -> web.Response:
         self._need(request, Role.BACKEND)
         body = await _body(request, CreateBody)
-        amount = None if body.amount is None else str(body.amount)
-        order = Order(body.order_id, body.user_id, body.gateway, amount, body.currency)
+        order = Order(body.order_id, body.user_id, body.gateway, body.amount, body.currency)
         if order.gateway is not None and not self._commands.knows(order.gateway):
             raise ApiProblem(422, "invalid-request", "There is no such gateway", field="gateway")
         session, new = await self._commands.create(order)
@@ -164,12 +197,13 @@ class SessionsApi:
 
     async def resume(self, request: web.Request) -> web.Response:
         session_id = self._id(request, Role.CLIENT)
-        await _no_body(request)
+        if await request.read():
+            await _body(request, NoBody)
         done = await self._commands.resume(session_id)
         session = done.session
         document = {
             "status": session.state,
-            "attempt": len(session.attempts) + (done.mode == "send"),
+            "attempt": done.attempt,
             "maxAttempts": session.max_attempts,
             "mode": done.mode,
             "message": done.message,
@@ -197,7 +231,7 @@ class SessionsApi:
         session_id = self._id(request, Role.CLIENT)
         body = await _body(request, ReasonBody)
         session, in_flight = await self._commands.interrupt(session_id, body.reason)
-        document = {"status": session.state, "canResume": self._can_resume(session)}
+        document = {"status": session.state, "canResume": self._commands.can_resume(session)}
         return _json(document, 202 if in_flight else 200)
 
     async def summary(self, request: web.Request) -> web.Response:
@@ -243,7 +277,7 @@ class SessionsApi:
             until=until,
             listed_only=True,
             limit=asked.limit,
-            after=_cursor(asked.cursor),
+            after=_place(asked.cursor),
         )
         return self._page(await self._store.search(query))
 
@@ -259,26 +293,22 @@ class SessionsApi:
             since=asked.since,
             until=asked.until,
             limit=asked.limit,
-            after=_cursor(asked.cursor),
+            after=_place(asked.cursor),
         )
         return self._page(await self._store.search(query))
 
     def _page(self, page: Page) -> web.Response:
         last = page.sessions[-1] if page.more else None
-        following = None
-        if last is not None:
-            place = f"{last.started_at} {last.id}".encode()
-            following = base64.urlsafe_b64encode(place).decode()
         return _json(
             {
                 "sessions": [self._shown(session) for session in page.sessions],
                 "total": page.total,
-                "next": following,
+                "next": None if last is None else f"{last.started_at}-{last.id}",
             }
         )
 
-    async def openapi(self, _request: web.Request) -> web.FileResponse:
-        return web.FileResponse(OPENAPI, headers={"Content-Type": "application/yaml"})
+    async def openapi(self, _request: web.Request) -> web.Response:
+        return web.Response(body=self._description, content_type="application/yaml")
 
     # --- the parts of it ----------------------------------------------------------------------
 
@@ -292,16 +322,12 @@ class SessionsApi:
         if have is Role.NOBODY:
             raise ApiProblem(401, "token-required", "A token is required")
         # A viewer sees everything and changes nothing.
-        changes = request.method != "GET"
+        changes = request.method not in {"GET", "HEAD"}
         if have < role or (have is Role.VIEWER and changes):
             raise ApiProblem(403, "not-allowed", f"A {have.name.lower()} may not do this")
 
     async def _session(self, request: web.Request) -> Session:
         return await self._commands.get(self._id(request, Role.CLIENT))
-
-    def _can_resume(self, session: Session) -> bool:
-        possible = self._commands.lookup_possible(session)
-        return session.can_resume(self._clock.now_ms(), lookup_possible=possible)
 
     def _shown(self, session: Session) -> dict[str, object]:
         """A session as the contract shows it."""
@@ -315,7 +341,7 @@ class SessionsApi:
             "outcome": session.outcome,
             "attempts": len(session.attempts),
             "maxAttempts": session.max_attempts,
-            "canResume": self._can_resume(session),
+            "canResume": self._commands.can_resume(session),
             "cancelRequested": session.cancel_requested,
             "held": session.hold,
             "reviewRequired": session.review_required,
@@ -361,15 +387,11 @@ def _json(document: object, status: int = 200) -> web.Response:
 async def _body(request: web.Request, model: type[B]) -> B:
     try:
         document = json.loads(await request.read())
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: nested deeper than anyone means it
         raise ApiProblem(400, "invalid-request", "The body is not JSON") from None
+    if not isinstance(document, dict):
+        raise ApiProblem(422, "invalid-request", "The body is not a JSON object")
     return _valid(model, document)
-
-
-async def _no_body(request: web.Request) -> None:
-    given = await request.read()
-    if given.strip() not in {b"", b"{}"}:
-        raise ApiProblem(400, "invalid-request", "This call takes no body")
 
 
 def _query(request: web.Request, model: type[B]) -> B:
@@ -387,17 +409,16 @@ def _valid(model: type[B], document: object) -> B:
         field = ".".join(str(step) for step in first["loc"])
         unknown = first["type"] == "extra_forbidden"
         title = "Unknown field" if unknown else first["msg"]
-        raise ApiProblem(422, "invalid-request", title, field=field) from None
+        named = {"field": field} if field else {}
+        raise ApiProblem(422, "invalid-request", title, **named) from None
 
 
-def _cursor(text: str | None) -> tuple[int, str] | None:
-    if text is None:
+def _place(cursor: str | None) -> tuple[int, str] | None:
+    """Where the page before ended."""
+    if cursor is None:
         return None
-    try:
-        started, session_id = base64.urlsafe_b64decode(text.encode()).decode().split(" ")
-        return int(started), session_id
-    except (ValueError, binascii.Error):
-        raise ApiProblem(422, "invalid-request", "Not a cursor", field="cursor") from None
+    started, _, session_id = cursor.partition("-")
+    return int(started), session_id
 
 
 @web.middleware
@@ -405,7 +426,8 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except ApiProblem as error:
-        return _problem(error.document)
+        unnamed = error.status == HTTPStatus.UNAUTHORIZED
+        return _problem(error.document, CHALLENGE if unnamed else None)
     except NoSuchSession:
         title = "There is no such session"
         return _problem({"type": "/problems/session-unknown", "title": title, "status": 404})
@@ -433,7 +455,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         return _problem({"type": kind, "title": title, "status": error.status}, headers)
 
 
-def _problem(document: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
+def _problem(document: dict[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(
         body=json.dumps(document).encode(),
         status=int(document["status"]),
