@@ -10,15 +10,18 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import orjson
 import structlog
 from typing_extensions import override
 
-_CARD = re.compile(r"(?<![\w.])(?:\d[ -]?){12,18}\d(?![\w.])")
+# Not inside a longer word or number (ids are hexadecimal), and not the digits of a fraction.
+_CARD = re.compile(r"(?<![^\W_])(?<!\d\.)(?:\d[ -]?){12,18}\d(?![^\W_])(?!\.\d)")
 _CREDENTIAL = re.compile(
-    r"(?i)\b((?:sk|rk|pk|whsec)_[a-z0-9_]+|(?:bearer|basic)\s+[a-z0-9+/=._~-]{6,})"
+    r"(?i)(?<![a-z0-9])"
+    r"((?:sk|rk|pk|ct|whsec)_[a-z0-9_+/=-]+|(?:bearer|basic)\s+[a-z0-9+/=._~-]{6,})"
 )
 
 
@@ -50,12 +53,16 @@ class _ToStructlog(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 -- a library's slip must not become ours
+            message = str(record.msg)
         log = structlog.get_logger()
         log.log(
             record.levelno,
             "library",
             logger=record.name,
-            message=record.getMessage(),
+            message=message,
             exc_info=record.exc_info,
         )
 
@@ -74,7 +81,13 @@ def mask(_logger: object, _method: str, entry: Any) -> Any:
 
 
 def _masked(value: Any) -> Any:
-    return masked_text(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return masked_text(value)
+    if isinstance(value, Mapping):
+        return {_masked(name): _masked(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_masked(inner) for inner in value]
+    return value
 
 
 def masked_text(text: str) -> str:

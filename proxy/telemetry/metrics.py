@@ -5,7 +5,7 @@ explains each to SREs).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import prometheus_client
 from prometheus_client import (
@@ -31,6 +31,7 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series nobody reads
         self.registry = registry = CollectorRegistry()
+        self._shown: set[str] = set()  # every gateway a gauge was ever set for
         gateway, route = "gateway", "route"
         self.sessions_active = Gauge(
             "holdfast_sessions_active",
@@ -149,9 +150,17 @@ class Metrics:
         )
 
     def show_sessions(
-        self, sessions: Iterable[Session], gateways: Iterable[str], now_ms: int
+        self,
+        sessions: Iterable[Session],
+        gateways: Iterable[str],
+        now_ms: int,
+        *,
+        walked: Collection[str] = (),
     ) -> None:
-        """Set the gauges about open sessions from the sessions themselves: they cannot drift."""
+        """Set the gauges about open sessions from the sessions themselves: they cannot drift.
+
+        `walked`: the ids of those that a request is being brought forward for right now.
+        """
         active: Counter[tuple[str, str]] = Counter()
         unknown: Counter[str] = Counter()
         oldest: dict[str, int] = {}
@@ -159,10 +168,14 @@ class Metrics:
             gateway = session.gateway or "none"
             if session.live:
                 active[gateway, session.state] += 1
-            if session.durable and session.outcome is Outcome.UNKNOWN and not session.in_flight:
+            left_open = not session.in_flight and session.id not in walked
+            if session.durable and session.outcome is Outcome.UNKNOWN and left_open:
                 unknown[gateway] += 1
                 oldest[gateway] = min(oldest.get(gateway, now_ms), session.started_at)
-        for gateway in {"none", *gateways, *unknown, *(name for name, _ in active)}:
+        # A gateway that is configured no more keeps its gauges until its last session is settled,
+        # and then has to be seen to go to 0.
+        self._shown |= {"none", *gateways, *unknown, *(name for name, _ in active)}
+        for gateway in self._shown:
             for state in LIVE:
                 self.sessions_active.labels(gateway, state).set(active[gateway, state])
             self.unknown_outcomes.labels(gateway).set(unknown[gateway])

@@ -10,12 +10,24 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from proxy.core import events as ev
 from proxy.core.session import Session
-from proxy.core.states import Outcome
+from proxy.core.states import Outcome, State
 from proxy.ports import Clock
 from proxy.telemetry.logs import LineSink, masked_text
 from proxy.telemetry.metrics import Metrics
 
 M = TypeVar("M", bound=MetricWrapperBase)
+
+# How a session can end. Prometheus takes a counter that appears at 1 for one that has not moved, so
+# the counters that pages are made of begin at 0, with the first that is heard of a route.
+_ENDS = (
+    (State.COMPLETED, Outcome.CHARGED),
+    (State.COMPLETED, Outcome.NOT_CHARGED),
+    (State.DECLINED, Outcome.NOT_CHARGED),
+    (State.CANCELLED, Outcome.NOT_CHARGED),
+    (State.EXPIRED, Outcome.NOT_CHARGED),
+    (State.FAILED_MAX_RETRIES, Outcome.NOT_CHARGED),
+    (State.FAILED_MAX_RETRIES, Outcome.UNKNOWN),
+)
 
 
 class MetricsRecorder:
@@ -34,6 +46,7 @@ class MetricsRecorder:
         self._later = later
         # `labels()` costs three times the increment, so the children are kept.
         self._children: dict[tuple[int, tuple[str, ...]], Any] = {}
+        self._begun: set[tuple[str, str]] = set()
 
     def _child(self, metric: M, *labels: str) -> M:
         key = (id(metric), labels)
@@ -47,6 +60,8 @@ class MetricsRecorder:
     def moved(self, before: Session | None, event: ev.Event, after: Session) -> None:
         """Follow a session from one version to the next."""
         gateway, route = after.gateway or "none", after.route or "none"
+        if (gateway, route) not in self._begun:
+            self._begin(gateway, route)
         match event:
             case ev.AttemptEnded():
                 status = after.attempts[-1].status if after.attempts else event.result.status
@@ -55,14 +70,29 @@ class MetricsRecorder:
                 self._child(self._m.retries, gateway, route, event.because.value).inc()
             case _:
                 pass
-        if before is not None and len(after.interruptions) > len(before.interruptions):
+        if before is not None:
+            self._compared(before, after, gateway, route)
+
+    def _compared(self, before: Session, after: Session, gateway: str, route: str) -> None:
+        if len(after.interruptions) > len(before.interruptions):
             stop = after.interruptions[-1]
             self._child(self._m.interruptions, gateway, route, stop.reason, stop.phase).inc()
             if after.durable:
                 how = {"reason": stop.reason, "phase": stop.phase, "sent": stop.sent}
                 self._line("interruption", after, **how)
-        if before is not None and before.live and not after.live:
+        if after.live:
+            return
+        if before.live:
             self._finished(after, gateway, route)
+        elif before.outcome is not after.outcome and after.durable:
+            # It had ended, and its line was written; only now is it known what became of the money.
+            self._line("settled", after)
+
+    def _begin(self, gateway: str, route: str) -> None:
+        self._begun.add((gateway, route))
+        for end in _ENDS:
+            self._child(self._m.sessions, gateway, route, *end)
+        self._child(self._m.sessions_recovered, gateway, route)
 
     def dropped(self, session: Session) -> None:
         """An ephemeral session's request is over; if it came to no end, it is counted as it is."""
