@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import os
+import sys
 from pathlib import Path
 
 from proxy import __version__
@@ -15,15 +18,21 @@ _DEFAULT_HEALTH = "http://127.0.0.1:8082/readyz"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; its exit code: 0 done, 1 it said no, 2 wrong usage, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show must not end us
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     module, _, function = options.run.partition(":")
     try:
         run = getattr(importlib.import_module(f"proxy.cli.{module}"), function)
-        return int(run(options))
+        code = int(run(options))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # `| head` has seen enough; nor is there anyone to flush to at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +90,7 @@ def _sessions(commands: _Commands[argparse.ArgumentParser]) -> None:
     listing.add_argument("--active", action="store_true", help="only what is open or unknown")
     for name in ("order", "user", "status", "outcome", "gateway"):
         listing.add_argument(f"--{name}")
-    listing.add_argument("--limit", type=int, default=50)
+    listing.add_argument("--limit", type=_count, default=50, help="default: %(default)s")
     show = _command(actions, "show", "sessions:show", "One session with its timeline.")
     resume = _command(actions, "resume", "sessions:resume", "Bring an interrupted one forward.")
     cancel = _command(actions, "cancel", "sessions:cancel", "Cancel one; never a charged one.")
@@ -105,10 +114,10 @@ def _sessions(commands: _Commands[argparse.ArgumentParser]) -> None:
 def _demo(commands: _Commands[argparse.ArgumentParser]) -> None:
     text = "See payments survive a faulty gateway, with and without Holdfast."
     demo = _command(commands, "demo", "demo:demo", text)
-    demo.add_argument("--orders", type=int, default=300, help="default: %(default)s")
+    demo.add_argument("--orders", type=_count, default=300, help="default: %(default)s")
     demo.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     demo.add_argument(
-        "--interruptions", type=float, default=0.15, metavar="SHARE", help="default: %(default)s"
+        "--interruptions", type=_share, default=0.15, metavar="SHARE", help="default: %(default)s"
     )
     demo.add_argument("--stay", action="store_true", help="keep running for a look around")
 
@@ -118,5 +127,35 @@ def _gateway(commands: _Commands[argparse.ArgumentParser]) -> None:
     gateway = _command(commands, "gateway", "demo:gateway", text)
     gateway.add_argument("--listen", default="127.0.0.1:12111", help="default: %(default)s")
     gateway.add_argument("--seed", type=int, default=1)
-    gateway.add_argument("--interruptions", type=float, default=0.15, metavar="SHARE")
-    gateway.add_argument("--latency", type=float, default=0.02, metavar="SECONDS")
+    gateway.add_argument("--interruptions", type=_share, default=0.15, metavar="SHARE")
+    gateway.add_argument("--latency", type=_seconds, default=0.02, metavar="SECONDS")
+
+
+def _count(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        message = f"{text!r} is not a whole number of at least 1"
+        raise argparse.ArgumentTypeError(message)
+    return number
+
+
+def _share(text: str) -> float:
+    return _number(text, 1)
+
+
+def _seconds(text: str) -> float:
+    return _number(text, 60)  # nobody waits longer for a simulation
+
+
+def _number(text: str, most: int) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= most:
+        message = f"{text!r} is not a number from 0 to {most}"
+        raise argparse.ArgumentTypeError(message)
+    return number

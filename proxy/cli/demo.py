@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 
 import structlog
 from aiohttp import web
@@ -19,6 +20,9 @@ from proxy.settings.schema import parse_listen
 
 def demo(options: argparse.Namespace) -> int:
     """Show it."""
+    # What is set for a real Holdfast (tokens, overrides) is not meant for this one.
+    for name in [name for name in os.environ if name.startswith("HOLDFAST")]:
+        del os.environ[name]
     # The table is the output; the log lines would run through it.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     logging.getLogger().setLevel(logging.CRITICAL)
@@ -28,9 +32,17 @@ def demo(options: argparse.Namespace) -> int:
 
 def gateway(options: argparse.Namespace) -> int:
     """Run the simulated gateway until told to stop."""
-    host, _, port = parse_listen(options.listen).rpartition(":")
+    try:
+        host, _, port = parse_listen(options.listen).rpartition(":")
+    except ValueError as error:
+        print(f"--listen {options.listen}: {error}", file=sys.stderr)
+        return 2
     plan = FaultPlan(seed=options.seed, interruptions=options.interruptions)
-    asyncio.run(_gateway(SimulatedGateway(plan, latency=options.latency), host, int(port)))
+    try:
+        asyncio.run(_gateway(SimulatedGateway(plan, latency=options.latency), host, int(port)))
+    except OSError as error:
+        print(f"the simulated gateway cannot start: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -40,8 +52,11 @@ async def _gateway(simulated: SimulatedGateway, host: str, port: int) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runner = web.AppRunner(simulated.app(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, host.strip("[]"), port)
-    await site.start()
-    print(f"simulated gateway on {host}:{runner.addresses[0][1]} (pid {os.getpid()})", flush=True)
-    await stop.wait()
-    await runner.cleanup()
+    try:
+        site = web.TCPSite(runner, host.strip("[]"), port)
+        await site.start()
+        where = f"{host}:{runner.addresses[0][1]}"
+        print(f"simulated gateway on {where} (pid {os.getpid()})", flush=True)
+        await stop.wait()
+    finally:
+        await runner.cleanup()

@@ -6,14 +6,18 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 _SECONDS = 10.0
+# An answer of the API → what a person is shown.
+_Lines = Callable[[Any], Iterator[str]]
 _DEFAULT_API = "http://127.0.0.1:8081"
 
 
@@ -24,18 +28,21 @@ class CallFailed(Exception):  # noqa: N818 -- told to a person
 def health(options: argparse.Namespace) -> int:
     """0 if the URL answers 200."""
     try:
-        with urlopen(options.url, timeout=_SECONDS) as answer:  # noqa: S310 -- the user's own URL
-            print(answer.read().decode().strip())
-            return 0
-    except HTTPError as error:
-        print(error.read().decode().strip() or error.reason, file=sys.stderr)
-    except OSError as error:
-        print(f"{options.url}: {error}", file=sys.stderr)
-    return 1
+        status, body = _exchange(options.url)
+    except CallFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    ready = status == HTTPStatus.OK
+    text = _plain(body.decode(errors="replace").strip()) or f"status {status}"
+    print(text, file=sys.stdout if ready else sys.stderr)
+    return 0 if ready else 1
 
 
 def list_sessions(options: argparse.Namespace) -> int:
     """A table, newest first."""
+    if options.active and (options.order or options.user):
+        print("--active goes with --status, --outcome and --gateway only", file=sys.stderr)
+        return 2
     path = "/api/payments/sessions" + ("/active" if options.active else "")
     wanted = {
         "orderId": options.order,
@@ -47,32 +54,32 @@ def list_sessions(options: argparse.Namespace) -> int:
     }
     query = urlencode({name: value for name, value in wanted.items() if value is not None})
 
-    def show_table(page: Mapping[str, Any]) -> None:
+    def table(page: Mapping[str, Any]) -> Iterator[str]:
         row = "{:<56} {:<20} {:<12} {:<18} {:>8}  {}"
-        print(row.format("SESSION", "STATUS", "OUTCOME", "ORDER", "ATTEMPTS", "STARTED"))
+        yield row.format("SESSION", "STATUS", "OUTCOME", "ORDER", "ATTEMPTS", "STARTED")
         for s in page["sessions"]:
             attempts = f"{s['attempts']}/{s['maxAttempts']}"
             order, started = s["orderId"] or "-", _time(s["startedAt"])
-            print(row.format(s["sessionId"], s["status"], s["outcome"], order, attempts, started))
-        print(f"{len(page['sessions'])} of {page['total']}")
+            yield row.format(s["sessionId"], s["status"], s["outcome"], order, attempts, started)
+        yield f"{len(page['sessions'])} of {page['total']}"
 
-    return _call(options, "GET", f"{path}?{query}", None, show_table)
+    return _call(options, "GET", f"{path}?{query}", None, table)
 
 
 def show(options: argparse.Namespace) -> int:
     """One session, with its timeline."""
 
-    def show_summary(summary: Mapping[str, Any]) -> None:
+    def lines(summary: Mapping[str, Any]) -> Iterator[str]:
         for name in ("sessionId", "orderId", "status", "outcome", "reference"):
-            print(f"{name:<12} {summary[name] if summary[name] is not None else '-'}")
-        print(f"{'attempts':<12} {summary['attempts']} of {summary['maxAttempts']}")
+            yield f"{name:<12} {summary[name] if summary[name] is not None else '-'}"
+        yield f"{'attempts':<12} {summary['attempts']} of {summary['maxAttempts']}"
         if summary["reviewRequired"]:
-            print("review       a person must settle it")
-        print()
+            yield "review       a person must settle it"
+        yield ""
         for step in summary["timeline"]:
-            print(f"{_time(step['at'])}  {step['event']:<18} {step['status']}, {step['outcome']}")
+            yield f"{_time(step['at'])}  {step['event']:<18} {step['status']}, {step['outcome']}"
 
-    return _call(options, "GET", f"{_one(options)}/summary", None, show_summary)
+    return _call(options, "GET", f"{_one(options)}/summary", None, lines)
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -92,17 +99,17 @@ def settle(options: argparse.Namespace) -> int:
 
 
 def _act(options: argparse.Namespace, verb: str, body: object, line: str) -> int:
-    def show_line(answer: Mapping[str, Any]) -> None:
-        print(line.format(**answer))
+    def lines(answer: Mapping[str, Any]) -> Iterator[str]:
+        yield line.format(**answer)
 
-    return _call(options, "POST", f"{_one(options)}/{verb}", body, show_line)
+    return _call(options, "POST", f"{_one(options)}/{verb}", body, lines)
 
 
 def _one(options: argparse.Namespace) -> str:
     return f"/api/payments/session/{quote(options.session, safe='')}"
 
 
-def _call(options: argparse.Namespace, method: str, path: str, body: object, show: Any) -> int:
+def _call(options: argparse.Namespace, method: str, path: str, body: object, lines: _Lines) -> int:
     api = options.api or os.environ.get("HOLDFAST_API", _DEFAULT_API)
     try:
         answer = _fetch(method, api.rstrip("/") + path, body)
@@ -111,9 +118,18 @@ def _call(options: argparse.Namespace, method: str, path: str, body: object, sho
         return 1
     if options.json:
         print(json.dumps(answer, indent=2))
-    else:
-        show(answer)
+        return 0
+    try:
+        told = [_plain(line) for line in lines(answer)]
+    except (KeyError, TypeError, AttributeError):
+        print(_not_the_api(api), file=sys.stderr)
+        return 1
+    print("\n".join(told))
     return 0
+
+
+def _not_the_api(url: str) -> str:
+    return f"{url} does not answer as the session API does; is the address right?"
 
 
 def _fetch(method: str, url: str, body: object) -> Any:
@@ -122,27 +138,58 @@ def _fetch(method: str, url: str, body: object) -> Any:
     token = os.environ.get("HOLDFAST_OPERATOR_TOKEN")
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    request = Request(url, data=data, method=method, headers=headers)  # noqa: S310 -- the user's own URL
+    status, answer = _exchange(url, method, data, headers)
+    if status >= HTTPStatus.BAD_REQUEST:
+        raise CallFailed(_told(url, status, answer))
     try:
-        with urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310 -- as above
-            return json.loads(answer.read())
+        return json.loads(answer)
+    except ValueError:
+        raise CallFailed(_not_the_api(url)) from None
+
+
+def _exchange(
+    url: str,
+    method: str = "GET",
+    data: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, bytes]:
+    """Status and body of an answer. Raises `CallFailed` where there is none."""
+    if not url.startswith(("http://", "https://")):
+        message = f"{url!r} is not an address: write it as http://127.0.0.1:8081"
+        raise CallFailed(message)
+    # Holdfast is on this machine or next to it: the environment's proxy is for other things.
+    opener = build_opener(ProxyHandler({}))
+    try:
+        request = Request(url, data=data, method=method, headers=dict(headers or {}))  # noqa: S310 -- checked above
+        with opener.open(request, timeout=_SECONDS) as answer:
+            return answer.status, answer.read()
     except HTTPError as error:
-        raise CallFailed(_told(error)) from None
-    except (URLError, OSError, ValueError) as error:
-        message = f"cannot reach the session API at {url}: {error}"
+        with error:
+            return error.code, error.read()
+    except (OSError, HTTPException, ValueError) as error:
+        why = getattr(error, "reason", error)
+        why = getattr(why, "strerror", None) or str(why) or type(error).__name__
+        message = f"cannot reach {_plain(url)}: {_plain(why.strip())}"
         raise CallFailed(message) from None
 
 
-def _told(error: HTTPError) -> str:
+def _told(url: str, status: int, body: bytes) -> str:
     try:
-        problem = json.loads(error.read())
+        problem = json.loads(body)
         text = problem["title"]
         for more in ("detail", "field"):
             if problem.get(more):
                 text += f": {problem[more]}"
     except (ValueError, KeyError, TypeError):
-        text = f"{error.code} {error.reason}"
-    return str(text)
+        text = f"{url} answers with status {status}"
+    if status == HTTPStatus.UNAUTHORIZED:
+        text += " (set HOLDFAST_OPERATOR_TOKEN)"
+    return _plain(text)
+
+
+def _plain(text: object) -> str:
+    """Text that only prints: an order's name comes from outside, and this goes to a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def _time(at_ms: int) -> str:

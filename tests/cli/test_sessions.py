@@ -1,0 +1,276 @@
+"""`holdfast sessions …` and `holdfast health` against a Holdfast that really runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from proxy.demo.faults import Fault, FaultPlan
+from proxy.demo.gateway import SimulatedGateway
+from tests.support.raw import RawConnection, raw_server
+from tests.support.running import HoldfastProcess, free_port, simulated
+from tests.support.shell import Finished, holdfast
+from tests.support.waiting import eventually
+
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z"
+
+
+class FaultsByName(FaultPlan):
+    """What happens to an order's first request is in its name."""
+
+    def fault(self, order: str, arrival: int) -> Fault:
+        """Resets after charging the order if it is called so, once."""
+        return Fault.RESET_AFTER if arrival == 1 and "lost" in order else Fault.NONE
+
+
+@dataclass(slots=True)
+class Shop:
+    """A running Holdfast with two doors: to a gateway that is known, and to one that is not."""
+
+    process: HoldfastProcess
+    gateway: SimulatedGateway
+    plain_url: str
+
+    async def pay(self, order: str, *, plain: bool = False) -> str:
+        """Pay an order; its session."""
+        url = self.plain_url if plain else self.process.url
+        data = {
+            "amount": "1999",
+            "currency": "eur",
+            "confirm": "true",
+            "payment_method": "pm_card_visa",
+            "metadata[order_id]": order,
+        }
+        headers = {
+            "Authorization": "Bearer sk_test_shop",
+            "X-Payment-Order-Id": order,
+            "X-Payment-User-Id": "user-7",
+        }
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(f"{url}/v1/payment_intents", data=data, headers=headers) as answer,
+        ):
+            return answer.headers["X-Payment-Session-Id"]
+
+    async def open(self, order: str) -> str:
+        """A session that the backend creates before it pays."""
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(
+                f"{self.process.api}/session/create",
+                json={"orderId": order},
+                headers={"Authorization": "Bearer op"},
+            ) as answer,
+        ):
+            created: str = (await answer.json())["sessionId"]
+            return created
+
+    async def run(self, *arguments: str, token: str | None = None) -> Finished:
+        """`holdfast sessions …` with the address and token an operator would have set."""
+        token = "op" if token is None else token
+        api = f"http://127.0.0.1:{self.process.api_port}"
+        # A shell behind a company's proxy: it is not for what runs on this machine.
+        environ = {"HOLDFAST_API": api, "http_proxy": "http://127.0.0.1:1"}
+        if token:
+            environ["HOLDFAST_OPERATOR_TOKEN"] = token
+        return await holdfast("sessions", *arguments, environ=environ)
+
+
+@pytest_asyncio.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
+    """Tokens are set, and one automatic attempt leaves two for people."""
+    gateway = SimulatedGateway(FaultsByName())
+    plain = free_port()
+    async with simulated(gateway) as origin:
+        more = (
+            f'  plain: {{profile: generic, listen: "127.0.0.1:{plain}", upstream: "{origin}"}}\n'
+            "defaults: {retry: {max_attempts: 3, automatic_attempts: 1}}\n"
+        )
+        process = HoldfastProcess(tmp_path, origin, more)
+        await process.start(environ={"HOLDFAST_OPERATOR_TOKEN": "op", "HOLDFAST_VIEWER_TOKEN": "v"})
+        yield Shop(process, gateway, f"http://127.0.0.1:{plain}")
+        assert await process.stop() == 0
+
+
+async def test_sessions_are_listed_and_shown(shop: Shop) -> None:
+    """A table, newest first, and one session's timeline; plain when piped, JSON when asked for."""
+    first, second = await shop.pay("list-1"), await shop.pay("list-2")
+    done = await shop.run("list", "--user", "user-7")
+    assert (done.code, done.err) == (0, "")
+    assert "\x1b" not in done.out
+    head, *lines, count = done.out.splitlines()
+    assert head.split() == ["SESSION", "STATUS", "OUTCOME", "ORDER", "ATTEMPTS", "STARTED"]
+    assert [line.split()[:5] for line in lines] == [
+        [second, "COMPLETED", "charged", "list-2", "1/3"],
+        [first, "COMPLETED", "charged", "list-1", "1/3"],
+    ]
+    assert all(re.search(f" {TIME}$", line) for line in lines)
+    assert count == "2 of 2"
+    assert (await shop.run("list", "--order", "list-1")).out.splitlines()[-1] == "1 of 1"
+    assert (await shop.run("list", "--limit", "1")).out.splitlines()[-1] == "1 of 2"
+    nobody = await shop.run("list", "--order", "nobody")
+    assert (nobody.code, nobody.out.splitlines()[-1]) == (0, "0 of 0")
+
+    page = json.loads((await shop.run("list", "--order", "list-1", "--json")).out)
+    assert (page["total"], page["next"]) == (1, None)
+    assert (page["sessions"][0]["sessionId"], page["sessions"][0]["userId"]) == (first, "user-7")
+
+    done = await shop.run("show", first)
+    assert (done.code, done.err) == (0, "")
+    facts, _, timeline = done.out.partition("\n\n")
+    assert dict(line.split(maxsplit=1) for line in facts.splitlines()) == {
+        "sessionId": first,
+        "orderId": "list-1",
+        "status": "COMPLETED",
+        "outcome": "charged",
+        "reference": "-",
+        "attempts": "1 of 3",
+    }
+    steps = timeline.splitlines()
+    assert all(re.match(f"{TIME}  ", step) for step in steps)
+    assert steps[-1].split()[2:] == ["AttemptEnded", "COMPLETED,", "charged"]
+    summary = json.loads((await shop.run("show", first, "--json")).out)
+    assert (summary["status"], summary["outcome"]) == ("COMPLETED", "charged")
+
+
+async def test_sessions_are_acted_on(shop: Shop) -> None:
+    """Resume what was interrupted, settle what nobody can ask about, cancel what is not charged."""
+    lost = await shop.pay("lost-resume")
+    assert lost in (await shop.run("list", "--active", "--outcome", "unknown")).out
+    done = await shop.run("resume", lost)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("RESUMED (")
+
+    async def summary() -> dict[str, str]:
+        shown: dict[str, str] = json.loads((await shop.run("show", lost, "--json")).out)
+        return shown
+
+    settled = await eventually(summary, lambda shown: shown["status"] == "COMPLETED")
+    assert settled["outcome"] == "charged"
+    assert shop.gateway.ledger.per_order()["lost-resume"] == 1
+
+    unknown = await shop.pay("lost-settle", plain=True)
+    waiting = json.loads((await shop.run("show", unknown, "--json")).out)
+    assert (waiting["status"], waiting["outcome"]) == ("INTERRUPTED", "unknown")
+    done = await shop.run("settle", unknown, "--reference", "pi_from_the_dashboard")
+    assert (done.code, done.out, done.err) == (0, "COMPLETED\n", "")
+    assert "reference    pi_from_the_dashboard\n" in (await shop.run("show", unknown)).out
+
+    opened = await shop.open("cancel-1")
+    done = await shop.run("cancel", opened, "--reason", "the customer left")
+    assert (done.code, done.out, done.err) == (0, "CANCELLED, not_charged\n", "")
+    done = await shop.run("cancel", lost, "--reason", "too late")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("The session's state does not allow this: ")
+
+
+REFUSED = [
+    (("show", "ps_missing"), "There is no such session"),
+    (("resume", "ps_missing"), "There is no such session"),
+    (("show", "../../healthz?x=1"), "There is no such session"),
+    (("list", "--status", "PAID"), "'INITIATED'"),
+    (("list", "--outcome", "maybe"), "'not_charged'"),
+]
+
+
+async def test_what_the_api_refuses_is_a_sentence(shop: Shop) -> None:
+    """The API's own words on standard error, and 1; without a token, which variable to set."""
+    for arguments, told in REFUSED:
+        done = await shop.run(*arguments)
+        assert (arguments, done.code, done.out) == (arguments, 1, "")
+        assert told in done.err
+        assert done.err.count("\n") == 1
+    for token in ("", "wrong"):
+        done = await shop.run("list", token=token)
+        assert (done.code, done.out) == (1, "")
+        assert done.err == "A token is required (set HOLDFAST_OPERATOR_TOKEN)\n"
+
+    # Health needs no token, and no proxy of the shell's.
+    url, environ = f"{shop.process.admin}/readyz", {"http_proxy": "http://127.0.0.1:1"}
+    done = await holdfast("health", "--url", url, environ=environ)
+    assert (done.code, done.out, done.err) == (0, "ok\n", "")
+    wrong = await holdfast("health", "--url", f"{shop.process.admin}/nothing-here")
+    assert (wrong.code, wrong.out) == (1, "")
+
+
+async def test_an_api_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    """Nothing listens, no address at all, or something else answers: one line, and 1."""
+    nowhere = f"http://127.0.0.1:{free_port()}"
+
+    async def told(api: str) -> str:
+        done = await holdfast("sessions", "list", "--api", api, folder=tmp_path)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.count("\n") == 1
+        return done.err
+
+    assert await told(nowhere) == (
+        f"cannot reach {nowhere}/api/payments/sessions?limit=50: Connection refused\n"
+    )
+    assert await told("127.0.0.1:8081") == (
+        "'127.0.0.1:8081/api/payments/sessions?limit=50' is not an address: write it as "
+        "http://127.0.0.1:8081\n"
+    )
+    assert "cannot reach" in await told("http://127.0.0.1:nine")
+    assert "is not an address" in await told("http://")
+
+    health = await holdfast("health", "--url", f"{nowhere}/readyz")
+    assert (health.code, health.err) == (1, f"cannot reach {nowhere}/readyz: Connection refused\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "does not answer as the session API"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "does not answer as the session API"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "does not answer as the session API"),
+        (b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno", "answers with status 502"),
+        (b"220 mail.example ESMTP\r\n", "cannot reach"),
+        (b"", "cannot reach"),
+    ],
+)
+async def test_something_else_at_the_address_is_a_sentence(answer: bytes, told: str) -> None:
+    """Whatever answers there, it ends in one line, and 1."""
+
+    async def script(connection: RawConnection) -> None:
+        await connection.request()
+        if answer:
+            await connection.send(answer)
+
+    async with raw_server(script) as server:
+        done = await holdfast("sessions", "list", "--api", server.origin)
+    assert (done.code, done.out) == (1, "")
+    assert told in done.err
+    assert done.err.count("\n") == 1
+
+
+async def test_what_comes_from_outside_cannot_write_to_the_terminal() -> None:
+    """An order's name with control characters is shown without them."""
+    session = {
+        "sessionId": "ps_1",
+        "status": "COMPLETED",
+        "outcome": "charged",
+        "orderId": "\x1b[2Jorder\r\nps_2",
+        "attempts": 1,
+        "maxAttempts": 3,
+        "startedAt": 1706000000000,
+    }
+    body = json.dumps({"sessions": [session], "total": 1, "next": None}).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    async def script(connection: RawConnection) -> None:
+        await connection.request()
+        await connection.send(head + body)
+
+    async with raw_server(script) as server:
+        done = await holdfast("sessions", "list", "--api", server.origin)
+    assert done.code == 0
+    assert "?[2Jorder??ps_2" in done.out
+    assert "\x1b" not in done.out
+    assert len(done.out.splitlines()) == 3
