@@ -1,0 +1,45 @@
+"""Starts Holdfasts quickly: everything is imported once, each start is a fork. Run as a script.
+
+Reads `start CONFIG LOG` lines on standard input and answers with the new process's id. The children
+are ordinary Holdfasts: the same `serve`, the same store, killed for real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+import proxy.stores.sqlite  # imported here so that no child has to
+from proxy.cli.serve import serve
+
+
+def main() -> None:
+    """Fork a Holdfast for every line, until the input ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: the kernel may bury them
+    assert proxy.stores.sqlite is not None
+    for line in sys.stdin:
+        _, config, log = line.split()
+        child = os.fork()
+        if child == 0:
+            _become_holdfast(config, log)
+        print(child, flush=True)
+
+
+def _become_holdfast(config: str, log: str) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(out, stream)
+    os.close(0)
+    code = 1
+    try:
+        code = serve(argparse.Namespace(config=Path(config)))
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
