@@ -24,6 +24,9 @@ _CLOCK_SLACK_SECONDS = 60
 # charge counts as evidence; "nothing happened yet" does not. Longer than any SDK's own time-out
 # (80 s).
 SETTLE_SECONDS = 120
+# How long after the last send it is looked for, by how often it was. Gateways list the newest
+# first, so a busy merchant's payment is found sooner from close behind it.
+_REACH_SECONDS = (15, 60, SETTLE_SECONDS + _CLOCK_SLACK_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +122,11 @@ def _read(
 def _fill(template: str, session: Session) -> str:
     first = session.first_send_at or session.started_at
     last = session.last_send_at or session.started_at
+    reach = _REACH_SECONDS[min(session.lookups, len(_REACH_SECONDS) - 1)]
     return (
         template.replace("{gateway_key}", quote(session.gateway_key or "", safe=""))
         .replace("{since}", str(first // 1000 - _CLOCK_SLACK_SECONDS))
-        .replace("{until}", str(last // 1000 + SETTLE_SECONDS + _CLOCK_SLACK_SECONDS))
+        .replace("{until}", str(last // 1000 + reach))
     )
 
 

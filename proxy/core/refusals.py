@@ -36,6 +36,15 @@ class Refusal(Enum):
     """The refusals; what each means is its `Row`."""
 
     # The request itself.
+    MALFORMED_REQUEST = Row(
+        "malformed-request",
+        400,
+        Blame.CALLER,
+        "The request cannot be read as HTTP/1.1",
+        "Its first line, a header or its framing is malformed or too long; nothing was sent.",
+        False,
+        "http_request_error",
+    )
     TARGET_NOT_FORWARDABLE = Row(
         "target-not-forwardable",
         400,

@@ -14,6 +14,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 from urllib.parse import parse_qsl
@@ -21,7 +22,9 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from proxy.demo.faults import Fault, FaultPlan
+from proxy.system import SystemClock
 
+_CLOCK = SystemClock()
 # Longer than any client of the demonstration waits.
 _HANG_SECONDS = 30.0
 _SLOW_SECONDS = 0.2
@@ -290,7 +293,14 @@ class SimulatedGateway:
     async def _list_events(self, request: web.Request) -> web.Response:
         """Newest first, a page at a time, as Stripe lists them."""
         limit = int(request.query.get("limit", "10"))
-        newest_first = self._events[::-1]
+        since = int(request.query.get("created[gte]", "0"))
+        until = int(request.query.get("created[lte]", str(2**53)))
+        kinds = request.query.get("type", "*")
+        newest_first = [
+            event
+            for event in reversed(self._events)
+            if since <= event["created"] <= until and fnmatchcase(event["type"], kinds)
+        ]
         after = request.query.get("starting_after")
         if after is not None:
             ids = [event["id"] for event in newest_first]
@@ -336,6 +346,7 @@ class SimulatedGateway:
             {
                 "id": self._name("evt"),
                 "object": "event",
+                "created": _CLOCK.now_ms() // 1000,
                 "type": kind,
                 "data": {"object": dict(thing)},
                 "request": {"idempotency_key": request.headers.get("Idempotency-Key")},

@@ -50,16 +50,16 @@ async def run_demo(options: DemoOptions) -> int:
     await site.start()
     gateway_port = runner.addresses[0][1]
     with tempfile.TemporaryDirectory(prefix="holdfast-demo-") as folder:
-        holdfast, log = _holdfast(Path(folder), gateway_port)
+        holdfast = _holdfast(Path(folder), gateway_port)
         doors = await holdfast.start()
         try:
-            return await _compare(options, gateway, gateway_port, doors, log)
+            return await _compare(options, gateway, gateway_port, doors)
         finally:
             await holdfast.stop()
             await runner.cleanup()
 
 
-def _holdfast(folder: Path, gateway_port: int) -> tuple[Holdfast, io.BytesIO]:
+def _holdfast(folder: Path, gateway_port: int) -> Holdfast:
     policy = folder / "demo.yaml"
     policy.write_text((Path(__file__).parent / "demo.yaml").read_text(encoding="utf-8"))
     overrides = {
@@ -73,8 +73,8 @@ def _holdfast(folder: Path, gateway_port: int) -> tuple[Holdfast, io.BytesIO]:
     ):
         if not _is_free(port):  # something else runs there: any other port will do
             overrides[f"HOLDFAST__{name}"] = "127.0.0.1:0"
-    log = io.BytesIO()
-    return Holdfast(load(policy, {**os.environ, **overrides}), log), log
+    # Its log lines would run through the table.
+    return Holdfast(load(policy, {**os.environ, **overrides}), io.BytesIO())
 
 
 def _is_free(port: int) -> bool:
@@ -92,13 +92,13 @@ async def _compare(
     gateway: SimulatedGateway,
     gateway_port: int,
     doors: Doors,
-    log: io.BytesIO,
 ) -> int:
     print(
         f"A simulated gateway interrupts {options.interruptions:.0%} of all requests (hangs, "
         f"resets and cut answers, before\nand after charging; 503, 429). {options.orders} orders "
         "are paid at it three times, under the same faults:\n"
     )
+    _links(doors)
     direct = f"http://127.0.0.1:{gateway_port}"
     through = f"http://{doors.gateways['stripe']}"
     ways = [
@@ -112,7 +112,7 @@ async def _compare(
         gateway.arrivals.clear()
         gateway.ledger.charges.clear()
         # Filled as the gateway charges, so the live table can show it.
-        at_once = 20
+        at_once = 10
 
         def progress(row: Row = row) -> None:
             row.charges = gateway.ledger.per_order()
@@ -122,11 +122,11 @@ async def _compare(
         progress()
     await _settle(rows[-1], gateway, f"http://{doors.sessions}")
     table.finish()
-    _links(doors)
     if options.stay:
-        print("\nStaying until Ctrl-C.")
+        print("\nThe links above work until Ctrl-C.")
         await asyncio.Event().wait()
-    del log
+    else:
+        print("\nTo look around afterwards, run it with --stay.")
     return 0 if rows[-1].twice == rows[-1].lost == 0 else 1
 
 
@@ -149,7 +149,7 @@ async def _settle(row: Row, gateway: SimulatedGateway, sessions: str) -> None:
 
 def _links(doors: Doors) -> None:
     print(
-        f"\nsessions   http://{doors.sessions}/api/payments/sessions"
-        f"\nstill open http://{doors.sessions}/api/payments/sessions/active"
-        f"\nmetrics    http://{doors.admin}/metrics"
+        f"sessions   http://{doors.sessions}/api/payments/sessions\n"
+        f"still open http://{doors.sessions}/api/payments/sessions/active\n"
+        f"metrics    http://{doors.admin}/metrics\n"
     )

@@ -21,7 +21,7 @@ from proxy.core.retrying import repeat_barrier
 from proxy.core.session import Session, apply
 from proxy.core.states import Outcome
 from proxy.core.wire import Answer, InboundRequest
-from proxy.flow.answer import replayed, unpack, without_answer
+from proxy.flow.answer import refusal_for, replayed, unpack, without_answer
 from proxy.flow.attempts import Attempts
 from proxy.flow.held import HeldRequests
 from proxy.flow.intake import Arrival, Intake, Known, Opened, Refused
@@ -135,12 +135,12 @@ class Pipeline:
         try:
             answer = await steps()
         except StoreUnavailable:
-            known = walk.session if walk.session.id else None
-            answer = self.refuse(walk.lane, Refusal.STORE_UNAVAILABLE, known)
+            answer = self._cut_short(walk, Reason.STORE_UNAVAILABLE)
+        except asyncio.CancelledError:  # the drain's patience is over, and nothing is out
+            answer = self._cut_short(walk, Reason.SHUTDOWN)
         except Exception as error:  # noqa: BLE001 -- a bug must not leave a backend unanswered
             self._on_bug(error)
-            known = walk.session if walk.session.id else None
-            answer = self.refuse(walk.lane, Refusal.INTERNAL, known)
+            answer = self._cut_short(walk, Reason.INTERNAL_ERROR)
         finally:
             self._walks.leave(walk, key)
         if walk.session.listed and walk.session.bound:
@@ -149,6 +149,12 @@ class Pipeline:
             self._held.drop(walk.session.id)
         self._timed(walk)
         walk.answered.set_result(answer)
+
+    def _cut_short(self, walk: Walk, reason: Reason) -> Answer:
+        """The answer of a walk that came to none: what is known of its session, if it has one."""
+        if not walk.session.id:
+            return self.refuse(walk.lane, refusal_for(walk.session, reason))
+        return without_answer(walk.session, walk.lane.profile, reason)
 
     async def _open_and_go(self, walk: Walk, arrival: Arrival) -> Answer:
         """The branches of a payment, in the order they are asked."""

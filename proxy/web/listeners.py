@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import StreamReader, web
 from aiohttp.http import HttpRequestParser, RawRequestMessage
 from typing_extensions import override
+
+from proxy.core.problems import problem
+from proxy.core.refusals import Refusal
+from proxy.web.responses import RawResponse
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -33,10 +38,12 @@ def check_parser() -> None:
 
 
 class _Connection(web.RequestHandler):
-    """aiohttp's connection, which tells a body that its request broke.
+    """aiohttp's connection, but for two things.
 
-    aiohttp queues a parser's error behind the request in whose body it came up, and leaves whoever
-    reads that body waiting.
+    It tells a body that its request broke: aiohttp queues a parser's error behind the request in
+    whose body it came up, and leaves whoever reads that body waiting. And it answers what cannot be
+    read with a problem of ours: aiohttp's own answer repeats the bytes it stumbled over, which may
+    be a card number on its way into someone's log.
     """
 
     __slots__ = ("_arriving",)
@@ -54,6 +61,20 @@ class _Connection(web.RequestHandler):
             elif self._arriving is not None and not self._arriving.is_eof():
                 self._arriving.set_exception(web.RequestPayloadError("malformed"))
 
+    @override
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        # Logs it, and raises where an answer has already begun.
+        super().handle_error(request, status, exc, message)
+        ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        refusal = Refusal.INTERNAL if ours else Refusal.MALFORMED_REQUEST
+        return RawResponse(problem(refusal), close=True)
+
 
 class _Server(web.Server):
     """aiohttp's low-level server with our connections. Without its fallback, too: settings that a
@@ -63,6 +84,16 @@ class _Server(web.Server):
     @override
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _AppRunner(web.AppRunner):
+    """aiohttp's runner, whose server has our connections too (it asks nobody which to make)."""
+
+    @override
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        server.__class__ = _Server
+        return server
 
 
 class Listeners:
@@ -80,7 +111,7 @@ class Listeners:
 
     async def open_app(self, app: web.Application, host: str, port: int) -> int:
         """A door with routes: the session API, the admin pages."""
-        runner = web.AppRunner(app, handler_cancellation=False, **_PROTOCOL)
+        runner = _AppRunner(app, handler_cancellation=False, **_PROTOCOL)
         return await self._open(runner, host, port)
 
     async def _open(self, runner: web.BaseRunner, host: str, port: int) -> int:

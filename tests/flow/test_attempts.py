@@ -10,9 +10,10 @@ import pytest
 
 from proxy.core.events import RetrySuppressed
 from proxy.core.reasons import Reason
+from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.core.wire import Phase, WireFacts
-from proxy.ports import Send
+from proxy.ports import Send, StoreUnavailable
 from proxy.upstream.scripted import Step
 from tests.support.lab import DECLINED, POLICY, SUCCEEDED, Lab, header_of, pay, settings_from
 
@@ -125,6 +126,41 @@ async def test_drain_ends_a_backoff_at_once(lab: Lab) -> None:
         Reason.GATEWAY_ERROR,
         Reason.SHUTDOWN,
     ]
+
+
+async def test_a_look_up_that_the_drain_cuts_off_leaves_the_outcome_unknown(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waited for a look-up is told what is known, not that nothing was sent."""
+    lab.gateway.will(lab.gateway.loses_answer())
+    await lab.merchant_sends(pay(key="k-1"), "plain")
+
+    async def never(*_: object) -> Session:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    monkeypatch.setattr(lab.reconcile, "once", never)
+    request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1"), "plain"))
+    await asyncio.sleep(1)
+    await lab.pipeline.drain(2)
+    answer = await request
+    assert lab.transcript[-1] == "answer 504 outcome-unknown"
+    assert b'"anythingSent":true' in answer.body
+
+
+async def test_a_look_up_without_a_store_leaves_the_outcome_unknown(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that fails during a look-up does not turn unknown into "nothing was sent"."""
+    lab.gateway.will(lab.gateway.loses_answer())
+    await lab.merchant_sends(pay(key="k-1"), "plain")
+
+    async def no_store(*_: object) -> Session:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(lab.reconcile, "once", no_store)
+    await lab.merchant_sends(pay(key="k-1"), "plain")
+    assert lab.transcript[-1] == "answer 504 outcome-unknown"
 
 
 async def test_nothing_new_is_sent_while_draining(lab: Lab) -> None:

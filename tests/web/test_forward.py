@@ -377,7 +377,8 @@ async def test_what_cannot_be_read_in_one_way_is_refused(
     async with between(tmp_path, OK) as (holdfast, gateway):
         answer = await soon(exchange(holdfast.port, request_bytes, until_closed=True))
 
-        assert message(answer).start == b"HTTP/1.0 400 Bad Request"
+        assert message(answer).start == b"HTTP/1.1 400 Bad Request"
+        assert json.loads(message(answer).body)["type"] == "/problems/malformed-request"
         assert gateway.connections == []
 
 
