@@ -33,6 +33,7 @@ class Bound:
     gateway_key: str
     fingerprint: str
     order_locks: bool
+    named: bool
     max_attempts: int
 
 

@@ -50,6 +50,11 @@ class Identity:
     order_ref: str | None
     order_locks: bool
 
+    @property
+    def named(self) -> bool:
+        """Whether the same bytes again are the same payment."""
+        return self.source is not KeySource.GENERATED
+
 
 def tenant_of(request: InboundRequest, credential_headers: tuple[str, ...], digest: Digest) -> str:
     """Keys of one credential never meet keys of another. Header names in lower case."""

@@ -15,6 +15,7 @@ from proxy.core.profile import ErrorShape, GatewayProfile, RefusalForm
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Blame, Refusal
 from proxy.core.session import Session
+from proxy.core.states import Outcome
 from proxy.core.wire import Answer, AnswerSource, Headers
 
 # Error tokens of RFC 9209 section 2.3 for what ended the last attempt.
@@ -57,8 +58,10 @@ def problem(
         "status": status,
         "detail": row.detail,
         "anythingSent": session is not None and any(a.sent for a in session.attempts),
-        "safeToRepeat": row.safe_to_repeat,
+        "safeToRepeat": row.safe_to_repeat and not _must_name(session),
     }
+    if _must_name(session):
+        document["detail"] = f"{row.detail} {_NAME_IT}"
     if session is not None:
         document |= {
             "sessionId": session.id,
@@ -85,6 +88,17 @@ def problem(
         headers += profile.final_answer_headers
     body = json.dumps(document, separators=(",", ":")).encode()
     return Answer(status, _phrase(status), tuple(headers), body, AnswerSource.HOLDFAST)
+
+
+_NAME_IT = (
+    "The request named neither key nor session nor order, so a plain repeat would be another "
+    f"payment: send it again with the header {SESSION_HEADER} and this session's id."
+)
+
+
+def _must_name(session: Session | None) -> bool:
+    """Whether a repeat that does not name the session could charge a second time."""
+    return session is not None and not session.named and session.outcome is Outcome.UNKNOWN
 
 
 def session_headers(session: Session) -> Headers:

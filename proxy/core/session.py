@@ -89,6 +89,9 @@ class Session(NamedTuple):
     gateway_key: str | None = None
     generation: int = 1
     fingerprint: str | None = None
+    # Whether its request named the payment (key, session or order). If not, the same bytes sent
+    # again would be another payment, unless they name this session.
+    named: bool = True
     order_ref: str | None = None
     order_locks: bool = False
     user_ref: str | None = None
@@ -173,6 +176,7 @@ class _Facts(TypedDict, total=False):
     key_hash: str
     gateway_key: str
     fingerprint: str
+    named: bool
     order_locks: bool
     max_attempts: int
     outcome: Outcome
@@ -277,6 +281,7 @@ def _bound(event: ev.Bound) -> _Facts:
         "key_hash": event.key_hash,
         "gateway_key": event.gateway_key,
         "fingerprint": event.fingerprint,
+        "named": event.named,
         "order_locks": event.order_locks,
         "max_attempts": event.max_attempts,
     }

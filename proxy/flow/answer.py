@@ -70,7 +70,8 @@ def refusal_for(session: Session, reason: Reason) -> Refusal:
         State.EXPIRED: Refusal.SESSION_EXPIRED,
         State.FAILED_MAX_RETRIES: Refusal.RETRIES_EXHAUSTED,
     }
-    if session.state in by_state:
+    # A request that moves no money has no key that could be used up, only a reason.
+    if session.durable and session.state in by_state:
         return by_state[session.state]
     if reason is Reason.NOT_ALLOWED:
         return Refusal.SESSION_HELD if session.hold else Refusal.SESSION_CANCELLED

@@ -169,10 +169,18 @@ class Attempts:
             reason, why = Reason.SHUTDOWN, Suppressed.DRAINING
         elif reason is Reason.STORE_UNAVAILABLE:
             why = Suppressed.STORE_UNAVAILABLE
-        if reason is not Reason.NOT_ALLOWED:  # what a person did is on record already
-            stop = ev.Interrupted(self._clock.now_ms(), reason, Phase.CONNECTING)
-            with contextlib.suppress(StoreUnavailable):
-                await self._update(walk, lambda s: Change([stop] if s.live else []))
+        now = self._clock.now_ms()
+        stop = ev.Interrupted(now, reason, Phase.CONNECTING)
+
+        def record(session: Session) -> Change:
+            if session.due_to_expire(now):
+                return Change([ev.Expired(now)])
+            # What a person did is on record already.
+            stopped = session.live and reason is not Reason.NOT_ALLOWED
+            return Change([stop] if stopped else [])
+
+        with contextlib.suppress(StoreUnavailable):
+            await self._update(walk, record)
         self._suppressed(walk, why)
         walk.answer = without_answer(walk.session, walk.lane.profile, reason)
         return GiveUp(why)

@@ -126,7 +126,7 @@ class Intake:
                     return self._known(taken.holder, arrival)
                 arrival = self._next_generation(arrival)
             except OrderTaken as taken:
-                if await self._expired(taken.holder):
+                if await self._expired(taken.holder) is not None:
                     continue
                 if taken.holder.bound or session_id is not None:
                     return _order_taken(taken.holder)
@@ -155,8 +155,8 @@ class Intake:
             return Refused(Refusal.SESSION_TAKEN, stored)
         if stored.bound:
             return self._known(stored, arrival)
-        if await self._expired(stored):
-            return Refused(Refusal.SESSION_EXPIRED, stored)
+        if (expired := await self._expired(stored)) is not None:
+            return Refused(Refusal.SESSION_EXPIRED, expired)
         if not stored.live:
             return Known(stored, closed_verdict(stored))
         bound = ev.Bound(
@@ -169,6 +169,7 @@ class Intake:
             gateway_key=identity.gateway_key,
             fingerprint=identity.fingerprint,
             order_locks=identity.order_locks,
+            named=identity.named,
             max_attempts=arrival.route.retry.max_attempts,
         )
         session = apply(stored, bound)
@@ -184,17 +185,16 @@ class Intake:
         )
         return Known(session, verdict)
 
-    async def _expired(self, session: Session) -> bool:
-        """Whether the session's deadline had passed without a charge; it is then closed."""
+    async def _expired(self, session: Session) -> Session | None:
+        """The session, closed, if its deadline had passed without a charge."""
         now = self._clock.now_ms()
         if not session.due_to_expire(now) or session.id in self._walks.by_session:
-            return False
+            return None
 
         def expire(current: Session) -> Change:
             return Change([ev.Expired(now)] if current.due_to_expire(now) else [])
 
-        await self._journal.update(session, expire, frozenset())
-        return True
+        return await self._journal.update(session, expire, frozenset())
 
     def _next_generation(self, arrival: Arrival) -> Arrival:
         """The same order and body once more, after the earlier try is closed without a charge."""
@@ -223,6 +223,7 @@ class Intake:
             gateway_key=identity.gateway_key,
             generation=identity.generation,
             fingerprint=identity.fingerprint,
+            named=identity.named,
             order_ref=identity.order_ref,
             order_locks=identity.order_locks,
             user_ref=arrival.request.user_ref,
@@ -232,9 +233,17 @@ class Intake:
 
 
 def _belongs(stored: Session, arrival: Arrival) -> bool:
-    """Whether a named session can be this request's: its key once it has one, else its order."""
-    if stored.bound:
+    """Whether a named session can be this request's.
+
+    Before its request has come, by gateway and order. Afterwards by its key; a request without a
+    key of its own may name the session instead, with the same credential and on the same route
+    (another body is then refused as another body).
+    """
+    if stored.bound and arrival.request.client_key is not None:
         return stored.key_hash == arrival.identity.key_hash
+    if stored.bound:
+        same_credential = stored.tenant == arrival.identity.tenant
+        return same_credential and stored.route == arrival.route.name
     here = stored.gateway in {None, arrival.lane.name}
     return here and arrival.request.order_ref in {None, stored.order_ref}
 

@@ -144,8 +144,8 @@ def _composed(document: Document, text: str) -> yaml.Node | None:
         before = text[: error.position]
         column = error.position - (before.rfind("\n") + 1) + 1
         broken(before.count("\n") + 1, column, f"not YAML: {str(error).partition(chr(10))[0]}")
-    except _TooDeep:
-        broken(*_reached(loader), TOO_MUCH)
+    except _TooDeep as error:
+        broken(error.mark.line + 1, error.mark.column + 1, TOO_MUCH)
     except (yaml.YAMLError, ValueError, OverflowError):
         # PyYAML lets Python's own errors through, for an escape beyond Unicode for one.
         broken(*_reached(loader), "not YAML: this cannot be read")
@@ -153,7 +153,11 @@ def _composed(document: Document, text: str) -> yaml.Node | None:
 
 
 class _TooDeep(Exception):  # noqa: N818 -- becomes a mistake
-    """More levels than a document may have."""
+    """More levels than a document may have; where the first too many begins."""
+
+    def __init__(self, mark: yaml.Mark) -> None:
+        super().__init__(TOO_MUCH)
+        self.mark = mark
 
 
 class _Loader(yaml.SafeLoader):
@@ -166,7 +170,7 @@ class _Loader(yaml.SafeLoader):
     @override
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self._levels > MAX_DEPTH:
-            raise _TooDeep
+            raise _TooDeep(self.peek_event().start_mark)  # type: ignore[no-untyped-call]
         self._levels += 1
         try:
             return super().compose_node(parent, index)

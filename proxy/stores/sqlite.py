@@ -128,6 +128,9 @@ class SqliteStore:
         try:
             writer = await asyncio.to_thread(self._migrated)
             self._reader = self._connect(read_only=True)
+        except StoreUnavailable:
+            self._unlock()
+            raise
         except apsw.Error as error:
             self._unlock()
             message = f"cannot open the store {self._path.name}: {error}"
@@ -418,10 +421,14 @@ class SqliteStore:
             reason = self._broken
         failed = batch.writes + self._waiting.writes
         self._waiting = _Batch()
-        self._forget(write.session for write in failed if write.session is not None)
+        # Told first (they hear of it in the loop's next turn): reading back may fail as well.
         for write in failed:
             if not write.done.done():
                 write.done.set_exception(StoreUnavailable(reason))
+        try:
+            self._forget(write.session for write in failed if write.session is not None)
+        except StoreUnavailable as unreadable:
+            self._broken = f"{reason}; nor can it be read ({unreadable}); restart needed"
 
     def _forget(self, sessions: Iterable[Session]) -> None:
         """Back to what the file says about them."""

@@ -51,6 +51,7 @@ BOUND = ev.Bound(
     gateway_key="gk",
     fingerprint="f",
     order_locks=True,
+    named=True,
     max_attempts=5,
 )
 

@@ -257,6 +257,7 @@ async def test_a_refusal_is_an_exception_after_one_request(
 
 # Refusal → the status in Stripe's form, and stripe-python's class.
 CATALOGUE: dict[Refusal, tuple[int, str]] = {
+    Refusal.MALFORMED_REQUEST: (400, "InvalidRequestError"),
     Refusal.TARGET_NOT_FORWARDABLE: (400, "InvalidRequestError"),
     Refusal.METHOD_NOT_FORWARDABLE: (405, "APIError"),
     Refusal.AMBIGUOUS_FRAMING: (400, "InvalidRequestError"),

@@ -84,6 +84,20 @@ def break_store(lab: Lab) -> Callable[[], None]:
     return do
 
 
+async def test_a_deadline_that_passes_on_the_way_to_the_gateway(lab: Lab) -> None:
+    """Connecting took until after the session's end: nothing is sent, and it has expired."""
+
+    async def connecting(send: Send) -> WireFacts:
+        await asyncio.sleep(16 * 60)
+        return await lab.gateway.answers(200, SUCCEEDED)(send)
+
+    lab.gateway.will(connecting)
+    answer = await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript == ["store  Expired EXPIRED/not_charged", "answer 410 session-expired"]
+    assert lab.gateway.seen == []
+    assert (await lab.session(answer)).state is State.EXPIRED
+
+
 # --- stopping ----------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -397,6 +398,30 @@ async def test_a_session_is_one_payment(lab: Lab, second: dict[str, str]) -> Non
     assert len(lab.gateway.seen) <= 1
 
 
+async def test_a_payment_that_nothing_names_can_be_repeated_by_its_session(tmp_path: Path) -> None:
+    """Its key is Holdfast's own: a plain repeat would be another payment, and it is told so."""
+    policy = POLICY.replace("retry: {", "retry: {automatic_attempts: 1, ")
+    lab = Lab(settings_from(policy, tmp_path))
+    lab.gateway.will(lab.gateway.loses_answer(), lab.gateway.answers(200, SUCCEEDED))
+    lost = await lab.merchant_sends(pay())
+    told = json.loads(lost.body)
+    assert (lost.status, told["outcome"], told["safeToRepeat"]) == (504, "unknown", False)
+    assert "X-Payment-Session-Id" in told["detail"]
+    answer = await lab.merchant_sends(pay(session=told["sessionId"]))
+    assert (answer.status, answer.body) == (200, SUCCEEDED)
+    first, second = (dict(send.headers)["Idempotency-Key"] for send in lab.gateway.seen)
+    assert first == second
+    assert verdicts(lab) == ["resumed"]
+    await lab.close()
+
+
+async def test_a_payment_named_by_its_key_is_safe_to_repeat(lab: Lab) -> None:
+    """Who names a payment hears that the same request may come again."""
+    lab.gateway.will(lab.gateway.loses_answer())
+    told = json.loads((await lab.merchant_sends(pay(key="k-1"), "plain")).body)
+    assert (told["outcome"], told["safeToRepeat"]) == ("unknown", True)
+
+
 async def test_a_session_of_another_gateway_is_refused(lab: Lab) -> None:
     """Created for one gateway, it is not paid at another."""
     ahead, _ = await lab.commands.create(Order("o-1", None, "plain", None, None))
@@ -408,8 +433,9 @@ async def test_a_session_created_too_long_ago(lab: Lab) -> None:
     """Its deadline passed before its request came: 410, and nothing is sent."""
     ahead, _ = await lab.commands.create(Order("o-1", None, None, None, None))
     await asyncio.sleep(16 * 60)
-    await lab.merchant_sends(pay(session=ahead.id))
+    answer = await lab.merchant_sends(pay(session=ahead.id))
     assert lab.transcript[-1] == "answer 410 session-expired"
+    assert json.loads(answer.body)["state"] == "EXPIRED"
 
 
 async def test_a_cancelled_session_is_refused(lab: Lab) -> None:

@@ -208,7 +208,7 @@ async def test_a_bound_session_is_found_by_its_new_key(store: SessionStore) -> N
     ahead = await keep(store, opened(1, key_hash=None, fingerprint=None, order_ref="o-1"))
     bound = apply(
         ahead,
-        ev.Bound(1500, "stripe", "create-payment", "charge", "t", "k-new", "g", "f", True, 3),
+        ev.Bound(1500, "stripe", "create-payment", "charge", "t", "k-new", "g", "f", True, True, 3),
     )
     await store.claim(bound, ahead.version)
     await store.commit(sent(bound), bound.version, None)

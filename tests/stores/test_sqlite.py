@@ -135,6 +135,20 @@ async def test_an_io_error_is_final(store: SqliteStore, disk: FaultyDisk) -> Non
         await store.claim(opened(2), 0)
 
 
+async def test_a_disk_that_cannot_be_read_either_leaves_nobody_waiting(
+    store: SqliteStore, disk: FaultyDisk
+) -> None:
+    """Whoever waits for the failed write is told, even if what stood before cannot be read back."""
+    session = opened(1)
+    await store.claim(session, 0)
+    store._reader.close()
+    disk.broken = True
+    with pytest.raises(StoreUnavailable):
+        await store.commit(session, session.version, None)
+    assert store.broken is not None
+    assert "nor can it be read" in store.broken
+
+
 async def test_what_was_acknowledged_survives_a_restart(tmp_path: Path) -> None:
     """Sessions, keys, order locks and answers are there again for the next process."""
     path = tmp_path / "s.db"

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -26,11 +27,14 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port nobody has. Below the range from which the system serves whoever asks for any port, or
+    it would soon belong to someone else: a listener of the same test, the near end of a connection.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def policy(upstream: str, more: str = "", *, profile: str = "stripe", store: str = "") -> str:

@@ -262,6 +262,7 @@ def test_a_session_created_ahead_counts_for_its_route_once_it_has_one() -> None:
         gateway_key="g",
         fingerprint="f",
         order_locks=True,
+        named=True,
         max_attempts=3,
     )
     bound.hears(OPENED, request, started(1), ended(1, AttemptStatus.DECLINED))
