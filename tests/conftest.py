@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
@@ -10,6 +11,10 @@ import pytest
 import pytest_asyncio
 
 from tests.support.lab import POLICY, Lab, settings_from
+
+# looptime (0.9) asks for the current event loop before every test, also where there is none. Then
+# asyncio makes one that nobody closes, and the warning about it fails some later test.
+asyncio.set_event_loop(None)
 
 
 @pytest.hookimpl(wrapper=True)
