@@ -9,6 +9,7 @@ while the first is running gets 409, and what is throttled or cut off at the edg
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import struct
 from collections import Counter
@@ -384,8 +385,9 @@ async def _interrupt(
         whole = json.dumps(body).encode()
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.content_length = len(whole)
-        await response.prepare(request)
-        await response.write(whole[: len(whole) // 2])
+        with contextlib.suppress(ConnectionError):  # whoever asked may have gone
+            await response.prepare(request)
+            await response.write(whole[: len(whole) // 2])
         _reset_connection(request)
         return response
     if fault is Fault.THROTTLED:
