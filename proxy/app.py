@@ -72,8 +72,8 @@ class Holdfast:
         self._open = AsyncExitStack()
 
     async def start(self) -> Doors:
-        """Open everything. Raises `StoreUnavailable`, `KeyFileError`, or OSError for an address
-        that is in use; what was opened before is then closed again.
+        """Open everything. Raises `UnsafeParser`, `KeyFileError`, `StoreUnavailable`, or OSError
+        for an address that is in use; what was opened before is then closed again.
         """
         check_parser()
         try:

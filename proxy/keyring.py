@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -84,27 +85,68 @@ def read_or_make_key(path: Path) -> bytes:
     and fingerprint useless without a word.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
         return _read_key(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # the first start
+    except OSError as error:
+        message = f"cannot read the key file {path.name}: {error.strerror}"
+        raise KeyFileError(message) from None
+    try:
+        return _make_key(path)
     except OSError as error:
         message = f"cannot create the key file {path.name}: {error.strerror}"
         raise KeyFileError(message) from None
-    key = secrets.token_bytes(KEY_BYTES)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key.hex() + "\n")
-        file.flush()
-        # Sessions are fingerprinted with it from now on: it must survive what they survive.
-        os.fsync(file.fileno())
-    return key
 
 
 def _read_key(path: Path) -> bytes:
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
-    except (OSError, ValueError):
+    except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
         message = f"the key file {path.name} does not hold 64 hexadecimal digits"
         raise KeyFileError(message)
     return key
+
+
+def _make_key(path: Path) -> bytes:
+    """Written beside its place and named when it is whole: who dies on the way leaves no key that
+    is none. If somebody was quicker, theirs.
+    """
+    key = secrets.token_bytes(KEY_BYTES)
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(key.hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _give_name(draft, path)
+    except FileExistsError:
+        key = _read_key(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    # Sessions are fingerprinted with it from now on: its name must survive what they survive.
+    _sync_folder(path.parent)
+    return key
+
+
+def _give_name(draft: Path, path: Path) -> None:
+    """Raises `FileExistsError` if the name is taken, which a rename would not."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # No hard links here (FAT, some network file systems): take the name, then fill it at once.
+        # Who dies between the two leaves an empty file; never can two processes have two keys.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        draft.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

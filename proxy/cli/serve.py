@@ -16,6 +16,7 @@ from proxy.ports import StoreUnavailable
 from proxy.settings.load import ConfigError, load
 from proxy.settings.values import Settings
 from proxy.telemetry import logs
+from proxy.web.listeners import UnsafeParser
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -46,7 +47,7 @@ async def _serve(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         await holdfast.start()
-    except (StoreUnavailable, KeyFileError, OSError) as error:
+    except (UnsafeParser, StoreUnavailable, KeyFileError, OSError) as error:
         print(f"holdfast cannot start: {error}", file=sys.stderr)
         return 1
     # What is there now stays; looking through it again and again finds nothing.

@@ -6,7 +6,7 @@ Pure functions over header lists. Everything a rule refuses is refused before a 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.core.refusals import Refusal
 from proxy.core.wire import Headers
@@ -44,8 +44,7 @@ _QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\]){1,255})"')
 _NAME = re.compile(r"[!-~]{1,200}")
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(NamedTuple):
     """A request head that may be forwarded, taken apart."""
 
     forward: Headers
@@ -54,8 +53,7 @@ class Checked:
     has_body: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """A request's head as the parser delivered it; names and values as latin-1 text."""
 
     method: str

@@ -9,9 +9,8 @@ gateway.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proxy.core.http_rules import normal_key
 from proxy.core.policy import OrderLock, RoutePolicy
@@ -37,8 +36,7 @@ class KeySource(StrEnum):
     GENERATED = "generated"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Who a payment is."""
 
     tenant: str

@@ -79,6 +79,7 @@ def problem(
         ("Proxy-Status", f"holdfast; error={PROXY_ERRORS.get(reason, row.proxy_error)}")
         if reason is not None
         else ("Proxy-Status", f"holdfast; error={row.proxy_error}"),
+        *row.headers,
     ]
     if session is not None:
         headers += session_headers(session)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from proxy.core.wire import Headers
+
 
 class Blame(Enum):
     """Whose turn it is to change something."""
@@ -30,6 +32,7 @@ class Row:
     detail: str
     safe_to_repeat: bool  # the same request with the same key may be sent again
     proxy_error: str
+    headers: Headers = ()  # what its status asks for besides (RFC 9110)
 
 
 class Refusal(Enum):
@@ -62,6 +65,7 @@ class Refusal(Enum):
         "Holdfast forwards requests to one gateway; it does not open tunnels.",
         False,
         "http_request_denied",
+        (("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),),
     )
     AMBIGUOUS_FRAMING = Row(
         "ambiguous-framing",
@@ -154,6 +158,8 @@ class Refusal(Enum):
         "This listener is not on loopback, so each request needs X-Holdfast-Token.",
         False,
         "http_request_denied",
+        # Not `Bearer`: a token in Authorization would go on to the gateway.
+        (("WWW-Authenticate", "X-Holdfast-Token"),),
     )
 
     # The payment it names.

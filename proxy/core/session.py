@@ -1,7 +1,8 @@
 """A payment session and how an event changes it. `apply` is the only way a session moves.
 
 `Session` and `Attempt` are NamedTuples, not dataclasses: a payment is at least three new versions
-of its session, and `_replace` costs a tenth of `dataclasses.replace` (1 against 10 µs).
+of its session, and making one from the values of the one before costs 1 µs, `_replace` 4, and
+`dataclasses.replace` 10.
 """
 
 from __future__ import annotations
@@ -166,6 +167,11 @@ class Session(NamedTuple):
         return self.outcome is Outcome.CHARGED and bool(self.interruptions)
 
 
+_AT = {name: place for place, name in enumerate(Session._fields)}
+_STATE, _VERSION, _UPDATED_AT = _AT["state"], _AT["version"], _AT["updated_at"]
+_FINISHED_AT, _TIMELINE = _AT["finished_at"], _AT["timeline"]
+
+
 class _Facts(TypedDict, total=False):
     """What an event changes, by field of `Session`. One `_replace` per event, not one per fact."""
 
@@ -210,14 +216,18 @@ def apply(session: Session, event: ev.Event) -> Session:
     came_to_more = (state, outcome) != (session.state, session.outcome)
     if state not in LIVE and (finished_at is None or came_to_more):
         finished_at = event.at
-    return session._replace(
-        state=state,
-        version=session.version + 1,
-        updated_at=event.at,
-        finished_at=finished_at,
-        timeline=(*session.timeline, Step(event.at, type(event).__name__, state, outcome)),
-        **facts,
+    values: list[object] = list(session)
+    for name, value in facts.items():
+        values[_AT[name]] = value
+    values[_STATE] = state
+    values[_VERSION] = session.version + 1
+    values[_UPDATED_AT] = event.at
+    values[_FINISHED_AT] = finished_at
+    values[_TIMELINE] = (
+        *session.timeline,
+        Step(event.at, type(event).__name__, state, outcome),
     )
+    return Session._make(values)
 
 
 def _closed_without_charge(session: Session) -> bool:

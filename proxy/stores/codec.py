@@ -11,20 +11,29 @@ from proxy.core.states import AttemptStatus, Outcome, State
 
 
 def encode(session: Session) -> bytes:
-    """The session as JSON; its lists are rows of values in the order of their fields."""
-    fields = session._asdict()
+    """The session as JSON; its lists are rows of values in the order of their fields.
+
+    What is as it always begins is left out: it is the larger part, and written twice a payment.
+    """
+    fields: dict[str, Any] = {
+        name: value
+        for name, value, usual in zip(Session._fields, session, _USUALLY, strict=True)
+        if value is not usual
+    }
     for name in _ROWS:
-        fields[name] = [tuple(row) for row in fields[name]]
+        if name in fields:
+            fields[name] = [tuple(row) for row in fields[name]]
     return orjson.dumps(fields)
 
 
 def decode(data: bytes) -> Session:
     """The session that `encode` wrote."""
     fields: dict[str, Any] = orjson.loads(data)
+    if not isinstance(fields, dict):
+        message = "a session is written as an object"
+        raise TypeError(message)
     for name, kind in _ROWS.items():
-        fields[name] = tuple(kind(*row) for row in fields[name])
-    fields["state"] = State(fields["state"])
-    fields["outcome"] = Outcome(fields["outcome"])
+        fields[name] = tuple(kind(*row) for row in fields.get(name, ()))
     fields["attempts"] = tuple(
         attempt._replace(status=AttemptStatus(attempt.status)) for attempt in fields["attempts"]
     )
@@ -32,7 +41,8 @@ def decode(data: bytes) -> Session:
         step._replace(state=State(step.state), outcome=Outcome(step.outcome))
         for step in fields["timeline"]
     )
-    return Session(**fields)
+    session = Session(**fields)
+    return session._replace(state=State(session.state), outcome=Outcome(session.outcome))
 
 
 _ROWS: dict[str, Any] = {
@@ -41,3 +51,6 @@ _ROWS: dict[str, Any] = {
     "retries": Retry,
     "timeline": Step,
 }
+# A field without a default is always written: nothing is the same object as this.
+_ALWAYS = object()
+_USUALLY = [Session._field_defaults.get(name, _ALWAYS) for name in Session._fields]

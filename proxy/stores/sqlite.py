@@ -16,11 +16,12 @@ Rule 4: reads of one session happen on the event loop (an indexed look-up in the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,16 +66,20 @@ UPDATE sessions SET key_hash = ?, order_ref = ?, operation = ?, user_ref = ?, ga
                     started_at = ?, version = ?, state = ?, outcome = ?, listed = ?,
                     locks_order = ?, finished_at = ?, doc = ? WHERE id = ?
 """
-_KEEP_ANSWER = "INSERT OR REPLACE INTO answers (session_id, kept_at, sealed) VALUES (?, ?, ?)"
+_KEEP_ANSWER = """
+INSERT OR REPLACE INTO answers (session, kept_at, sealed)
+SELECT number, ?, ? FROM sessions WHERE id = ?
+"""
 _PURGE_ANSWERS = """
-DELETE FROM answers WHERE session_id IN
-    (SELECT session_id FROM answers WHERE kept_at < ? ORDER BY session_id LIMIT ?) RETURNING 1
+DELETE FROM answers WHERE session IN
+    (SELECT session FROM answers WHERE kept_at < ? ORDER BY kept_at LIMIT ?) RETURNING 1
 """
-_PURGE_SESSIONS = """
-DELETE FROM sessions WHERE id IN
-    (SELECT id FROM sessions WHERE listed = 0 AND finished_at < ? ORDER BY started_at LIMIT ?)
-RETURNING 1
+_OLD_SESSIONS = """
+SELECT number FROM sessions WHERE listed = 0 AND finished_at < ? ORDER BY started_at LIMIT ?
 """
+# An answer may not outlive its session: the number can be given again.
+_PURGE_THEIR_ANSWERS = f"DELETE FROM answers WHERE session IN ({_OLD_SESSIONS})"  # noqa: S608
+_PURGE_SESSIONS = f"DELETE FROM sessions WHERE number IN ({_OLD_SESSIONS}) RETURNING 1"  # noqa: S608
 
 
 @dataclass(slots=True)
@@ -123,26 +128,50 @@ class SqliteStore:
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as opened:  # closed again if anything fails
+            try:
+                writer = await self._opened(opened)
+                listed = self._listed_on_file()
+            except apsw.Error as error:
+                message = f"cannot open the store {self._path.name}: {error}"
+                raise StoreUnavailable(message) from None
+            except OSError as error:
+                why = f"{error.strerror} ({error.filename})"
+                message = f"cannot open the store {self._path.name}: {why}"
+                raise StoreUnavailable(message) from None
+            for session in listed:
+                self._hot.put(session)
+                self._keys_on_file[session.id] = session.key_hash
+            self._thread = threading.Thread(
+                target=self._write_batches, args=(writer,), name="sqlite", daemon=True
+            )
+            self._thread.start()
+            opened.pop_all()
+
+    async def _opened(self, opened: contextlib.ExitStack) -> apsw.Connection:
+        """The lock, the file and the reader; returns the writer's connection."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        opened.callback(self._unlock)
         await self._lock()
-        try:
-            writer = await asyncio.to_thread(self._migrated)
-            self._reader = self._connect(read_only=True)
-        except StoreUnavailable:
-            self._unlock()
-            raise
-        except apsw.Error as error:
-            self._unlock()
-            message = f"cannot open the store {self._path.name}: {error}"
-            raise StoreUnavailable(message) from None
-        for (doc,) in self._reader.execute("SELECT doc FROM sessions WHERE listed = 1"):
-            session = decode(_blob(doc))
-            self._hot.put(session)
-            self._keys_on_file[session.id] = session.key_hash
-        self._thread = threading.Thread(
-            target=self._write_batches, args=(writer,), name="sqlite", daemon=True
-        )
-        self._thread.start()
+        writer = await asyncio.to_thread(self._migrated)
+        opened.callback(writer.close)
+        self._reader = self._connect(read_only=True)
+        opened.callback(self._reader.close)
+        return writer
+
+    def _listed_on_file(self) -> list[Session]:
+        """What is live or unknown. A start that could not read one of them would forget it."""
+        rows = self._reader.execute("SELECT id, doc FROM sessions WHERE listed = 1")
+        sessions: list[Session] = []
+        for session_id, doc in rows:
+            try:
+                sessions.append(decode(_blob(doc)))
+            except (StoreUnavailable, LookupError, TypeError, ValueError):
+                message = (
+                    f"the store {self._path.name} holds a session it cannot read: {session_id}"
+                )
+                raise StoreUnavailable(message) from None
+        return sessions
 
     async def close(self) -> None:
         if self._thread is None:
@@ -159,16 +188,14 @@ class SqliteStore:
         """Take the file for this process. The system lets go of it even after kill -9, though a
         moment later: the one before may just be dying, so it is asked for a while.
         """
-        descriptor = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock_file = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         for _ in range(_LOCK_TRIES):
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 await self._clock.sleep(_LOCK_WAIT_SECONDS)
             else:
-                self._lock_file = descriptor
                 return
-        os.close(descriptor)
         message = f"the store {self._path.name} is in use by another Holdfast"
         raise StoreUnavailable(message)
 
@@ -182,28 +209,29 @@ class SqliteStore:
             # The file is made by us, so that nobody else can read it.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = apsw.Connection(str(self._path), vfs=self._vfs)
-        connection.set_busy_timeout(5000)
-        # Full, not NORMAL: with NORMAL the last commits may roll back when the power goes.
-        connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY")
-        if read_only:
-            connection.execute("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0")
+        with _closed_if_it_fails(connection):
+            connection.set_busy_timeout(5000)
+            # Full, not NORMAL: with NORMAL the last commits may roll back when the power goes.
+            connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY")
+            if read_only:
+                connection.execute("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0")
         return connection
 
     def _migrated(self) -> apsw.Connection:
         connection = self._connect()
-        version = connection.pragma("user_version")
-        if version > len(MIGRATIONS):
-            connection.close()
-            message = (
-                f"the store {self._path.name} was written by a newer Holdfast (schema {version}, "
-                f"this one knows {len(MIGRATIONS)})"
-            )
-            raise StoreUnavailable(message)
-        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-            with connection:
-                connection.execute(script.read_text(encoding="utf-8"))
-                connection.pragma("user_version", number)
+        with _closed_if_it_fails(connection):
+            version = connection.pragma("user_version")
+            if version > len(MIGRATIONS):
+                message = (
+                    f"the store {self._path.name} was written by a newer Holdfast "
+                    f"(schema {version}, this one knows {len(MIGRATIONS)})"
+                )
+                raise StoreUnavailable(message)
+            for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+                with connection:
+                    connection.execute(script.read_text(encoding="utf-8"))
+                    connection.pragma("user_version", number)
         return connection
 
     @property
@@ -252,7 +280,7 @@ class SqliteStore:
                 values = (*_identity(session), *values)
             cursor.execute(statement, values)
             if answer is not None:
-                cursor.execute(_KEEP_ANSWER, (session.id, now, answer))
+                cursor.execute(_KEEP_ANSWER, (now, answer, session.id))
 
         await self._write(write, session)
 
@@ -298,7 +326,7 @@ class SqliteStore:
         return self._current(session_id)
 
     async def answer(self, session_id: str) -> bytes | None:
-        sql = "SELECT sealed FROM answers WHERE session_id = ?"
+        sql = "SELECT sealed FROM answers JOIN sessions ON session = number WHERE id = ?"
         try:
             row = self._reader.execute(sql, (session_id,)).fetchone()
         except apsw.Error as error:
@@ -336,17 +364,19 @@ class SqliteStore:
         return [session for session in self._hot.by_id.values() if session.listed]
 
     async def purge(self, *, answers_before: int, sessions_before: int) -> tuple[int, int]:
-        answers = await self._purge(_PURGE_ANSWERS, answers_before)
-        sessions = await self._purge(_PURGE_SESSIONS, sessions_before)
+        answers = await self._purge(answers_before, _PURGE_ANSWERS)
+        sessions = await self._purge(sessions_before, _PURGE_THEIR_ANSWERS, _PURGE_SESSIONS)
         return answers, sessions
 
-    async def _purge(self, sql: str, before: int) -> int:
+    async def _purge(self, before: int, *statements: str) -> int:
+        """Carry out the statements together, bit by bit; how many rows the last one removed."""
         removed = 0
         while True:
             self._check_ready()
 
             def delete(cursor: apsw.Cursor) -> int:
-                return len(cursor.execute(sql, (before, _PURGE_ROWS)).fetchall())
+                gone = [cursor.execute(sql, (before, _PURGE_ROWS)).fetchall() for sql in statements]
+                return len(gone[-1])
 
             step: int = await self._write(delete)
             removed += step
@@ -455,6 +485,15 @@ class SqliteStore:
     def _probed(self, done: asyncio.Future[Any]) -> None:
         if done.exception() is None:
             self._full = False
+
+
+@contextlib.contextmanager
+def _closed_if_it_fails(connection: apsw.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _roll_back(connection: apsw.Connection) -> None:

@@ -92,6 +92,7 @@ class RawResponse(web.StreamResponse):
 
 
 async def _pass_on(stream: AsyncIterator[bytes], request: web.BaseRequest) -> None:
+    transport = request.transport  # the stop takes it off the request before it cancels us
     while True:
         try:
             chunk = await anext(stream)
@@ -100,7 +101,7 @@ async def _pass_on(stream: AsyncIterator[bytes], request: web.BaseRequest) -> No
         except BaseException as error:
             # The gateway's answer broke off after its head was passed on. The only honest way to
             # say so is to break off as well: a clean end would make half an answer look whole.
-            _break_off(request.transport)
+            _break_off(transport)
             if not isinstance(error, Exception):
                 raise
             message = "the gateway's answer broke off"
@@ -115,6 +116,6 @@ def _break_off(transport: asyncio.Transport | None) -> None:
     if transport is None:
         return
     sock = transport.get_extra_info("socket")
-    if sock is not None:
+    if sock is not None and sock.fileno() != -1:  # -1: the client has gone
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
     transport.abort()

@@ -84,9 +84,11 @@ async def test_it_does_not_share_a_store_or_an_address(
     assert (await finish(process)).code == 0
 
 
-async def refused(folder: Path, *, store: str = "sqlite:///holdfast.db") -> Finished:
+async def refused(
+    folder: Path, *, store: str = "sqlite:///holdfast.db", environ: dict[str, str] | None = None
+) -> Finished:
     """A start that fails, on standard error only, in one sentence."""
-    done = await holdfast("serve", "--config", policy(folder, store=store))
+    done = await holdfast("serve", "--config", policy(folder, store=store), environ=environ)
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("holdfast cannot start: ")
     assert done.err.count("\n") == 1
@@ -103,12 +105,26 @@ async def test_a_wrong_key_file_stops_the_start(tmp_path: Path) -> None:
     assert not (tmp_path / "holdfast.db").exists()
 
 
+async def test_an_unsafe_parser_stops_the_start(tmp_path: Path) -> None:
+    """Without aiohttp's C parser requests could be smuggled past it: nothing is opened or made."""
+    done = await refused(tmp_path, environ={"AIOHTTP_NO_EXTENSIONS": "1"})
+    assert done.err == (
+        "holdfast cannot start: aiohttp's C parser is not in use (is AIOHTTP_NO_EXTENSIONS set?)\n"
+    )
+    assert not (tmp_path / "holdfast.db.key").exists()
+    assert not (tmp_path / "holdfast.db").exists()
+
+
 async def test_a_store_that_is_none_stops_the_start(tmp_path: Path) -> None:
     """A file that is no database, or a folder in its place: told, not overwritten."""
     (tmp_path / "notes.db").write_text("something else entirely, and long enough to be a header")
     done = await refused(tmp_path, store="sqlite:///notes.db")
     assert "cannot open the store notes.db" in done.err
     assert (tmp_path / "notes.db").read_text().startswith("something else")
+
+    (tmp_path / "folder.db").mkdir()
+    done = await refused(tmp_path, store="sqlite:///folder.db")
+    assert "cannot open the store folder.db: Is a directory" in done.err
 
     (tmp_path / "file").write_text("")
     done = await refused(tmp_path, store="sqlite:///file/holdfast.db")

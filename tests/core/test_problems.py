@@ -98,6 +98,14 @@ def test_without_a_session() -> None:
     )
 
 
+@pytest.mark.parametrize("refusal", Refusal)
+def test_what_the_status_asks_for_is_there(refusal: Refusal) -> None:
+    """A 401 says what it wants to see, a 405 what it takes instead (RFC 9110)."""
+    answer = problem(refusal)
+    wanted = {401: "WWW-Authenticate", 405: "Allow"}.get(answer.status)
+    assert wanted is None or header(answer.headers, wanted)
+
+
 @pytest.mark.parametrize(
     ("session", "sent"),
     [(UNSENT, False), (LOST, True), (a_session(), False), (a_session(IN_FLIGHT), True)],

@@ -88,7 +88,7 @@ def test_there_is_time_to_drain() -> None:
     """The grace period holds the shop's own stopping and then Holdfast's."""
     shutdown = load(BASE / "holdfast.yaml", TOKENS).shutdown
     before = BACKEND["lifecycle"]["preStop"]["sleep"]["seconds"]
-    holdfast = shutdown.ready_delay + shutdown.drain + 5
+    holdfast = shutdown.ready_delay + shutdown.drain + 7
     shop_itself = 30
     assert POD["terminationGracePeriodSeconds"] >= before + shop_itself + holdfast
 

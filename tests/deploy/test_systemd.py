@@ -49,9 +49,9 @@ def test_it_may_do_little(tmp_path: Path) -> None:
 
 
 def test_there_is_time_to_drain() -> None:
-    """The stop time-out is longer than the drain and the moment to write down what was cut off."""
+    """The stop time-out holds the drain, what is written down after it, and the closing."""
     shutdown = load(FOLDER / "holdfast.yaml", {}).shutdown
-    needed = shutdown.ready_delay + shutdown.drain + 5
+    needed = shutdown.ready_delay + shutdown.drain + 7
     assert float(_option("TimeoutStopSec").removesuffix("s")) > needed
     assert _option("KillSignal") == "SIGTERM"
 

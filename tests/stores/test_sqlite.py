@@ -16,6 +16,7 @@ import pytest_asyncio
 from proxy.core.events import StoreTimed
 from proxy.core.states import AttemptStatus
 from proxy.ports import StoreUnavailable
+from proxy.stores.codec import encode
 from proxy.stores.sqlite import MIGRATIONS, SqliteStore
 from proxy.system import SystemClock
 from tests.stores.test_conformance import finished, keep, opened, sent
@@ -178,23 +179,95 @@ async def test_a_file_has_one_owner(tmp_path: Path) -> None:
     await second.close()
 
 
+def open_files(folder: Path) -> list[Path]:
+    """What this process holds open in a folder: databases, their logs, the lock."""
+    found: list[Path] = []
+    for number in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them is closed by now
+            found.append(number.readlink())
+    return [path for path in found if folder in path.parents]
+
+
+async def refused(path: Path) -> str:
+    """Why the store does not open; nothing stays open, and the lock is free."""
+    with pytest.raises(StoreUnavailable) as caught:
+        await SqliteStore(path, SystemClock(), Notes()).open()
+    assert open_files(path.parent) == []
+    return str(caught.value)
+
+
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     """A file of a newer Holdfast is left alone."""
     path = tmp_path / "s.db"
     connection = apsw.Connection(str(path))
     connection.pragma("user_version", len(MIGRATIONS) + 1)
     connection.close()
-    with pytest.raises(StoreUnavailable, match="newer Holdfast"):
-        await SqliteStore(path, SystemClock(), Notes()).open()
+    assert "newer Holdfast" in await refused(path)
 
 
 async def test_something_else_is_not_a_store(tmp_path: Path) -> None:
     """A file that is not a database is named, and left as it is."""
     path = tmp_path / "s.db"
     path.write_bytes(b"not a database, and longer than a page header " * 40)
-    with pytest.raises(StoreUnavailable, match=r"s\.db"):
-        await SqliteStore(path, SystemClock(), Notes()).open()
+    assert (await refused(path)).startswith("cannot open the store s.db: ")
     assert path.read_bytes().startswith(b"not a database")
+
+
+async def test_a_folder_in_its_place_lets_go_of_the_lock(tmp_path: Path) -> None:
+    """A volume mounted one level too deep is named; with a file in its place the store opens."""
+    path = tmp_path / "s.db"
+    path.mkdir()
+    assert await refused(path) == f"cannot open the store s.db: Is a directory ({path})"
+    path.rmdir()
+    store = SqliteStore(path, SystemClock(), Notes())
+    await store.open()
+    await store.close()
+
+
+async def test_a_lock_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """What stands where the lock file should be is told with its path."""
+    (tmp_path / "s.db.lock").mkdir()
+    why = f"Is a directory ({tmp_path / 's.db.lock'})"
+    assert await refused(tmp_path / "s.db") == f"cannot open the store s.db: {why}"
+
+
+@pytest.mark.parametrize(
+    "doc",
+    [
+        b'{"id":"ps_0001","card":"4242',
+        b'{"card":"4242"}',
+        b'["4242"]',
+        b"\xff4242",
+        "4242",
+        4242,
+    ],
+)
+async def test_a_session_that_cannot_be_read_stops_the_start(
+    tmp_path: Path, doc: bytes | str | int
+) -> None:
+    """It may be an unknown charge: it is named, never skipped, and what it holds is not shown."""
+    path = tmp_path / "s.db"
+    store = SqliteStore(path, SystemClock(), Notes())
+    await store.open()
+    live = await keep(store, sent(opened(1)))
+    healthy = await keep(store, sent(opened(2)))
+    await store.close()
+    change(path, live.id, doc)
+
+    why = await refused(path)
+    assert why == f"the store s.db holds a session it cannot read: {live.id}"
+
+    change(path, live.id, encode(live))
+    await store.open()
+    assert await store.listed() == [live, healthy]
+    await store.close()
+
+
+def change(path: Path, session_id: str, doc: bytes | str | int) -> None:
+    """Write over a session's document, as a failing disk would."""
+    connection = apsw.Connection(str(path))
+    connection.execute("UPDATE sessions SET doc = ? WHERE id = ?", (doc, session_id))
+    connection.close()
 
 
 async def test_the_file_is_nobody_elses(tmp_path: Path) -> None:

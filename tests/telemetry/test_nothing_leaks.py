@@ -264,7 +264,7 @@ async def test_the_answers_are_kept_and_sealed(ran: Ran) -> None:
     key = bytes.fromhex((ran.folder / "holdfast.db.key").read_text())
     keyring = Keyring(key)
     connection = apsw.Connection(str(ran.folder / "holdfast.db"), flags=apsw.SQLITE_OPEN_READONLY)
-    rows = connection.execute("SELECT session_id, sealed FROM answers").fetchall()
+    rows = connection.execute("SELECT id, sealed FROM answers JOIN sessions ON session = number").fetchall()
     connection.close()
     opened = [keyring.unseal(str(name), bytes(sealed)) for name, sealed in rows]  # type: ignore[arg-type]
     assert [PANS[0] in leaks(answer) for answer in opened].count(True) >= 3

@@ -271,9 +271,7 @@ def test_a_session_created_ahead_counts_for_its_route_once_it_has_one() -> None:
 
 
 def test_ends_begin_at_zero() -> None:
-    """When the first session of a route begins, its counters of ends are there: so that the first
-    failure is an increase.
-    """
+    """A route's counters of ends are there from its first session on: a failure is an increase."""
     outlet = Outlet()
     outlet.hears(OPENED)
     shown = {

@@ -321,6 +321,7 @@ async def test_an_exposed_gateway_listener_asks_for_the_token(
     async with guarded(tmp_path) as (holdfast, upstream), aiohttp.ClientSession() as http:
         reply = await fetch(http, method, f"{holdfast.url}/v1/charges", headers=headers)
         assert (reply.status, reply.json["type"]) == (401, "/problems/token-required")
+        assert reply.header("WWW-Authenticate") == "X-Holdfast-Token"
         assert (reply.json["anythingSent"], upstream.requests) == (False, 0)
         page = await fetch(http, "GET", f"{holdfast.api}/sessions", headers=bearer(VIEWER))
         assert page.json["total"] == 0

@@ -494,6 +494,14 @@ async def test_what_cannot_be_forwarded_unchanged_is_refused(
         assert gateway.connections == []
 
 
+async def test_who_wants_a_tunnel_hears_what_goes_through(tmp_path: Path) -> None:
+    """A 405 names the methods that are forwarded, and CONNECT is not one of them."""
+    async with between(tmp_path, OK) as (holdfast, _):
+        request = b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example:443\r\n\r\n"
+        answer = message(await soon(exchange(holdfast.port, request)))
+        assert answer.values(b"allow") == [b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"]
+
+
 @pytest.mark.parametrize("form", ["1.1 {}", "HTTP/1.1 {}", "1.0 fred, 1.1 {} (comment), 1.1 joe"])
 async def test_its_own_name_in_via_is_a_loop(tmp_path: Path, form: str) -> None:
     """A request that has passed here before is not passed on again."""

@@ -250,6 +250,31 @@ async def test_clients_that_leave_are_not_news(tmp_path: Path) -> None:
     assert [line for line in lines if line["event"] in {"library", "internal error"}] == []
 
 
+async def test_an_answer_that_breaks_off_for_nobody_is_not_news(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client has gone, then the gateway's answer breaks off: there is nobody left to tell."""
+    may_break = asyncio.Event()
+
+    async def script(connection: RawConnection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npiece")
+        await may_break.wait()
+        connection.reset()
+
+    async with (
+        raw_server(script) as gateway,
+        running(tmp_path, policy(gateway.origin)) as holdfast,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", holdfast.port)
+        writer.write(b"GET /v1/files HTTP/1.1\r\nHost: a\r\n\r\n")
+        await soon(reader.readuntil(b"piece"))
+        await hang_up(writer, End.RESET)
+        may_break.set()
+        await settle()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 MALFORMED: dict[str, bytes] = {
     "a control character": HEAD + b"X-Key: " + SECRET + b"\x01\r\n\r\n",
     "a folded header": HEAD + b"X-Key: a\r\n " + SECRET + b"\r\n\r\n",

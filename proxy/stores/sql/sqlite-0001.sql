@@ -1,7 +1,9 @@
 -- One row per session. The columns are what is searched by; `doc` is the whole session as JSON.
--- Ids begin with the time, so new rows (and the rows that change) stand together at the end.
+-- Numbered, so that new rows (and the rows that change) stand together at the end; rows of this size
+-- would spill into overflow pages in a table WITHOUT ROWID.
 CREATE TABLE sessions (
-    id          TEXT    PRIMARY KEY,
+    number      INTEGER PRIMARY KEY,
+    id          TEXT    NOT NULL UNIQUE,
     key_hash    TEXT,               -- keyed hash of the idempotency key with its scope
     order_ref   TEXT,
     operation   TEXT    NOT NULL,
@@ -15,7 +17,7 @@ CREATE TABLE sessions (
     locks_order INTEGER NOT NULL,   -- the order is open, unknown or charged
     finished_at INTEGER,
     doc         BLOB    NOT NULL
-) WITHOUT ROWID;
+);
 
 CREATE UNIQUE INDEX sessions_key ON sessions (key_hash) WHERE key_hash IS NOT NULL;
 -- The order lock, also if the code forgot to ask: two sessions cannot hold one order.
@@ -28,10 +30,11 @@ CREATE INDEX sessions_listed ON sessions (listed) WHERE listed = 1;
 
 -- The gateway's answer, sealed (AES-GCM), for as long as it is replayed.
 CREATE TABLE answers (
-    session_id TEXT    PRIMARY KEY,
-    kept_at    INTEGER NOT NULL,
-    sealed     BLOB    NOT NULL
-) WITHOUT ROWID;
+    session INTEGER PRIMARY KEY,    -- its number
+    kept_at INTEGER NOT NULL,
+    sealed  BLOB    NOT NULL
+);
+CREATE INDEX answers_kept ON answers (kept_at);
 
 -- Written to find out whether the disk takes writes again.
 CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL);
