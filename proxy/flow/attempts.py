@@ -262,20 +262,20 @@ class Attempts:
 
         def conclude(session: Session) -> Change:
             nonlocal verdict
-            after = apply(session, ended)
+            concluded = after = apply(session, ended)
             verdict = self._verdict(walk, after, ended, jitter)
             if isinstance(verdict, RetryAfter) and (refused := admitted()) is not None:
                 verdict = GiveUp(refused)
             if isinstance(verdict, RetryAfter):
                 delay_ms = round(verdict.delay_seconds * 1000)
                 again = ev.RetryScheduled(ended.at, ended.number + 1, delay_ms, verdict.because)
-                return Change([ended, again])
+                return Change([ended, again], after=concluded)
             events: list[ev.Event] = [ended]
             if _exhausted(after):
                 events.append(ev.Exhausted(ended.at))
                 after = apply(after, events[-1])
             walk.answer = self._answer(walk, after, verdict)
-            return Change(events, None if after.live else walk.answer)
+            return Change(events, None if after.live else walk.answer, concluded)
 
         try:
             await self._update(walk, conclude)

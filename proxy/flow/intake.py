@@ -6,7 +6,8 @@ payment, everyone else is told who has it. Nothing is sent on a claim alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.core import events as ev
 from proxy.core.bodyfields import body_values
@@ -51,8 +52,7 @@ class Refused:
     session: Session | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A request with who it says it is and what its body tells."""
 
     lane: Lane
@@ -205,7 +205,7 @@ class Intake:
             body_order=arrival.identity.order_ref,
             generation=arrival.identity.generation + 1,
         )
-        return replace(arrival, identity=identity)
+        return arrival._replace(identity=identity)
 
     def _new(self, arrival: Arrival) -> Session:
         now = self._clock.now_ms()

@@ -8,7 +8,7 @@ lost or overwriting it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.core.events import Event
 from proxy.core.session import Session, apply
@@ -17,12 +17,15 @@ from proxy.flow.answer import pack
 from proxy.ports import Conflict, Recorder, Secrets, SessionStore, StoreUnavailable
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Events to apply, and the answer to keep with them."""
+class Change(NamedTuple):
+    """Events to apply, and the answer to keep with them.
+
+    `after`: the session with the first event, if it was decided on that one; it is not made again.
+    """
 
     events: Sequence[Event] = ()
     keep: Answer | None = None
+    after: Session | None = None
 
 
 class Journal:
@@ -45,8 +48,8 @@ class Journal:
             wanted = change(session)
             if not wanted.events:
                 return session
-            steps = [session]
-            for event in wanted.events:
+            steps = [session, wanted.after or apply(session, wanted.events[0])]
+            for event in wanted.events[1:]:
                 steps.append(apply(steps[-1], event))
             try:
                 await self._commit(session, steps[-1], wanted.keep, replay_headers)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 from proxy.core import events as ev
 from proxy.core.idempotency import Duplicate
@@ -93,7 +92,7 @@ class Pipeline:
             return self.refuse(lane, Refusal.BODY_TOO_LARGE)
         except BodyIncomplete:
             return self.refuse(lane, Refusal.BODY_INCOMPLETE)
-        return await self._pay(self._intake.arrival(lane, route, replace(request, body=whole)))
+        return await self._pay(self._intake.arrival(lane, route, request._replace(body=whole)))
 
     def refuse(self, lane: Lane, refusal: Refusal, session: Session | None = None) -> Answer:
         """Say no before anything was sent."""
