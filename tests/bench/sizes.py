@@ -1,0 +1,44 @@
+"""How much is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The whole of a run: about two minutes."""
+
+    proof_payments: int = 500
+    connections: int = 64
+    rounds: int = 7
+    slice_seconds: float = 1.0
+    rate: float = 1000.0
+    runs: int = 3
+    run_seconds: float = 5.0
+    step_rounds: int = 15
+    step_calls: int = 400
+    writes: int = 2048
+    warm_up_payments: int = 100
+    open_payments: int = 2000
+    settle_seconds: float = 0.5
+    starts: int = 5
+
+
+# Only shows that everything runs; the figures mean nothing.
+QUICK = Sizes(
+    proof_payments=20,
+    connections=4,
+    rounds=1,
+    slice_seconds=0.1,
+    rate=100.0,
+    runs=1,
+    run_seconds=0.2,
+    step_rounds=1,
+    step_calls=2,
+    writes=1,
+    warm_up_payments=4,
+    open_payments=20,
+    settle_seconds=0.0,
+    starts=1,
+)
