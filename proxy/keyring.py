@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 KEY_BYTES = 32
+_SHA256_BLOCK = 64
 _NONCE_BYTES = 12
 _ID_BYTES = 4
 
@@ -37,7 +38,11 @@ class Keyring:
     """Everything that needs the secret."""
 
     def __init__(self, key: bytes) -> None:
-        self._digest_key = _derive(key, b"holdfast fingerprint")
+        # HMAC (RFC 2104) with its key already in: three are made for every payment, and setting one
+        # up takes longer than hashing a request.
+        padded = _derive(key, b"holdfast fingerprint").ljust(_SHA256_BLOCK, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
         self._token_key = _derive(key, b"holdfast client token")
         self._seal = AESGCM(_derive(key, b"holdfast answer"))
         # Names the key in what it sealed, so that a later key can be told from it.
@@ -49,7 +54,10 @@ class Keyring:
         for part in parts:
             data = part.encode() if isinstance(part, str) else part
             told_apart += (b"%d:" % len(data), data)
-        return hmac.digest(self._digest_key, b"".join(told_apart), "sha256").hex()
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(b"".join(told_apart))
+        outer.update(inner.digest())
+        return outer.hexdigest()
 
     def client_token(self, session_id: str) -> str:
         """The token that lets a browser follow one session. Derived, so it is stored nowhere."""

@@ -20,7 +20,14 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from proxy.keyring import KEY_BYTES, KeyFileError, Keyring, SealBroken, read_or_make_key
+from proxy.keyring import (
+    KEY_BYTES,
+    KeyFileError,
+    Keyring,
+    SealBroken,
+    _derive,
+    read_or_make_key,
+)
 from tests.support.shell import environment
 
 KEY, OTHER_KEY = b"k" * KEY_BYTES, b"o" * KEY_BYTES
@@ -155,7 +162,8 @@ def test_no_purpose_stands_in_for_another(keyring: Keyring) -> None:
     digest = bytes.fromhex(keyring.digest(SESSION))
     token = base64.urlsafe_b64decode(keyring.client_token(SESSION).removeprefix("ct_"))
     # The two keys are private; held here to show that they differ.
-    keys = {"install": KEY, "digest": keyring._digest_key, "token": keyring._token_key}
+    digest_key = _derive(KEY, b"holdfast fingerprint")
+    keys = {"install": KEY, "digest": digest_key, "token": keyring._token_key}
     assert len(set(keys.values())) == 3
     for key in keys.values():
         assert (hmac.digest(key, SESSION.encode(), "sha256")[:24] == token) == (

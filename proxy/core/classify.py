@@ -7,6 +7,7 @@ answer, then the gateway's own retry hint. What no rule names is unknown, never 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from proxy.core.states import AttemptStatus
 from proxy.core.wire import Headers, WireFacts, header
 
 _NOT_JSON = object()
+_PLAIN = (str, int, float)
 
 _SETTLED = {
     Verdict.SUCCEEDED: AttemptStatus.SUCCEEDED,
@@ -33,9 +35,10 @@ def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> Attem
     """
     if facts.reason is not None:
         return _without_answer(facts)
-    verdict = _verdict(facts, profile.rules)
-    replayed = _is_replay(facts.headers, profile)
-    hint = _hint(facts.headers, profile)
+    headers = _by_name(facts.headers)
+    verdict = _verdict(facts, headers, profile.rules)
+    replayed = _is_replay(headers, profile)
+    hint = _hint(headers, profile)
     if verdict is Verdict.REJECTED and hint is Repeat.YES:
         # The gateway itself says these bytes are worth another try, so it executed nothing.
         verdict = Verdict.NOT_EXECUTED
@@ -75,10 +78,18 @@ def _without_answer(facts: WireFacts) -> AttemptResult:
     return AttemptResult(AttemptStatus.UNKNOWN, facts.reason, Repeat.BY_CLASS)
 
 
-def _verdict(facts: WireFacts, rules: RulesByStatus) -> Verdict:
+_ByName = Mapping[str, str]
+
+
+def _by_name(headers: Headers) -> _ByName:
+    """The first value of each header, by lower-case name."""
+    return {name.lower(): value for name, value in reversed(headers)}
+
+
+def _verdict(facts: WireFacts, headers: _ByName, rules: RulesByStatus) -> Verdict:
     document: object = None
     for rule in rules.get(facts.status):
-        if rule.headers and any(header(facts.headers, name) != v for name, v in rule.headers):
+        if rule.headers and any(headers.get(name.lower()) != v for name, v in rule.headers):
             continue
         if rule.json:
             if document is None:
@@ -100,26 +111,24 @@ def _parse(body: bytes) -> object:
 def _holds(test: JsonTest, document: object) -> bool:
     if document is _NOT_JSON:
         return False
+    reached = test.path.values(document)
     if test.values is None:
-        there = any(value is not None for value in test.path.values(document))
+        there = any(value is not None for value in reached)
         return there is test.present
-    return any(
-        isinstance(value, str | int | float) and value in test.values
-        for value in test.path.values(document)
-    )
+    return any(isinstance(value, _PLAIN) and value in test.values for value in reached)
 
 
-def _is_replay(headers: Headers, profile: GatewayProfile) -> bool:
+def _is_replay(headers: _ByName, profile: GatewayProfile) -> bool:
     if profile.replay_marker is None:
         return False
     name, value = profile.replay_marker
-    return header(headers, name) == value
+    return headers.get(name.lower()) == value
 
 
-def _hint(headers: Headers, profile: GatewayProfile) -> Repeat | None:
+def _hint(headers: _ByName, profile: GatewayProfile) -> Repeat | None:
     if profile.retry_hint is None:
         return None
-    value = header(headers, profile.retry_hint.header)
+    value = headers.get(profile.retry_hint.header.lower())
     if value in profile.retry_hint.retry_values:
         return Repeat.YES
     if value in profile.retry_hint.stop_values:

@@ -17,27 +17,29 @@ class JsonPath:
 
     text: str
     steps: tuple[str | int | None, ...]  # None stands for [*]
+    key: str | None = None  # the one step, if it is a key
 
     def values(self, document: object) -> list[object]:
         """Every value the path reaches; nothing where a step does not fit."""
+        if self.key is not None:  # most paths are one key, and each answer meets several
+            return _below(document, self.key)
         reached = [document]
         for step in self.steps:
-            found: list[object] = []
-            for value in reached:
-                if isinstance(step, str):
-                    if isinstance(value, dict) and step in value:
-                        found.append(value[step])
-                elif isinstance(value, list):
-                    if step is None:
-                        found.extend(value)
-                    elif step < len(value):
-                        found.append(value[step])
-            reached = found
+            reached = [found for value in reached for found in _below(value, step)]
         return reached
 
     def first(self, document: object) -> object:
         """The first value, or None."""
         return next(iter(self.values(document)), None)
+
+
+def _below(value: object, step: str | int | None) -> list[object]:
+    """What one step leads to: nothing where it does not fit."""
+    if isinstance(step, str):
+        return [value[step]] if isinstance(value, dict) and step in value else []
+    if not isinstance(value, list):
+        return []
+    return value if step is None else value[step : step + 1]
 
 
 def parse_json_path(text: str) -> JsonPath:
@@ -57,4 +59,5 @@ def parse_json_path(text: str) -> JsonPath:
     if not steps:
         message = "an empty path leads nowhere"
         raise ValueError(message)
-    return JsonPath(text, tuple(steps))
+    only = steps[0] if len(steps) == 1 else None
+    return JsonPath(text, tuple(steps), only if isinstance(only, str) else None)

@@ -67,7 +67,7 @@ def problem(
             "sessionId": session.id,
             "state": session.state,
             "outcome": session.outcome,
-            "attempts": len(session.attempts),
+            "attempts": session.attempt_count,
         }
     if retry_after_ms is not None:
         document["retryAfterMs"] = retry_after_ms
@@ -106,7 +106,7 @@ def session_headers(session: Session) -> Headers:
     """The headers every answer carries."""
     return (
         (SESSION_HEADER, session.id),
-        (ATTEMPTS_HEADER, str(len(session.attempts))),
+        (ATTEMPTS_HEADER, str(session.attempt_count)),
     )
 
 

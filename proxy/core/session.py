@@ -153,6 +153,12 @@ class Session(NamedTuple):
         """When the gateway may last have received something."""
         return max((a.started_at for a in self.attempts if a.sent), default=None)
 
+    @property
+    def attempt_count(self) -> int:
+        """How many attempts were made. A charge that was only seen stands among them, unsent."""
+        seen = sum(a.status is AttemptStatus.SUCCEEDED and not a.sent for a in self.attempts)
+        return len(self.attempts) - seen
+
     def sends_left(self) -> int:
         """How many sends the session still has."""
         return max(0, self.max_attempts - len(self.attempts))

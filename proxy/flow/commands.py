@@ -166,7 +166,7 @@ class Commands:
         """Bring an interrupted session forward: send it again, or ask the gateway about it."""
         session = await self.get(session_id)
         if session.state is State.COMPLETED:
-            return Resumption(session, Mode.NONE, len(session.attempts), "already completed")
+            return Resumption(session, Mode.NONE, session.attempt_count, "already completed")
         obstacle = self._obstacle(session)
         if obstacle is not None:
             raise NotAllowed(session, obstacle)

@@ -11,7 +11,7 @@ from proxy.core import events as ev
 from proxy.core import lookup
 from proxy.core.profile import LookupRecipe
 from proxy.core.recovery import next_lookup_at
-from proxy.core.session import Session
+from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome
 from proxy.core.wire import Headers
 from proxy.flow.answer import forwarded
@@ -73,10 +73,11 @@ class Reconcile:
 
     def _settled(self, lane: Lane, session: Session, found: lookup.Found, now: int) -> Change:
         evidence = ev.EvidenceFound(now, ev.EvidenceSource.LOOKUP, found.status, found.reference)
+        settled = apply(session, evidence)
         # The gateway's own words about the payment, as it stands now, are the answer from here on.
         charged = found.status is AttemptStatus.SUCCEEDED
-        answer = forwarded(found.facts, session, lane.profile, gave_up=not charged)
-        return Change([evidence], answer)
+        answer = forwarded(found.facts, settled, lane.profile, gave_up=not charged)
+        return Change([evidence], answer, settled)
 
     async def _ask(
         self, lane: Lane, recipe: LookupRecipe, session: Session, credential: Headers

@@ -47,6 +47,7 @@ class MetricsRecorder:
         # `labels()` costs three times the increment, so the children are kept.
         self._children: dict[tuple[int, tuple[str, ...]], Any] = {}
         self._begun: set[tuple[str, str]] = set()
+        self._second, self._second_text = -1, ""
 
     def _child(self, metric: M, *labels: str) -> M:
         key = (id(metric), labels)
@@ -81,6 +82,8 @@ class MetricsRecorder:
                 how = {"reason": stop.reason, "phase": stop.phase, "sent": stop.sent}
                 self._line("interruption", after, **how)
         if after.live:
+            if after.review_required and not before.review_required:
+                self._line("review required", after)  # nothing that runs by itself will settle it
             return
         if before.live:
             self._finished(after, gateway, route)
@@ -109,10 +112,9 @@ class MetricsRecorder:
             self._line("session", session, ms=finished - session.started_at)
 
     def _line(self, event: str, session: Session, **more: object) -> None:
-        now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
         first = self._lines.add(
             {
-                "timestamp": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "timestamp": self._timestamp(),
                 "level": "info" if session.outcome is not Outcome.UNKNOWN else "warning",
                 "event": event,
                 "session_id": session.id,
@@ -121,12 +123,20 @@ class MetricsRecorder:
                 "order_id": None if session.order_ref is None else masked_text(session.order_ref),
                 "state": session.state,
                 "outcome": session.outcome,
-                "attempts": len(session.attempts),
+                "attempts": session.attempt_count,
                 **more,
             }
         )
         if first:
             self._later(self._lines.flush)
+
+    def _timestamp(self) -> str:
+        """Now, in RFC 3339; what is before the milliseconds is the same for many lines."""
+        second, ms = divmod(self._clock.now_ms(), 1000)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._second_text}.{ms:03d}Z"
 
     # --- other facts --------------------------------------------------------------------------
 

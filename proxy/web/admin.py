@@ -52,7 +52,7 @@ class Admin:
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus text, or OpenMetrics (with exemplars) for those who ask for it."""
         if self._gatekeeper.role(request) < Role.VIEWER:
-            return web.Response(status=401, text="a token is required\n", headers=CHALLENGE)
+            return web.Response(status=401, text=f"{self._gatekeeper.nobody}\n", headers=CHALLENGE)
         await self._refresh()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         body = encode(self._metrics.registry)

@@ -81,11 +81,12 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        # Logs it, and raises where an answer has already begun.
-        super().handle_error(request, status, exc, message)
-        ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        refusal = Refusal.INTERNAL if ours else Refusal.MALFORMED_REQUEST
-        return RawResponse(problem(refusal), close=True)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or request.writer.output_size > 0:
+            # Logs it, and raises where an answer has already begun.
+            super().handle_error(request, status, exc, message)
+            return RawResponse(problem(Refusal.INTERNAL), close=True)
+        # Not logged: whoever can connect could fill the log.
+        return RawResponse(problem(Refusal.MALFORMED_REQUEST), close=True)
 
 
 class _Server(web.Server):

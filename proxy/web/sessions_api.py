@@ -16,7 +16,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
 )
 from pydantic.alias_generators import to_camel
@@ -33,26 +32,39 @@ _MAX_BODY = 64 * 1024
 _MAX_LIMIT = 500
 # The largest whole number that every JSON reader keeps exact; stores count in 64 bits.
 _MAX_NUMBER = 2**53 - 1
-_TEXT = re.compile(r"[!-~]{1,200}")
+_TEXT = "[!-~]{1,200}"
 
 
-def _amount(value: object) -> str:
-    """Whole minor units or the gateway's own notation, kept as text."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_NUMBER:
-        return str(value)
-    if isinstance(value, str) and _TEXT.fullmatch(value):
-        return value
-    kind = "amount"
-    raise PydanticCustomError(
-        kind, "Input should be a whole number from 0, or 1 to 200 visible ASCII characters"
-    )
+def _like(pattern: str, wanted: str) -> BeforeValidator:
+    """A text of this form; whoever sends another is told in words, not in a pattern."""
+    form = re.compile(pattern, re.DOTALL)
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and form.fullmatch(value):
+            return value
+        kind = "form"
+        raise PydanticCustomError(kind, "{wanted}", {"wanted": wanted})
+
+    return BeforeValidator(check)
 
 
-Text = Annotated[str, StringConstraints(pattern=rf"^{_TEXT.pattern}$")]
-Sentence = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-Amount = Annotated[str, BeforeValidator(_amount)]
+def _minor_units(value: object) -> object:
+    """A whole number as the text it is kept as."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if whole and 0 <= value <= _MAX_NUMBER else value
+
+
+Text = Annotated[str, _like(_TEXT, "1 to 200 visible ASCII characters")]
+Sentence = Annotated[str, _like(".{1,500}", "1 to 500 characters")]
+# Whole minor units or the gateway's own notation.
+Amount = Annotated[
+    str,
+    _like(_TEXT, "a whole number from 0, or 1 to 200 visible ASCII characters"),
+    BeforeValidator(_minor_units),
+]
+Currency = Annotated[str, _like("[A-Za-z]{3}", "three letters")]
 # When the last session of a page began, and which it is.
-Cursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}-[!-~]{1,100}$")]
+Cursor = Annotated[str, _like("[0-9]{1,15}-[!-~]{1,100}", "what `next` of the page before says")]
 Moment = Annotated[int, Field(ge=0, le=_MAX_NUMBER)]
 
 
@@ -69,7 +81,7 @@ class CreateBody(_Body):
     user_id: Text | None = None
     gateway: Text | None = None
     amount: Amount | None = None
-    currency: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{3}$")] | None = None
+    currency: Currency | None = None
 
 
 class NoBody(_Body):
@@ -245,7 +257,7 @@ class SessionsApi:
                 "orderId": session.order_ref,
                 "status": session.state,
                 "outcome": session.outcome,
-                "attempts": len(session.attempts),
+                "attempts": session.attempt_count,
                 "maxAttempts": session.max_attempts,
                 "reviewRequired": session.review_required,
                 "reference": session.reference,
@@ -320,7 +332,7 @@ class SessionsApi:
     def _need(self, request: web.Request, role: Role, session_id: str | None = None) -> None:
         have = self._gatekeeper.role(request, session_id)
         if have is Role.NOBODY:
-            raise ApiProblem(401, "token-required", "A token is required")
+            raise ApiProblem(401, "token-required", self._gatekeeper.nobody)
         # A viewer sees everything and changes nothing.
         changes = request.method not in {"GET", "HEAD"}
         if have < role or (have is Role.VIEWER and changes):
@@ -339,7 +351,7 @@ class SessionsApi:
             "route": session.route,
             "status": session.state,
             "outcome": session.outcome,
-            "attempts": len(session.attempts),
+            "attempts": session.attempt_count,
             "maxAttempts": session.max_attempts,
             "canResume": self._commands.can_resume(session),
             "cancelRequested": session.cancel_requested,
@@ -401,16 +413,22 @@ def _query(request: web.Request, model: type[B]) -> B:
     return _valid(model, dict(request.query))
 
 
+_UNKNOWN = "extra_forbidden"
+# What pydantic calls it → what people do.
+_WANTED = {"missing": "is missing", "model_type": "an object"}
+
+
 def _valid(model: type[B], document: object) -> B:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        mistakes = error.errors(include_url=False, include_context=False, include_input=False)
+        # What is unknown first: it is often the missing one, misspelled.
+        first = min(mistakes, key=lambda mistake: mistake["type"] != _UNKNOWN)
         field = ".".join(str(step) for step in first["loc"])
-        unknown = first["type"] == "extra_forbidden"
-        title = "Unknown field" if unknown else first["msg"]
-        named = {"field": field} if field else {}
-        raise ApiProblem(422, "invalid-request", title, **named) from None
+        wanted = _WANTED.get(first["type"], first["msg"].removeprefix("Input should be "))
+        title = "Unknown field" if first["type"] == _UNKNOWN else f"{field}: {wanted}"
+        raise ApiProblem(422, "invalid-request", title, field=field) from None
 
 
 def _place(cursor: str | None) -> tuple[int, str] | None:
@@ -442,7 +460,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
                 "sessionId": shown.id,
                 "state": shown.state,
                 "outcome": shown.outcome,
-                "attempts": len(shown.attempts),
+                "attempts": shown.attempt_count,
             }
         )
     except StoreUnavailable:

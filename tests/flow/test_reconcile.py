@@ -58,6 +58,8 @@ async def test_a_look_finds_the_charge_and_its_answer(lab: Lab) -> None:
     assert lab.gateway.seen[-1].target == "/v1/payment_intents/pi_7"
     again = await lab.merchant_sends(pay(key="k-1"))
     assert header_of(again, "Idempotent-Replayed") == "true"
+    for told in (answer, again):  # not a word of doubt about what is known by now
+        assert header_of(told, "Proxy-Status") == "holdfast; received-status=200"
 
 
 async def test_a_look_uses_the_requests_own_credential(lab: Lab) -> None:

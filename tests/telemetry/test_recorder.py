@@ -440,6 +440,16 @@ def test_what_is_settled_after_its_end_is_a_line_too() -> None:
     ]
 
 
+def test_a_payment_that_waits_for_a_person_is_a_line() -> None:
+    """Nothing that runs by itself will settle it, so somebody must hear of it."""
+    outlet = Outlet()
+    outlet.hears(OPENED, started(1), LOST, ev.ReviewNeeded(EPOCH_MS))
+    assert [(line["event"], line["level"]) for line in outlet.lines()] == [
+        ("interruption", "warning"),
+        ("review required", "warning"),
+    ]
+
+
 def test_late_evidence_of_the_same_writes_nothing() -> None:
     """A second proof of what is known adds no line and moves nothing."""
     outlet = Outlet()

@@ -46,6 +46,15 @@ READS = {"get", "summary", "active", "search"}
 OWN = {"get", "summary", "interrupt", "resume", "cancel"}
 
 
+NOT_FROM_HERE: dict[str, dict[str, str]] = {
+    "another site's page": {"Origin": "https://evil.example"},
+    "a page of another port": {"Origin": "http://127.0.0.1:9"},
+    "a page without an origin": {"Origin": "null"},
+    "a name that leads here": {"Host": "evil.example"},
+    "a name with a port": {"Host": "evil.example:8081"},
+}
+
+
 @pytest_asyncio.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     """A Holdfast that asks for tokens."""
@@ -84,6 +93,26 @@ def statuses(replies: dict[str, Reply], *of: int) -> set[str]:
 def done(replies: dict[str, Reply]) -> set[str]:
     """The calls that were let in, whatever the session's state had to say about them."""
     return statuses(replies, 200, 201, 202, 409)
+
+
+@pytest.mark.parametrize("headers", NOT_FROM_HERE.values(), ids=NOT_FROM_HERE)
+async def test_without_tokens_web_pages_may_do_nothing(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    """A browser on this machine sends what any page tells it to: that is not the backend."""
+    async with staged(tmp_path) as stage:
+        body = {"orderId": "o-1"}
+        said = await stage.call("POST", "/session/create", body, headers=headers)
+        assert said.status == 401
+        assert (await stage.call("GET", "/sessions")).json["total"] == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8081", "[::1]:8081", "LOCALHOST"])
+async def test_without_tokens_this_machine_has_several_names(tmp_path: Path, host: str) -> None:
+    """However loopback is called; and a page of Holdfast's own listener is not another site's."""
+    async with staged(tmp_path) as stage:
+        headers = {"Host": host, "Origin": f"http://{host}"}
+        assert (await stage.call("GET", "/sessions", headers=headers)).status == 200
 
 
 async def test_without_tokens_everyone_on_the_machine_may_do_everything(tmp_path: Path) -> None:
