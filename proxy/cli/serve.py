@@ -16,6 +16,7 @@ from proxy.ports import StoreUnavailable
 from proxy.settings.load import ConfigError, load
 from proxy.settings.values import Settings
 from proxy.telemetry import logs
+from proxy.telemetry.outlet import Outlet
 from proxy.web.listeners import UnsafeParser
 
 
@@ -26,21 +27,25 @@ def serve(options: argparse.Namespace) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    logs.configure()
+    out = Outlet(sys.stdout.buffer)
+    logs.configure(out)
     _allow_many_sockets()
-    return _run_loop(settings)
+    try:
+        return _run_loop(settings, out)
+    finally:
+        out.close()
 
 
-def _run_loop(settings: Settings) -> int:
+def _run_loop(settings: Settings, out: Outlet) -> int:
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 -- the optional extra `speed`
 
-        return uvloop.run(_serve(settings))
-    return asyncio.run(_serve(settings))
+        return uvloop.run(_serve(settings, out))
+    return asyncio.run(_serve(settings, out))
 
 
-async def _serve(settings: Settings) -> int:
-    holdfast = Holdfast(settings)
+async def _serve(settings: Settings, out: Outlet) -> int:
+    holdfast = Holdfast(settings, out)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -88,6 +88,8 @@ def _search(recipe: LookupRecipe, session: Session, asked: Ask, body: bytes) -> 
     for item in items:
         if all(str(path.first(item)) == value for path, value in wanted):
             name = str(recipe.id.first(item))
+            if not name.isprintable():  # lone surrogates among them: no name of anything
+                return Inconclusive("the look-up names something that cannot be asked for")
             target = recipe.read_target.replace("{id}", quote(name, safe=""))
             return Ask(target, asked.page, reading=name)
     return _next_page(recipe, session, asked, items, document)

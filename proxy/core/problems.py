@@ -15,7 +15,6 @@ from proxy.core.profile import ErrorShape, GatewayProfile, RefusalForm
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Blame, Refusal
 from proxy.core.session import Session
-from proxy.core.states import Outcome
 from proxy.core.wire import Answer, AnswerSource, Headers
 
 # Error tokens of RFC 9209 section 2.3 for what ended the last attempt.
@@ -98,8 +97,10 @@ _NAME_IT = (
 
 
 def _must_name(session: Session | None) -> bool:
-    """Whether a repeat that does not name the session could charge a second time."""
-    return session is not None and not session.named and session.outcome is Outcome.UNKNOWN
+    """Whether a repeat that does not name the session could charge a second time: it may have been
+    charged, or can still be resumed.
+    """
+    return session is not None and not session.named and session.listed
 
 
 def session_headers(session: Session) -> Headers:

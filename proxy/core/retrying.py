@@ -14,6 +14,9 @@ from proxy.core.reasons import Reason, Suppressed
 from proxy.core.results import AttemptResult, Repeat
 from proxy.core.states import Outcome
 
+# A clock that is kept in step is put back by less.
+_CLOCK_SLACK_SECONDS = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -110,6 +113,10 @@ def repeat_barrier(
     """
     if gateway_class is not GatewayClass.A_STRONG:
         return Suppressed.UNSAFE_TO_REPEAT
-    if first_send_ms is not None and now_ms - first_send_ms >= horizon_seconds * 1000:
+    if first_send_ms is None:
+        return None
+    age = (now_ms - first_send_ms) / 1000
+    # A first send in the future: the clock was put back, and nobody knows how old the key is.
+    if age >= horizon_seconds or age < -_CLOCK_SLACK_SECONDS:
         return Suppressed.KEY_WINDOW_OVER
     return None

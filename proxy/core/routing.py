@@ -9,7 +9,9 @@ from urllib.parse import unquote
 from proxy.core.policy import RoutePolicy
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_SLASHES = re.compile("//+")
+# Paths that every server reads alike: no escapes, empty segments, dots alone, or parameters.
+_PLAIN = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9_.~:@!$&'()*+,=-]+)+/?|/")
+_BLANK = " \t\r\n\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +23,28 @@ class RouteTable:
     other: RoutePolicy
 
     def match(self, method: str, path: str) -> RoutePolicy:
-        """The policy for a request. The path is compared decoded and with single slashes: an
-        escaped letter or a doubled slash (a base URL that ends in one) in a payment's path reaches
-        the same endpoint at the gateway, so it must meet the same route here.
+        """The policy for a request. The path is compared as a gateway would read it: decoded, with
+        single slashes, without `.` and `..`, parameters or an odd case. What reaches the endpoint
+        of a payment there must meet its route here; it is forwarded as it came.
         """
-        plain = unquote(path) if "%" in path else path
-        if "//" in plain:
-            plain = _SLASHES.sub("/", plain)
+        plain = path if _PLAIN.fullmatch(path) else _as_read(path)
         for pattern, route in self.routes:
             if method in route.methods and pattern.fullmatch(plain):
                 return route
         return self.read if method in _SAFE else self.other
+
+
+def _as_read(path: str) -> str:
+    """A path as the most lenient of servers reads it."""
+    plain = unquote(path).replace("\\", "/")
+    segments: list[str] = []
+    for segment in plain.split("/"):
+        name = segment.partition(";")[0].strip(_BLANK)
+        if name == "..":
+            segments = segments[:-1]
+        elif name not in {"", "."}:
+            segments.append(name)
+    return "/" + "/".join(segments)
 
 
 def route_table(
@@ -64,7 +77,7 @@ def compile_template(template: str) -> re.Pattern[str]:
         else:
             parts.append(re.escape(piece))
     # DOTALL: an escaped line break in the path must not lead around a route that moves money.
-    return re.compile("".join(parts) + "/?", re.DOTALL)
+    return re.compile("".join(parts) + "/?", re.DOTALL | re.IGNORECASE)
 
 
 def is_safe(method: str) -> bool:

@@ -77,7 +77,13 @@ class Admission:
             async with asyncio.timeout(self._concurrency.queue_timeout):
                 await place
         except TimeoutError:
+            if place.done() and not place.cancelled():  # given in the very turn the time was up
+                return Ticket(self)
             return Reason.QUEUE_TIMEOUT
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self.leave()
+            raise
         finally:
             if place in self._queue:
                 self._queue.remove(place)

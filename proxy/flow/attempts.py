@@ -214,9 +214,14 @@ class Attempts:
         if not walk.route.durable or walk.session.gateway_key is None:
             return headers
         key_header = walk.lane.profile.key_header
-        if walk.request.client_key is not None:
+        key = walk.session.gateway_key
+        if walk.request.client_key == key:
             return headers
-        return (*headers, (key_header, walk.session.gateway_key))
+        if walk.request.client_key is not None:
+            # The same key spelled in another way (quoted, bare) would be another key there.
+            lower = key_header.lower()
+            return tuple((n, key if n.lower() == lower else v) for n, v in headers)
+        return (*headers, (key_header, key))
 
     async def _exchange(self, walk: Walk, send: Send) -> WireFacts:
         try:
@@ -235,7 +240,8 @@ class Attempts:
         def begin(session: Session) -> Change:
             now = self._clock.now_ms()
             unwanted = session.cancel_requested or session.hold or not session.live
-            if unwanted or session.due_to_expire(now) or self.draining:
+            late = now >= session.expires_at or self._may_not_repeat(walk, session, now)
+            if unwanted or late or self.draining:
                 walk.session = session
                 message = f"{session.state} does not send"
                 raise SendForbidden(message)
@@ -246,6 +252,11 @@ class Attempts:
 
         await self._update(walk, begin)
         walk.resumed_by = ev.ResumedBy.TIMER
+
+    def _may_not_repeat(self, walk: Walk, session: Session, now_ms: int) -> bool:
+        """Whether the wait, or connecting, has taken an unknown outcome past its key's life."""
+        unknown = session.outcome is Outcome.UNKNOWN
+        return unknown and self._barrier(walk, session, now_ms) is not None
 
     def _classify(self, walk: Walk, facts: WireFacts, now_ms: int) -> AttemptResult:
         if walk.route.durable:
@@ -292,6 +303,8 @@ class Attempts:
         keeps everyone from sending again; the backend gets the truth now, the store when it can.
         """
         if walk.facts is None or not walk.facts.sent:
+            if walk.session.in_flight:
+                self._save_later(walk, conclude)
             reason = Reason.STORE_UNAVAILABLE
             walk.answer = without_answer(walk.session, walk.lane.profile, reason)
             return
@@ -339,9 +352,17 @@ class Attempts:
         """
         profile = walk.lane.profile
         gave_up = isinstance(verdict, GiveUp)
-        if walk.last_answer is not None:
+        # A refusal of the repeat (429, 401, …) is about the repeat: handed on, it would tell the
+        # backend that nothing was charged, which nobody knows.
+        misleading = (
+            session.durable
+            and session.outcome is Outcome.UNKNOWN
+            and walk.result is not None
+            and walk.result.status is AttemptStatus.REJECTED
+        )
+        if walk.last_answer is not None and not misleading:
             return forwarded(walk.last_answer, session, profile, gave_up=gave_up)
-        reason = Reason.INTERNAL_ERROR
+        reason = Reason.NOT_EXECUTED if misleading else Reason.INTERNAL_ERROR
         if walk.result is not None and walk.result.reason is not None:
             reason = walk.result.reason
         return without_answer(session, profile, reason)

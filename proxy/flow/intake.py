@@ -124,7 +124,7 @@ class Intake:
             except KeyTaken as taken:
                 if not may_supersede(taken.holder, arrival.identity):
                     return self._known(taken.holder, arrival)
-                arrival = self._next_generation(arrival)
+                arrival = self._next_generation(arrival, taken.holder)
             except OrderTaken as taken:
                 if await self._expired(taken.holder) is not None:
                     continue
@@ -196,8 +196,12 @@ class Intake:
 
         return await self._journal.update(session, expire, frozenset())
 
-    def _next_generation(self, arrival: Arrival) -> Arrival:
-        """The same order and body once more, after the earlier try is closed without a charge."""
+    def _next_generation(self, arrival: Arrival, earlier: Session) -> Arrival:
+        """The same order and body once more, after the earlier try is closed without a charge.
+
+        The key at the gateway changes only where the gateway has seen it: were the store lost, what
+        was never sent must lead to the same key again.
+        """
         identity = self._identity(
             arrival.lane,
             arrival.route,
@@ -205,6 +209,8 @@ class Intake:
             body_order=arrival.identity.order_ref,
             generation=arrival.identity.generation + 1,
         )
+        if earlier.gateway_key is not None and not any(a.sent for a in earlier.attempts):
+            identity = identity._replace(gateway_key=earlier.gateway_key)
         return arrival._replace(identity=identity)
 
     def _new(self, arrival: Arrival) -> Session:

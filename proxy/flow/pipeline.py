@@ -8,6 +8,7 @@ hangs up changes nothing. Requests that move no money stream through, with a ses
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from proxy.core import events as ev
@@ -19,7 +20,7 @@ from proxy.core.refusals import Refusal
 from proxy.core.retrying import repeat_barrier
 from proxy.core.session import Session, apply
 from proxy.core.states import Outcome
-from proxy.core.wire import Answer, InboundRequest
+from proxy.core.wire import Answer, AnswerSource, InboundRequest
 from proxy.flow.answer import refusal_for, replayed, unpack, without_answer
 from proxy.flow.attempts import Attempts
 from proxy.flow.held import HeldRequests
@@ -191,7 +192,12 @@ class Pipeline:
         with ticket:
             if not admission.may_send_first():
                 return await self._attempts.never_sent(walk, Reason.BREAKER_OPEN)
-            return await self._attempts.run(walk)
+            answer = await self._attempts.run(walk)
+        found_meanwhile = answer.source is AnswerSource.HOLDFAST and not walk.session.live
+        if found_meanwhile and walk.session.outcome is Outcome.CHARGED:
+            # A look-up settled it while this walk was waiting to send.
+            return await self._replay(walk.lane, walk.session)
+        return answer
 
     def _may_send(self, walk: Walk) -> bool:
         """Whether the bytes the client brought again may go out again."""
@@ -267,7 +273,9 @@ class Pipeline:
         """
         self._walks.enter(walk)
         self._held.keep(walk.session.id, walk.request)
-        walk.session = await self._reconcile.once(walk.lane, walk.session)
+        with contextlib.suppress(TimeoutError):  # the client does not wait for every page
+            async with asyncio.timeout(walk.deadline - self._clock.monotonic()):
+                walk.session = await self._reconcile.once(walk.lane, walk.session)
         if walk.session.outcome is not Outcome.UNKNOWN:
             return await self._replay(walk.lane, walk.session)
         return without_answer(walk.session, walk.lane.profile, Reason.ATTEMPT_TIMEOUT)

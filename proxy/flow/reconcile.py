@@ -66,7 +66,9 @@ class Reconcile:
             if current.outcome is not Outcome.UNKNOWN:
                 return Change()
             if isinstance(found, lookup.Inconclusive):
-                return Change([ev.LookedUp(now, next_lookup_at(current, now))])
+                # Asked before its time (a repeat, a person): that is not one of its looks.
+                early = current.next_at is not None and now < current.next_at
+                return Change([] if early else [ev.LookedUp(now, next_lookup_at(current, now))])
             return self._settled(lane, current, found, now)
 
         return await self._journal.update(session, settle, lane.profile.replay_headers)

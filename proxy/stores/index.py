@@ -28,7 +28,10 @@ class Index:
 
     def put(self, session: Session) -> None:
         """Take in a session, or its next version."""
+        before = self.by_id.get(session.id)
         self.by_id[session.id] = session
+        if before is not None and order_key(before) != order_key(session):
+            self._unlock(before)
         if session.key_hash is not None:
             self._by_key[session.key_hash] = session.id
         order = order_key(session)
@@ -36,7 +39,12 @@ class Index:
             return
         if session.locks_order:
             self._by_order[order] = session.id
-        elif self._by_order.get(order) == session.id:
+        else:
+            self._unlock(session)
+
+    def _unlock(self, session: Session) -> None:
+        order = order_key(session)
+        if order is not None and self._by_order.get(order) == session.id:
             del self._by_order[order]
 
     def remove(self, session_id: str) -> None:
@@ -46,9 +54,7 @@ class Index:
             return
         if session.key_hash is not None:
             self._by_key.pop(session.key_hash, None)
-        order = order_key(session)
-        if order is not None and self._by_order.get(order) == session_id:
-            del self._by_order[order]
+        self._unlock(session)
 
     def with_key(self, key_hash: str | None) -> Session | None:
         """The session that has the key."""

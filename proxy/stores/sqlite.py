@@ -105,7 +105,8 @@ class SqliteStore:
     def __init__(
         self, path: Path, clock: Clock, recorder: Recorder, *, vfs: str | None = None
     ) -> None:
-        self._path = path
+        # The file itself, whatever links lead to it: the lock beside it is the one lock it has.
+        self._path = path.resolve()
         self._recorder = recorder
         self._clock = clock
         self._vfs = vfs
@@ -113,6 +114,8 @@ class SqliteStore:
         self._hot = Index()
         # The key under which each of them was last handed to the writer; absent: never written.
         self._keys_on_file: dict[str, str | None] = {}
+        # The last write of each session that has not come back.
+        self._on_their_way: dict[str, asyncio.Future[Any]] = {}
         self._waiting = _Batch()
         self._writing = False
         self._full = False
@@ -133,11 +136,11 @@ class SqliteStore:
                 writer = await self._opened(opened)
                 listed = self._listed_on_file()
             except apsw.Error as error:
-                message = f"cannot open the store {self._path.name}: {error}"
+                message = f"cannot open the store {self._path}: {error}"
                 raise StoreUnavailable(message) from None
             except OSError as error:
                 why = f"{error.strerror} ({error.filename})"
-                message = f"cannot open the store {self._path.name}: {why}"
+                message = f"cannot open the store {self._path}: {why}"
                 raise StoreUnavailable(message) from None
             for session in listed:
                 self._hot.put(session)
@@ -167,9 +170,7 @@ class SqliteStore:
             try:
                 sessions.append(decode(_blob(doc)))
             except (StoreUnavailable, LookupError, TypeError, ValueError):
-                message = (
-                    f"the store {self._path.name} holds a session it cannot read: {session_id}"
-                )
+                message = f"the store {self._path} holds a session it cannot read: {session_id}"
                 raise StoreUnavailable(message) from None
         return sessions
 
@@ -196,7 +197,7 @@ class SqliteStore:
                 await self._clock.sleep(_LOCK_WAIT_SECONDS)
             else:
                 return
-        message = f"the store {self._path.name} is in use by another Holdfast"
+        message = f"the store {self._path} is in use by another Holdfast"
         raise StoreUnavailable(message)
 
     def _unlock(self) -> None:
@@ -224,7 +225,7 @@ class SqliteStore:
             version = connection.pragma("user_version")
             if version > len(MIGRATIONS):
                 message = (
-                    f"the store {self._path.name} was written by a newer Holdfast "
+                    f"the store {self._path} was written by a newer Holdfast "
                     f"(schema {version}, this one knows {len(MIGRATIONS)})"
                 )
                 raise StoreUnavailable(message)
@@ -258,7 +259,8 @@ class SqliteStore:
                 session.order_ref,
                 session.operation,
             )
-            if holder is not None and holder.id != session.id:
+            # What frees the order may be on its way to the file still; memory knows.
+            if holder is not None and holder.id != session.id and holder.locks_order:
                 raise OrderTaken(holder)
         self._hot.put(session)
 
@@ -323,6 +325,9 @@ class SqliteStore:
         return self._hot.by_id.get(session.id, session)
 
     async def get(self, session_id: str) -> Session | None:
+        # What is on its way to the file can still fail, and nobody may be told of it before.
+        while (pending := self._on_their_way.get(session_id)) is not None and not pending.done():
+            await asyncio.wait([pending])
         return self._current(session_id)
 
     async def answer(self, session_id: str) -> bytes | None:
@@ -390,6 +395,8 @@ class SqliteStore:
     ) -> Any:
         write = _Write(work, self._loop.create_future(), session)
         self._waiting.writes.append(write)
+        if session is not None:
+            self._on_their_way[session.id] = write.done
         if not self._writing and not self._flush_due:
             # At the end of this turn of the loop, so that everything of this turn is in it.
             self._flush_due = True
@@ -429,10 +436,15 @@ class SqliteStore:
         self._recorder.note(StoreTimed("commit", took))
         for write in batch.writes:
             if write.session is not None:
+                self._came_back(write)
                 self._now_durable(write.session)
             if not write.done.done():
                 write.done.set_result(write.result)
         self._flush()
+
+    def _came_back(self, write: _Write) -> None:
+        if write.session is not None and self._on_their_way.get(write.session.id) is write.done:
+            del self._on_their_way[write.session.id]
 
     def _now_durable(self, session: Session) -> None:
         if self._hot.by_id.get(session.id) is session and not session.listed:
@@ -446,6 +458,10 @@ class SqliteStore:
             self._full = True
             self._loop.call_later(_PROBE_EVERY_SECONDS, self._probe)
             reason = "the disk is full"
+        elif isinstance(error, apsw.ConstraintError):
+            # Claimed by what a write said that then failed. The file is in order, and so is memory
+            # once these are forgotten; whoever asked may ask again.
+            reason = "the session contradicts the store"
         else:
             self._broken = f"writing failed ({type(error).__name__}: {error}); restart needed"
             reason = self._broken
@@ -453,6 +469,7 @@ class SqliteStore:
         self._waiting = _Batch()
         # Told first (they hear of it in the loop's next turn): reading back may fail as well.
         for write in failed:
+            self._came_back(write)
             if not write.done.done():
                 write.done.set_exception(StoreUnavailable(reason))
         try:

@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import orjson
 import structlog
@@ -25,9 +25,17 @@ _CREDENTIAL = re.compile(
 )
 
 
-def configure(stream: BinaryIO | None = None) -> None:
+class Sink(Protocol):
+    """Where lines go: an `Outlet`, a file, a buffer."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+
+def configure(stream: Sink | None = None) -> None:
     """Send structlog and the standard library's loggers to one stream of JSON lines."""
-    out = stream if stream is not None else sys.stdout.buffer
+    out: Any = stream if stream is not None else sys.stdout.buffer
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -108,8 +116,8 @@ class LineSink:
     structlog costs some 12 µs a line, orjson and a buffer 1.4; a payment is one line.
     """
 
-    def __init__(self, stream: BinaryIO | None = None) -> None:
-        self._out = stream if stream is not None else sys.stdout.buffer
+    def __init__(self, stream: Sink | None = None) -> None:
+        self._out: Sink = stream if stream is not None else sys.stdout.buffer
         self._lines: list[bytes] = []
 
     def add(self, entry: dict[str, object]) -> bool:

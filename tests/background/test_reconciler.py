@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core import events as ev
 from proxy.core.reasons import Reason
-from proxy.core.session import apply
+from proxy.core.session import Session, apply
 from proxy.core.states import Outcome, State
 from proxy.flow.commands import Order
 from tests.support.lab import SUCCEEDED, Lab, pay
@@ -83,3 +83,43 @@ async def test_it_runs_until_it_is_stopped(lab: Lab) -> None:
     await asyncio.sleep(2)
     assert (await lab.only_session()).state is State.EXPIRED
     running.cancel()
+
+
+async def test_one_bad_session_does_not_stop_the_others(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug with one of them is told, and the next is looked after."""
+    for order in ("o-1", "o-2"):
+        await lab.commands.create(Order(order, None, None, None, None))
+    real, seen = lab.commands.look_after, []
+
+    async def look_after(session: Session) -> None:
+        seen.append(session.order_ref)
+        if session.order_ref == "o-1":
+            message = "odd"
+            raise RuntimeError(message)
+        await real(session)
+
+    monkeypatch.setattr(lab.commands, "look_after", look_after)
+    await lab.reconciler.run_once()
+    assert seen == ["o-1", "o-2"]
+    assert [str(bug) for bug in lab.bugs] == ["odd"]
+    lab.bugs.clear()
+
+
+async def test_a_slow_gateway_holds_up_its_own_sessions_only(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one gateway takes its time to be asked, another one's payments are settled."""
+    for gateway in ("stripe", "plain"):
+        await lab.commands.create(Order(f"o-{gateway}", None, gateway, None, None))
+    settled: list[tuple[str | None, float]] = []
+    begun = lab.clock.monotonic()
+
+    async def look_after(session: Session) -> None:
+        await asyncio.sleep(60 if session.gateway == "stripe" else 1)
+        settled.append((session.gateway, lab.clock.monotonic() - begun))
+
+    monkeypatch.setattr(lab.commands, "look_after", look_after)
+    await lab.reconciler.run_once()
+    assert settled == [("plain", 1), ("stripe", 60)]

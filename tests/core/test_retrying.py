@@ -159,6 +159,9 @@ def test_what_the_gateway_asks_for_counts_against_the_deadline() -> None:
         (GatewayClass.A_STRONG, AT, AT + 3_600_000, Suppressed.KEY_WINDOW_OVER),
         (GatewayClass.A_STRONG, AT, AT + 86_400_000, Suppressed.KEY_WINDOW_OVER),
         (GatewayClass.A_STRONG, None, AT, None),
+        # The clock was put back a little, as clocks are; or by so much that nobody knows the age.
+        (GatewayClass.A_STRONG, AT, AT - 5_000, None),
+        (GatewayClass.A_STRONG, AT, AT - 5_001, Suppressed.KEY_WINDOW_OVER),
         (GatewayClass.A_WEAK, AT, AT, UNSAFE),
         (GatewayClass.B_LOOKUP, AT, AT, UNSAFE),
         (GatewayClass.C_CANCEL_BY_KEY, AT, AT, UNSAFE),

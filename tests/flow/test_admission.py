@@ -141,3 +141,19 @@ async def test_too_many_at_once_are_told_so(tmp_path: Path) -> None:
     assert [stop.reason for stop in session.interruptions] == [Reason.QUEUE_FULL]
     assert (await first).status == 200
     await lab.close()
+
+
+async def test_a_place_that_comes_as_the_time_is_up_is_taken() -> None:
+    """Given in the very turn in which the wait ends: else it would be lost for ever."""
+    doors = admission()
+    await doors.enter()
+    loop = asyncio.get_running_loop()
+    waiting = asyncio.ensure_future(doors.enter())
+    await asyncio.sleep(0)
+    loop.call_at(loop.time() + 1.0, doors.leave)  # before the timer of the one who waits
+    await asyncio.sleep(2)
+    ticket = waiting.result()
+    if isinstance(ticket, Ticket):
+        with ticket:
+            pass
+    assert isinstance(await doors.enter(), Ticket)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.events import RetrySuppressed
+from proxy.core.events import EvidenceFound, EvidenceSource, RetrySuppressed
 from proxy.core.reasons import Reason
 from proxy.core.session import Session
-from proxy.core.states import Outcome, State
-from proxy.core.wire import Phase, WireFacts
+from proxy.core.states import AttemptStatus, Outcome, State
+from proxy.core.wire import Answer, Phase, WireFacts
+from proxy.flow.journal import Change
 from proxy.ports import Send, StoreUnavailable
 from proxy.upstream.scripted import Step
 from tests.support.lab import DECLINED, POLICY, SUCCEEDED, Lab, header_of, pay, settings_from
@@ -345,3 +346,31 @@ async def test_a_weak_gateway_gets_a_fresh_connection(lab: Lab) -> None:
     await lab.merchant_sends(pay(key="k-1"))
     await lab.merchant_sends(pay(key="k-1", target="/pay"), gateway="plain")
     assert [send.fresh_connection for send in lab.gateway.sends] == [False, True]
+
+
+async def test_a_wait_that_outlasts_the_keys_life_sends_nothing(tmp_path: Path) -> None:
+    """Decided inside the life of the key, due after it: by then the key would be a new charge."""
+    policy = POLICY.replace("profile: stripe,", "profile: stripe, idempotency: {window: 4s},")
+    policy = policy.replace("initial: 200ms", "initial: 4s, jitter: none")
+    lab = Lab(settings_from(policy, tmp_path))
+    lab.gateway.will(lab.gateway.loses_answer(), lab.gateway.answers(200, SUCCEEDED))
+    await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript[-1] == "answer 504 outcome-unknown"
+    assert len(lab.gateway.seen) == 1
+    await lab.close()
+
+
+async def test_a_charge_that_is_found_during_the_wait_is_the_answer(lab: Lab) -> None:
+    """A look-up settles the session while its repeat rests: nothing is sent, and it is paid."""
+    lab.dice.value = 0.99
+    lost = lab.gateway.answers(503, b"", (("Retry-After", "5"),))
+    lab.gateway.will(lost, lab.gateway.answers(200, SUCCEEDED))
+    request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    session = await lab.only_session()
+    found = EvidenceFound(1, EvidenceSource.LOOKUP, AttemptStatus.SUCCEEDED, "pi_1")
+    kept = Answer(200, "OK", (), SUCCEEDED)
+    await lab.journal.update(session, lambda _: Change([found], kept), frozenset())
+    answer = await request
+    assert (answer.status, answer.body) == (200, SUCCEEDED)
+    assert len(lab.gateway.seen) == 1

@@ -16,6 +16,8 @@ from tests.support.lab import DECLINED, POLICY, SUCCEEDED, Lab, header_of, pay, 
 
 pytestmark = pytest.mark.looptime
 
+# Holdfast sends once; what is left is for whoever comes back.
+ONE_BY_ITSELF = POLICY.replace("retry: {", "retry: {automatic_attempts: 1, ")
 NO_EVENTS = b'{"object":"list","data":[],"has_more":false}'
 
 
@@ -400,8 +402,7 @@ async def test_a_session_is_one_payment(lab: Lab, second: dict[str, str]) -> Non
 
 async def test_a_payment_that_nothing_names_can_be_repeated_by_its_session(tmp_path: Path) -> None:
     """Its key is Holdfast's own: a plain repeat would be another payment, and it is told so."""
-    policy = POLICY.replace("retry: {", "retry: {automatic_attempts: 1, ")
-    lab = Lab(settings_from(policy, tmp_path))
+    lab = Lab(settings_from(ONE_BY_ITSELF, tmp_path))
     lab.gateway.will(lab.gateway.loses_answer(), lab.gateway.answers(200, SUCCEEDED))
     lost = await lab.merchant_sends(pay())
     told = json.loads(lost.body)
@@ -444,3 +445,41 @@ async def test_a_cancelled_session_is_refused(lab: Lab) -> None:
     await lab.commands.cancel(ahead.id, "changed my mind")
     await lab.merchant_sends(pay(session=ahead.id))
     assert lab.transcript[-1] == "answer 409 session-cancelled"
+
+
+async def test_a_key_spelled_in_another_way_is_sent_as_it_first_was(tmp_path: Path) -> None:
+    """Quoted or bare it is one payment; at the gateway another spelling would be another key."""
+    lab = Lab(settings_from(ONE_BY_ITSELF, tmp_path))
+    lab.gateway.will(lab.gateway.loses_answer(), lab.gateway.answers(200, SUCCEEDED))
+    await lab.merchant_sends(pay(key="order-1"))
+    answer = await lab.merchant_sends(pay(key='"order-1"'))
+    assert answer.status == 200
+    keys = [v for send in lab.gateway.seen for n, v in send.headers if n == "Idempotency-Key"]
+    assert keys == ["order-1", "order-1"]
+    await lab.close()
+
+
+async def test_what_can_still_be_resumed_is_not_safe_to_repeat_unnamed(tmp_path: Path) -> None:
+    """Nothing was sent, but the session lives: a plain repeat and a resume would be two charges."""
+    lab = Lab(settings_from(ONE_BY_ITSELF, tmp_path))
+    lab.gateway.will(lab.gateway.refuses_connection())
+    told = json.loads((await lab.merchant_sends(pay())).body)
+    assert (told["anythingSent"], told["state"]) == (False, "INTERRUPTED")
+    assert told["safeToRepeat"] is False
+    lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))
+    assert (await lab.merchant_sends(pay(session=told["sessionId"]))).status == 200
+    assert len(lab.gateway.seen) == 1
+    await lab.close()
+
+
+async def test_what_was_never_sent_keeps_its_key_at_the_gateway(lab: Lab) -> None:
+    """A new try of an order has a new key only if the gateway may have seen the old one."""
+    lab.gateway.will(*[lab.gateway.refuses_connection()] * 3, lab.gateway.answers(429, b"{}"))
+    await lab.merchant_sends(pay(order="o-1"))  # three tries, none of them sent
+    never_sent = await lab.only_session()
+    lab.gateway.will(*[lab.gateway.answers(429, b"{}")] * 2, lab.gateway.answers(200, SUCCEEDED))
+    await lab.merchant_sends(pay(order="o-1"))  # sent three times, not executed
+    await lab.merchant_sends(pay(order="o-1"))
+    first, *_, last = (dict(send.headers)["Idempotency-Key"] for send in lab.gateway.seen)
+    assert first == never_sent.gateway_key
+    assert last != first

@@ -10,6 +10,8 @@ import pytest
 
 from proxy.core.reasons import Reason
 from proxy.core.states import Outcome, State
+from proxy.core.wire import WireFacts
+from proxy.ports import Send
 from tests.support.lab import POLICY, Lab, header_of, pay, settings_from
 
 pytestmark = pytest.mark.looptime
@@ -202,3 +204,37 @@ async def test_without_a_credential_it_waits_for_the_client(lab: Lab) -> None:
     session = await lab.only_session()
     assert session.review_required
     assert session.outcome is Outcome.UNKNOWN
+
+
+async def test_a_repeat_does_not_use_up_the_looks(lab: Lab) -> None:
+    """Ten impatient clicks: the look-ups planned for a day are still there, nothing grows."""
+    await lose(lab)
+    lab.gateway.will(*[lab.gateway.answers(200, no_events())] * 11)
+    for _ in range(10):
+        await lab.merchant_sends(pay(key="k-1"))
+    session = await lab.only_session()
+    assert (session.state, session.lookups) == (State.INTERRUPTED, 1)
+
+
+async def test_a_repeat_waits_for_a_look_up_no_longer_than_for_a_payment(lab: Lab) -> None:
+    """A gateway that pages for minutes: the client hears that it is unknown after its total."""
+    await lose(lab)
+
+    async def slowly(send: Send) -> WireFacts:
+        await asyncio.sleep(9)
+        return await lab.gateway.answers(200, no_events(more=True))(send)
+
+    lab.gateway.will(*[slowly] * 20)
+    begun = lab.clock.monotonic()
+    await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript[-1] == "answer 504 outcome-unknown"
+    assert lab.clock.monotonic() - begun == pytest.approx(30)
+
+
+async def test_an_odd_look_up_answer_stops_nobody(lab: Lab) -> None:
+    """A name that is no text: inconclusive, and the next one is looked after as ever."""
+    await lose(lab)
+    odd = events("k-1", intent="@@").replace(b"@@", b"\\ud800")
+    lab.gateway.will(lab.gateway.answers(200, odd))
+    await lab.merchant_sends(pay(key="k-1"))
+    assert (await lab.only_session()).outcome is Outcome.UNKNOWN

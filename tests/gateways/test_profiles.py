@@ -325,7 +325,7 @@ def test_what_is_known_of_stripe(tmp_path: Path) -> None:
     assert profile.gateway_class is GatewayClass.A_STRONG
     assert profile.resend_horizon == 18 * 3600.0
     assert (profile.key_header, profile.key_max_length) == ("Idempotency-Key", 255)
-    assert profile.credential_headers == ("authorization", "stripe-account")
+    assert profile.credential_headers == ("authorization", "stripe-account", "stripe-context")
     assert profile.error_shape is ErrorShape.STRIPE
     assert profile.final_answer_headers == (("Stripe-Should-Retry", "false"),)
     assert profile.refusal_forms["idempotency-key-reused"].status == 400

@@ -310,3 +310,19 @@ async def test_a_healthy_store_is_ready(store: SessionStore) -> None:
     """Nothing is wrong until something is."""
     assert store.ready
     assert store.broken is None
+
+
+async def test_a_session_bound_to_another_operation_lets_go_of_the_order(
+    store: SessionStore,
+) -> None:
+    """Created for a charge, used for a refund: the order can be charged by another session."""
+    ahead = await keep(
+        store, opened(1, key_hash=None, fingerprint=None, order_ref="o-1", order_locks=True)
+    )
+    bound = apply(
+        ahead,
+        ev.Bound(1500, "stripe", "refund", "refund", "t", "k-new", "g", "f", False, True, 3),
+    )
+    await store.claim(bound, ahead.version)
+    await store.commit(ended(sent(bound), AttemptStatus.SUCCEEDED), bound.version, None)
+    await keep(store, opened(2, order_ref="o-1", order_locks=True))

@@ -209,7 +209,7 @@ async def test_something_else_is_not_a_store(tmp_path: Path) -> None:
     """A file that is not a database is named, and left as it is."""
     path = tmp_path / "s.db"
     path.write_bytes(b"not a database, and longer than a page header " * 40)
-    assert (await refused(path)).startswith("cannot open the store s.db: ")
+    assert (await refused(path)).startswith(f"cannot open the store {path}: ")
     assert path.read_bytes().startswith(b"not a database")
 
 
@@ -217,7 +217,7 @@ async def test_a_folder_in_its_place_lets_go_of_the_lock(tmp_path: Path) -> None
     """A volume mounted one level too deep is named; with a file in its place the store opens."""
     path = tmp_path / "s.db"
     path.mkdir()
-    assert await refused(path) == f"cannot open the store s.db: Is a directory ({path})"
+    assert await refused(path) == f"cannot open the store {path}: Is a directory ({path})"
     path.rmdir()
     store = SqliteStore(path, SystemClock(), Notes())
     await store.open()
@@ -228,7 +228,8 @@ async def test_a_lock_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """What stands where the lock file should be is told with its path."""
     (tmp_path / "s.db.lock").mkdir()
     why = f"Is a directory ({tmp_path / 's.db.lock'})"
-    assert await refused(tmp_path / "s.db") == f"cannot open the store s.db: {why}"
+    path = tmp_path / "s.db"
+    assert await refused(path) == f"cannot open the store {path}: {why}"
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ async def test_a_session_that_cannot_be_read_stops_the_start(
     change(path, live.id, doc)
 
     why = await refused(path)
-    assert why == f"the store s.db holds a session it cannot read: {live.id}"
+    assert why == f"the store {path} holds a session it cannot read: {live.id}"
 
     change(path, live.id, encode(live))
     await store.open()
@@ -346,3 +347,46 @@ def _fill(path: Path) -> None:
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
             file.write(b"x" * 4096)
+
+
+async def test_nobody_is_told_of_what_is_still_on_its_way(
+    store: SqliteStore, disk: FaultyDisk
+) -> None:
+    """A session is shown when its write has come back; one whose write failed, as it was before."""
+    kept = await keep(store, opened(1))
+    disk.may_sync.clear()
+    disk.syncing.clear()
+    writing = asyncio.ensure_future(store.commit(sent(kept), kept.version, None))
+    await asyncio.to_thread(disk.syncing.wait)
+    reading = asyncio.ensure_future(store.get(kept.id))
+    await asyncio.sleep(0)
+    assert not reading.done()
+    disk.may_sync.set()
+    await writing
+    assert await reading == sent(kept)
+
+
+async def test_a_claim_that_the_file_contradicts_fails_alone(store: SqliteStore) -> None:
+    """What was claimed on the word of a write that failed is refused, and the store goes on."""
+    holder = await keep(store, opened(1, order_ref="o-1", order_locks=True))
+    second = opened(2, order_ref="o-1", order_locks=True)
+    store._hot.remove(holder.id)  # as memory stood while the holder's end was on its way
+    store._hot.put(second)
+    with pytest.raises(StoreUnavailable):
+        await store.commit(second, second.version, None)
+    assert store.broken is None
+    assert store.ready
+    assert await store.get(second.id) is None
+    await keep(store, opened(3))
+
+
+async def test_a_link_to_the_file_is_the_same_file(tmp_path: Path) -> None:
+    """A second Holdfast that comes by another name is refused like any other."""
+    store = SqliteStore(tmp_path / "s.db", SystemClock(), Notes())
+    await store.open()
+    (tmp_path / "other").mkdir()
+    link = tmp_path / "other" / "link.db"
+    link.symlink_to(tmp_path / "s.db")
+    with pytest.raises(StoreUnavailable, match="in use by another Holdfast"):
+        await SqliteStore(link, SystemClock(), Notes()).open()
+    await store.close()

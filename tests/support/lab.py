@@ -181,7 +181,9 @@ class Lab:
             policy=settings.session,
             default_max_attempts=3,
         )
-        self.reconciler = Reconciler(self.store, self.journal, self.commands, self.clock)
+        self.reconciler = Reconciler(
+            self.store, self.journal, self.commands, self.clock, self.bugs.append
+        )
 
     def _lane(self, name: str) -> Lane:
         gateway = self.settings.gateways[name]
