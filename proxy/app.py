@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import structlog
 
@@ -34,10 +34,10 @@ from proxy.settings.values import Address, Gateway, Settings
 from proxy.stores import make_store
 from proxy.system import SystemClock, SystemDice
 from proxy.tasks import Tasks
-from proxy.telemetry.logs import LineSink
+from proxy.telemetry.logs import LineSink, Sink
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.recorder import MetricsRecorder
-from proxy.upstream.client import AiohttpUpstream
+from proxy.upstream.lean import LeanUpstream
 from proxy.web.admin import Admin
 from proxy.web.auth import Gatekeeper
 from proxy.web.forward import Forward
@@ -57,7 +57,7 @@ class Doors:
 class Holdfast:
     """One running sidecar. `log_stream` takes its log lines; standard output by default."""
 
-    def __init__(self, settings: Settings, log_stream: BinaryIO | None = None) -> None:
+    def __init__(self, settings: Settings, log_stream: Sink | None = None) -> None:
         self._settings = settings
         self._log_stream = log_stream
         self._log = structlog.get_logger()
@@ -125,7 +125,7 @@ class Holdfast:
             policy=settings.session,
             default_max_attempts=MAX_ATTEMPTS,
         )
-        reconciler = Reconciler(store, journal, commands, clock)
+        reconciler = Reconciler(store, journal, commands, clock, self._bug)
         unknown = await reconciler.after_restart()
         if unknown:
             self._log.warning("interrupted by restart", sessions=unknown)
@@ -155,13 +155,16 @@ class Holdfast:
             token = None if gateway.listen.loopback else settings.tokens.backend
             forward = Forward(self._pipeline, self._lanes[name], via=via, token=token)
             where = gateway.listen
-            port = await listeners.open_gateway(forward.handle, where.host, where.port)
+            with _named(f"gateways.{name}.listen", where):
+                port = await listeners.open_gateway(forward.handle, where.host, where.port)
             opened[name] = Address(where.host, port)
         where = settings.sessions
-        port = await listeners.open_app(sessions.app(), where.host, where.port)
+        with _named("listen.sessions", where):
+            port = await listeners.open_app(sessions.app(), where.host, where.port)
         api = Address(where.host, port)
         where = settings.admin
-        port = await listeners.open_app(admin.app(), where.host, where.port)
+        with _named("listen.admin", where):
+            port = await listeners.open_app(admin.app(), where.host, where.port)
         doors = Doors(api, Address(where.host, port), opened)
         self._metrics.ready.set(1)
         self._metrics.build_info.labels(__version__).set(1)
@@ -206,13 +209,27 @@ class Holdfast:
             self._metrics.budget_remaining.labels(name).set(lane.admission.budget.left(now))
 
 
+@contextmanager
+def _named(setting: str, where: Address) -> Iterator[None]:
+    """An address that cannot be listened on is told with the setting that asks for it."""
+    try:
+        yield
+    except OSError as error:
+        # A name that is not known has a number of its own kind; else asyncio's text tells it all
+        # over again, with the address as a Python tuple.
+        unknown = isinstance(error, socket.gaierror) or error.errno is None
+        why = str(error.strerror or error) if unknown else os.strerror(error.errno or 0)
+        message = f"{setting} {where}: {why[:1].lower()}{why[1:]}"
+        raise OSError(message) from None
+
+
 def _lane(gateway: Gateway, clock: Clock) -> Lane:
     credential = gateway.lookup_credential
     return Lane(
         name=gateway.name,
         profile=gateway.profile,
         routes=gateway.routes,
-        upstream=AiohttpUpstream(gateway.upstream, ca_file=gateway.ca_file),
+        upstream=LeanUpstream(gateway.upstream, ca_file=gateway.ca_file),
         admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, clock),
         lookup_credential=() if credential is None else ((credential.header, credential.value),),
     )

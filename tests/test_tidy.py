@@ -51,6 +51,7 @@ TESTED_ELSEWHERE = {
     "settings/values.py": "values; tests/settings/test_load.py",
     "settings/schema.py": "tests/settings/test_load.py",
     "settings/resolve.py": "tests/settings/test_load.py",
+    "settings/secret_files.py": "tests/settings/test_load.py",
     "settings/profiles.py": "tests/settings/test_load.py",
     "stores/memory.py": "tests/stores/test_conformance.py",
     "stores/searching.py": "tests/stores/test_conformance.py",
@@ -59,7 +60,6 @@ TESTED_ELSEWHERE = {
     "upstream/scripted.py": "tests/flow/test_pipeline.py",
     "web/listeners.py": "tests/web/test_forward.py",
     "web/responses.py": "tests/web/test_forward.py",
-    "demo/show.py": "tests/demo/test_run.py",
 }
 
 

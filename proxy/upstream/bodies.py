@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 from aiohttp.streams import EMPTY_PAYLOAD
 
+from proxy.upstream.faults import TooLarge
+
 # aiohttp warns about a larger body that is handed over in one piece, so it goes in several.
 PIECE = 1024 * 1024
 
@@ -51,10 +53,6 @@ async def in_pieces(body: bytes) -> AsyncIterator[bytes]:
     """A body that is there, a piece at a time."""
     for start in range(0, len(body), PIECE):
         yield body[start : start + PIECE]
-
-
-class TooLarge(Exception):  # noqa: N818 -- the condition
-    """An answer that is larger than may be kept."""
 
 
 async def read_whole(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -24,17 +24,18 @@ from yarl import URL
 
 from proxy.core.reasons import Reason
 from proxy.core.wire import Phase, WireFacts
-from proxy.ports import Send, SendForbidden, StoreUnavailable
-from proxy.upstream.bodies import PIECE, Chunks, TooLarge, Upload, in_pieces, read_whole
+from proxy.ports import Send, SendForbidden
+from proxy.upstream.bodies import PIECE, Chunks, Upload, in_pieces, read_whole
+from proxy.upstream.faults import Unusable, lost, reason_of
 
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 # Below what gateways and load balancers keep connections open for (60 s and more), so that a reused
 # connection is rarely one that the other side is just closing.
-_KEEPALIVE_SECONDS = 30.0
+KEEPALIVE_SECONDS = 30.0
 _BIG = 60  # ceil_threshold: time-outs up to a minute are exact instead of rounded up
 # An answer to a charge is not lost because a header of it is long (aiohttp's own limit is 8 KiB).
-_MAX_ANSWER_LINE = 64 * 1024
-_MAX_ANSWER_HEADERS = 256
+MAX_ANSWER_LINE = 64 * 1024
+MAX_ANSWER_HEADERS = 256
 
 
 class AiohttpUpstream:
@@ -70,8 +71,9 @@ class AiohttpUpstream:
             if not isinstance(error, Exception):
                 raise
             aborted = upload is not None and upload.failed
-            reason = Reason.CLIENT_ABORTED if aborted else _reason(error, send_started=send.sent)
-            return _lost(send, reason, response)
+            reason = reason_of(error, send_started=send.sent)
+            status = None if response is None else response.status
+            return lost(send, Reason.CLIENT_ABORTED if aborted else reason, status)
         finally:
             if upload is not None:
                 upload.limit = None
@@ -104,7 +106,7 @@ class AiohttpUpstream:
             upload.answered()
         if _unusable(response):
             response.close()
-            raise _Unusable
+            raise Unusable
         return response
 
 
@@ -114,7 +116,7 @@ def _client(context: ssl.SSLContext | Literal[True], *, fresh: bool) -> aiohttp.
     if fresh:
         connector = aiohttp.TCPConnector(limit=0, ssl=context, force_close=True)
     else:
-        connector = aiohttp.TCPConnector(limit=0, ssl=context, keepalive_timeout=_KEEPALIVE_SECONDS)
+        connector = aiohttp.TCPConnector(limit=0, ssl=context, keepalive_timeout=KEEPALIVE_SECONDS)
     client = aiohttp.ClientSession(
         connector=connector,
         auto_decompress=False,
@@ -123,9 +125,9 @@ def _client(context: ssl.SSLContext | Literal[True], *, fresh: bool) -> aiohttp.
         trace_configs=[trace],
         trust_env=False,
         raise_for_status=False,
-        max_line_size=_MAX_ANSWER_LINE,
-        max_field_size=_MAX_ANSWER_LINE,
-        max_headers=_MAX_ANSWER_HEADERS,
+        max_line_size=MAX_ANSWER_LINE,
+        max_field_size=MAX_ANSWER_LINE,
+        max_headers=MAX_ANSWER_HEADERS,
     )
     # Private, and the only switch there is (aio-libs/aiohttp#10790): without it aiohttp sends GET,
     # PUT and DELETE a second time when a kept-alive connection turns out to be dead.
@@ -175,10 +177,6 @@ def _as_multidict(send: Send) -> CIMultiDict[str]:
 # --- answers --------------------------------------------------------------------------------------
 
 
-class _Unusable(Exception):  # noqa: N818 -- the condition
-    """An answer that cannot be handed on."""
-
-
 def _unusable(response: aiohttp.ClientResponse) -> bool:
     """Another protocol; or a coding that nobody asked for, lost with the header that names it."""
     codings = response.headers.getall("Transfer-Encoding", ())
@@ -204,49 +202,6 @@ def _answered(
         body=body,
         stream=stream,
     )
-
-
-def _lost(send: Send, reason: Reason, response: aiohttp.ClientResponse | None) -> WireFacts:
-    if response is not None:
-        # A status that was seen before the answer was cut is worth knowing, though it proves
-        # nothing.
-        return WireFacts(send.sent, Phase.READING_RESPONSE, reason, response.status)
-    phase = Phase.AWAITING_RESPONSE if send.sent else Phase.CONNECTING
-    return WireFacts(send.sent, phase, reason)
-
-
-_FAULTS: tuple[tuple[type[BaseException], Reason], ...] = (
-    # Subclasses first: ClientConnectorError and ClientOSError share a base.
-    (SendForbidden, Reason.NOT_ALLOWED),
-    (StoreUnavailable, Reason.STORE_UNAVAILABLE),
-    (aiohttp.ConnectionTimeoutError, Reason.CONNECT_TIMEOUT),
-    (aiohttp.ClientConnectorDNSError, Reason.DNS_ERROR),
-    (aiohttp.ClientConnectorCertificateError, Reason.TLS_ERROR),
-    (aiohttp.ClientConnectorSSLError, Reason.TLS_ERROR),
-    (aiohttp.ClientPayloadError, Reason.ANSWER_TRUNCATED),
-    (aiohttp.ClientResponseError, Reason.ANSWER_MALFORMED),
-    (aiohttp.http.HttpProcessingError, Reason.ANSWER_MALFORMED),
-    (aiohttp.ServerDisconnectedError, Reason.CONNECTION_LOST),
-    (_Unusable, Reason.ANSWER_MALFORMED),
-    (TooLarge, Reason.ANSWER_TOO_LARGE),
-)
-
-
-def _reason(error: Exception, *, send_started: bool) -> Reason:
-    if send_started and isinstance(error, SendForbidden):
-        return Reason.CONNECTION_LOST  # a second transmission was stopped: the first one was lost
-    for kind, reason in _FAULTS:
-        if isinstance(error, kind):
-            return reason
-    if isinstance(error, TimeoutError):
-        return Reason.ATTEMPT_TIMEOUT if send_started else Reason.CONNECT_TIMEOUT
-    if isinstance(error, aiohttp.ClientConnectorError):
-        refused = isinstance(error.os_error, ConnectionRefusedError)
-        return Reason.CONNECTION_REFUSED if refused else Reason.CONNECT_FAILED
-    if not isinstance(error, OSError | aiohttp.ClientError):
-        return Reason.INTERNAL_ERROR
-    # What is left broke on a standing connection: ClientOSError, reset, closed transport.
-    return Reason.CONNECTION_LOST if send_started else Reason.CONNECT_FAILED
 
 
 __all__ = ["AiohttpUpstream"]

@@ -24,6 +24,7 @@ from proxy.core.reasons import Reason
 from proxy.core.wire import Headers, Phase, WireFacts, close_stream
 from proxy.ports import Send, SendForbidden, StoreUnavailable, Upstream
 from proxy.upstream.client import AiohttpUpstream
+from proxy.upstream.lean import LeanUpstream
 from tests.support.certificates import Authority, authority
 from tests.support.raw import OK, RawConnection, RawServer, Script, always, answering, raw_server
 from tests.support.running import free_port
@@ -55,7 +56,11 @@ def _aiohttp(origin: str, ca_file: Path | None) -> Upstream:
     return AiohttpUpstream(origin, ca_file=ca_file)
 
 
-CLIENTS: dict[str, Factory] = {"aiohttp": _aiohttp}
+def _lean(origin: str, ca_file: Path | None) -> Upstream:
+    return LeanUpstream(origin, ca_file=ca_file)
+
+
+CLIENTS: dict[str, Factory] = {"aiohttp": _aiohttp, "lean": _lean}
 
 METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"]
 GZIPPED = gzip.compress(b'{"status":"succeeded"}' * 50, mtime=0)
