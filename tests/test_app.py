@@ -47,12 +47,12 @@ from tests.support.wire import loop_time as loop_time  # noqa: PLC0414 -- a fixt
 NOWHERE = "http://127.0.0.1:1"
 # A payment without the end of its body.
 HALF = (
-    b"POST /v1/payment_intents HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+    b"POST /v1/payment_intents HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\n"
     b"Content-Length: 11\r\n\r\namount"
 )
 # A call of the session API, likewise.
 HALF_A_CALL = (
-    b"POST /api/payments/session/create HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+    b"POST /api/payments/session/create HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\n"
     b"Content-Length: 17\r\n\r\n{"
 )
 # Attempts that outlast the drain, and as few of them as possible.
@@ -259,7 +259,8 @@ async def test_a_port_in_use_closes_what_was_opened(
         holdfast = written(tmp_path, on_ports(ports))
         with pytest.raises(OSError, match="address already in use") as caught:
             await holdfast.start()
-    assert f"('127.0.0.1', {ports[taken]})" in str(caught.value)
+    setting = f"gateways.{taken}.listen" if taken in {"stripe", "plain"} else f"listen.{taken}"
+    assert str(caught.value) == f"{setting} 127.0.0.1:{ports[taken]}: address already in use"
     opened = OPENED[: 5 + DOORS.index(taken)]
     assert heard == [*opened, *CLOSED]
     assert asyncio.all_tasks() == tasks
@@ -309,7 +310,8 @@ async def test_a_second_holdfast_is_told_and_touches_nothing(
         heard.clear()
         with pytest.raises(StoreUnavailable) as caught:
             await beside(tmp_path, *[nothing] * 100).start()
-        assert str(caught.value) == "the store holdfast.db is in use by another Holdfast"
+        store = tmp_path / "holdfast.db"
+        assert str(caught.value) == f"the store {store} is in use by another Holdfast"
         assert heard == ["the key is read"]
         assert (await shop.pay("o-1")).status == 200
 

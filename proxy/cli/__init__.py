@@ -91,7 +91,9 @@ def _sessions(commands: _Commands[argparse.ArgumentParser]) -> None:
     for name in ("order", "user", "status", "outcome", "gateway"):
         listing.add_argument(f"--{name}")
     listing.add_argument("--limit", type=_count, default=50, help="default: %(default)s")
-    show = _command(actions, "show", "sessions:show", "One session with its timeline.")
+    show = _command(
+        actions, "show", "sessions:show", "One session: why it stopped, and its timeline."
+    )
     resume = _command(actions, "resume", "sessions:resume", "Bring an interrupted one forward.")
     cancel = _command(actions, "cancel", "sessions:cancel", "Cancel one; never a charged one.")
     settle = _command(

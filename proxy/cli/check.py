@@ -20,10 +20,13 @@ def check(options: argparse.Namespace) -> int:
     for gateway in settings.gateways.values():
         routes = [route for _, route in gateway.routes.routes]
         durable = sum(route.durable for route in routes)
+        count = len(routes)
+        counted = (
+            f"{count} routes, {durable} of them" if count != 1 else f"1 route, {durable} of it"
+        )
         print(
             f"{gateway.name}: {gateway.listen} -> {gateway.upstream}, profile "
-            f"{gateway.profile.name} ({gateway.profile.gateway_class}), {len(routes)} routes, "
-            f"{durable} of them durable"
+            f"{gateway.profile.name} ({gateway.profile.gateway_class}), {counted} durable"
         )
     print(f"{options.file}: ok")
     return 0

@@ -15,10 +15,13 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
+from proxy.settings.secret_files import secret_from
+
 _SECONDS = 10.0
 # An answer of the API → what a person is shown.
 _Lines = Callable[[Any], Iterator[str]]
 _DEFAULT_API = "http://127.0.0.1:8081"
+_TOKEN = "HOLDFAST_OPERATOR_TOKEN"
 
 
 class CallFailed(Exception):  # noqa: N818 -- told to a person
@@ -67,19 +70,48 @@ def list_sessions(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """One session, with its timeline."""
+    """One session: what it is about, why it stopped, and its timeline."""
 
-    def lines(summary: Mapping[str, Any]) -> Iterator[str]:
-        for name in ("sessionId", "orderId", "status", "outcome", "reference"):
-            yield f"{name:<12} {summary[name] if summary[name] is not None else '-'}"
-        yield f"{'attempts':<12} {summary['attempts']} of {summary['maxAttempts']}"
-        if summary["reviewRequired"]:
-            yield "review       a person must settle it"
+    def both(api: str) -> Mapping[str, Any]:
+        session = _fetch("GET", api + _one(options), None)
+        return {"session": session, "summary": _fetch("GET", f"{api}{_one(options)}/summary", None)}
+
+    def lines(answer: Mapping[str, Any]) -> Iterator[str]:
+        session, summary = answer["session"], answer["summary"]
+        yield from (f"{name:<16} {value}" for name, value in _facts(session, summary))
+        stops = session["metadata"]["interruptions"]
+        yield from [""] * bool(stops)
+        for stop in stops:
+            sent = "sent" if stop["sent"] else "not sent"
+            why = f"{stop['reason']} in {stop['phase']}, attempt {stop['attempt']}, {sent}"
+            yield f"{_time(stop['at'])}  {why}" + (f": {stop['detail']}" if stop["detail"] else "")
         yield ""
         for step in summary["timeline"]:
             yield f"{_time(step['at'])}  {step['event']:<18} {step['status']}, {step['outcome']}"
 
-    return _call(options, "GET", f"{_one(options)}/summary", None, lines)
+    return _tell(options, both, lines)
+
+
+def _facts(session: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a person needs to find the payment at the gateway, and what may be done with it."""
+    for name in ("sessionId", "orderId", "userId", "gateway", "route"):
+        yield name, _or_dash(session[name])
+    amount = [text for text in (session["amount"], session["currency"]) if text is not None]
+    yield "amount", " ".join(amount) or "-"
+    for name in ("status", "outcome"):
+        yield name, session[name]
+    yield "reference", _or_dash(summary["reference"])
+    yield "attempts", f"{session['attempts']} of {session['maxAttempts']}"
+    yield "canResume", "yes" if session["canResume"] else "no"
+    for name in ("cancelRequested", "held"):
+        if session[name]:
+            yield name, "yes"
+    if session["reviewRequired"]:
+        yield "review", "a person must settle it"
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -110,9 +142,14 @@ def _one(options: argparse.Namespace) -> str:
 
 
 def _call(options: argparse.Namespace, method: str, path: str, body: object, lines: _Lines) -> int:
+    return _tell(options, lambda api: _fetch(method, api + path, body), lines)
+
+
+def _tell(options: argparse.Namespace, ask: Callable[[str], Any], lines: _Lines) -> int:
+    """Ask the API, and say what it answered."""
     api = options.api or os.environ.get("HOLDFAST_API", _DEFAULT_API)
     try:
-        answer = _fetch(method, api.rstrip("/") + path, body)
+        answer = ask(api.rstrip("/"))
     except CallFailed as error:
         print(error, file=sys.stderr)
         return 1
@@ -135,7 +172,10 @@ def _not_the_api(url: str) -> str:
 def _fetch(method: str, url: str, body: object) -> Any:
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
-    token = os.environ.get("HOLDFAST_OPERATOR_TOKEN")
+    token, why = secret_from(os.environ, _TOKEN)
+    if why is not None:
+        message = f"environment variable {_TOKEN}_FILE: {why}"
+        raise CallFailed(message)
     if token:
         headers["Authorization"] = f"Bearer {token}"
     status, answer = _exchange(url, method, data, headers)
@@ -178,12 +218,12 @@ def _told(url: str, status: int, body: bytes) -> str:
         problem = json.loads(body)
         text = problem["title"]
         for more in ("detail", "field"):
-            if problem.get(more):
+            if problem.get(more) and not text.startswith(f"{problem[more]}: "):
                 text += f": {problem[more]}"
     except (ValueError, KeyError, TypeError):
         text = f"{url} answers with status {status}"
     if status == HTTPStatus.UNAUTHORIZED:
-        text += " (set HOLDFAST_OPERATOR_TOKEN)"
+        text += f" (set {_TOKEN} or {_TOKEN}_FILE)"
     return _plain(text)
 
 

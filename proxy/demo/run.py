@@ -95,15 +95,18 @@ async def _compare(
 ) -> int:
     print(
         f"A simulated gateway interrupts {options.interruptions:.0%} of all requests (hangs, "
-        f"resets and cut answers, before\nand after charging; 503, 429). {options.orders} orders "
-        "are paid at it three times, under the same faults:\n"
+        "resets and cut\nanswers, before and after charging; 503, 429). "
+        f"{options.orders} orders are paid at it three\ntimes, under the same faults:\n"
     )
-    _links(doors)
     direct = f"http://127.0.0.1:{gateway_port}"
     through = f"http://{doors.gateways['stripe']}"
+    _links(doors)
+    if options.stay:
+        print(f"pay at     {through}\nledger     {direct}/_ledger")
+    print()
     ways = [
         ("directly, one try", Shop(direct, _PATIENCE)),
-        ("directly, a client that retries 3x", Shop(direct, _PATIENCE, tries=4)),
+        ("directly, retrying 3x", Shop(direct, _PATIENCE, tries=4)),
         ("through Holdfast", Shop(through, _PATIENCE_WITH_HOLDFAST, send_order=True)),
     ]
     rows = [Row(name, Takings(), Counter()) for name, _ in ways]
@@ -151,5 +154,5 @@ def _links(doors: Doors) -> None:
     print(
         f"sessions   http://{doors.sessions}/api/payments/sessions\n"
         f"still open http://{doors.sessions}/api/payments/sessions/active\n"
-        f"metrics    http://{doors.admin}/metrics\n"
+        f"metrics    http://{doors.admin}/metrics"
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 
 from proxy.demo.traffic import Takings, Told
 
+# Narrower than 80 columns, or every redraw would scroll the usual terminal.
+_COLUMNS = "{:<21}{:>7}{:>8}{:>13}{:>9}{:>9}{:>6}{:>6}"
 _HEAD = (
-    f"{'':<34}{'orders':>7}{'paid':>9}{'told failed,':>14}{'charged':>9}"
-    f"{'unknown,':>10}{'p50':>9}{'p99':>9}\n"
-    f"{'':<34}{'':>7}{'':>9}{'but charged':>14}{'twice':>9}{'settled':>10}{'ms':>9}{'ms':>9}"
+    _COLUMNS.format("", "orders", "paid", "told failed,", "charged", "unknown,", "p50", "p99"),
+    _COLUMNS.format("", "", "", "but charged", "twice", "settled", "ms", "ms"),
 )
+_REDRAW_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -45,10 +49,15 @@ class Row:
         """As a line of the table."""
         t = self.takings
         unknown = f"{t.count(Told.UNKNOWN)}, {self.settled}"
-        return (
-            f"{self.name:<34}{len(t.told):>7}{self.paid_percent:>8.2f}%{self.lost:>14}"
-            f"{self.twice:>9}{unknown:>10}{t.percentile(0.5) * 1000:>9.0f}"
-            f"{t.percentile(0.99) * 1000:>9.0f}"
+        return _COLUMNS.format(
+            self.name,
+            len(t.told),
+            f"{self.paid_percent:.2f}%",
+            self.lost,
+            self.twice,
+            unknown,
+            f"{t.percentile(0.5) * 1000:.0f}",
+            f"{t.percentile(0.99) * 1000:.0f}",
         )
 
 
@@ -59,10 +68,11 @@ class Table:
         self._rows = rows
         self._live = sys.stdout.isatty()
         self._drawn = 0
+        self._drawn_at = float("-inf")
 
     def update(self) -> None:
-        """Redraw, if there is a terminal to redraw on."""
-        if self._live:
+        """Redraw, if there is a terminal to redraw on, as often as an eye can follow."""
+        if self._live and time.perf_counter() - self._drawn_at >= _REDRAW_SECONDS:
             self._draw()
 
     def finish(self) -> None:
@@ -70,9 +80,12 @@ class Table:
         self._draw()
 
     def _draw(self) -> None:
-        lines = [*_HEAD.split("\n"), *(row.line() for row in self._rows)]
+        lines = [*_HEAD, *(row.line() for row in self._rows)]
+        if self._live:  # a line that wraps would count as two on the way up
+            width = shutil.get_terminal_size().columns
+            lines = [f"\x1b[K{line[:width]}" for line in lines]
         up = f"\x1b[{self._drawn}F" if self._drawn else ""
-        clear = "\x1b[K" if self._live else ""
-        sys.stdout.write(up + "".join(f"{line}{clear}\n" for line in lines))
+        sys.stdout.write(up + "".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
         self._drawn = len(lines) if self._live else 0
+        self._drawn_at = time.perf_counter()

@@ -125,8 +125,8 @@ class Attempts:
         current = asyncio.current_task()
         if current is not None:
             current.uncancel()
-        if walk.answer is not None:  # it had just come to its end
-            return walk.answer
+        if walk.answer is not None:  # it had just come to its end; is that on record?
+            return not_recorded_yet(walk.answer) if walk.session.in_flight else walk.answer
         stop = ev.Interrupted(self._clock.now_ms(), Reason.SHUTDOWN, Phase.BEFORE_SEND)
         await self._update(walk, lambda session: Change([stop] if session.live else []))
         return without_answer(walk.session, walk.lane.profile, Reason.SHUTDOWN)
@@ -148,18 +148,18 @@ class Attempts:
         walk.result = result = self._classify(walk, facts, now_ms)
         if walk.route.durable:
             walk.lane.admission.record(result, generation)
+        ended = ev.AttemptEnded(
+            now_ms, number, endpoint, result, facts.phase, facts.sent, facts.status, started_ms
+        )
         if facts.reason in _OUR_OWN_NO:
-            return await self._not_begun(walk, facts)
+            return await self._not_begun(walk, facts, ended)
         if facts.reason is None:
             walk.last_answer = facts
         elif result.status is not AttemptStatus.NOT_SENT:
             walk.last_answer = None
-        ended = ev.AttemptEnded(
-            now_ms, number, endpoint, result, facts.phase, facts.sent, facts.status, started_ms
-        )
         return await self._conclude(walk, ended)
 
-    async def _not_begun(self, walk: Walk, facts: WireFacts) -> GiveUp:
+    async def _not_begun(self, walk: Walk, facts: WireFacts, ended: ev.AttemptEnded) -> GiveUp:
         """The intent was not recorded, so this was no attempt: someone cancelled or held the
         session, the store cannot write, or we are stopping.
         """
@@ -169,6 +169,7 @@ class Attempts:
             reason, why = Reason.SHUTDOWN, Suppressed.DRAINING
         elif reason is Reason.STORE_UNAVAILABLE:
             why = Suppressed.STORE_UNAVAILABLE
+            self._take_back(walk, ended)
         now = self._clock.now_ms()
         stop = ev.Interrupted(now, reason, Phase.CONNECTING)
 
@@ -184,6 +185,19 @@ class Attempts:
         self._suppressed(walk, why)
         walk.answer = without_answer(walk.session, walk.lane.profile, reason)
         return GiveUp(why)
+
+    def _take_back(self, walk: Walk, ended: ev.AttemptEnded) -> None:
+        """A store that said no may have recorded the intent all the same. Then it has to hear that
+        nothing was sent, or the session stays in flight for ever.
+        """
+        number, at = ended.number, walk.intended_at
+
+        def unsent(session: Session) -> Change:
+            mine = (number, AttemptStatus.IN_FLIGHT, at)
+            there = any((a.number, a.status, a.started_at) == mine for a in session.attempts)
+            return Change([ended] if there else [])
+
+        self._save_later(walk, unsent)
 
     def _send(self, walk: Walk, number: int, endpoint: str) -> Send:
         route = walk.route
@@ -245,6 +259,7 @@ class Attempts:
                 walk.session = session
                 message = f"{session.state} does not send"
                 raise SendForbidden(message)
+            walk.intended_at = now
             started = ev.AttemptStarted(now, number, endpoint)
             if session.state is State.INTERRUPTED:
                 return Change([ev.Resumed(now, walk.resumed_by), started])
@@ -291,26 +306,27 @@ class Attempts:
         try:
             await self._update(walk, conclude)
         except StoreUnavailable:
-            self._unrecorded(walk, conclude)
+            self._unrecorded(walk, conclude, ended)
+            verdict = _not_again(verdict)
         if isinstance(verdict, GiveUp):
             self._suppressed(walk, verdict.why)
         if isinstance(verdict, RetryAfter) and walk.facts is not None:
             await close_stream(walk.facts.stream)
         return verdict
 
-    def _unrecorded(self, walk: Walk, conclude: Callable[[Session], Change]) -> None:
+    def _unrecorded(
+        self, walk: Walk, conclude: Callable[[Session], Change], ended: ev.AttemptEnded
+    ) -> None:
         """The store could not take the outcome. If anything was sent, the intent stands there and
         keeps everyone from sending again; the backend gets the truth now, the store when it can.
         """
         if walk.facts is None or not walk.facts.sent:
-            if walk.session.in_flight:
-                self._save_later(walk, conclude)
+            self._take_back(walk, ended)
             reason = Reason.STORE_UNAVAILABLE
             walk.answer = without_answer(walk.session, walk.lane.profile, reason)
             return
         self._save_later(walk, conclude)
-        ended = conclude(walk.session)
-        for event in ended.events:
+        for event in conclude(walk.session).events:
             walk.session = apply(walk.session, event)
         if walk.answer is None:  # it would have been repeated; without a store it cannot be
             why = GiveUp(Suppressed.STORE_UNAVAILABLE)
@@ -397,6 +413,12 @@ def _delay(state: RetryCallState) -> float:
     """How long to wait: what the verdict says."""
     verdict = state.outcome.result() if state.outcome is not None else None
     return verdict.delay_seconds if isinstance(verdict, RetryAfter) else 0.0
+
+
+def _not_again(verdict: Verdict) -> Verdict:
+    """What cannot be recorded is not sent again."""
+    again = isinstance(verdict, RetryAfter)
+    return GiveUp(Suppressed.STORE_UNAVAILABLE) if again else verdict
 
 
 def _exhausted(session: Session) -> bool:

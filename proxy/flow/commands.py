@@ -195,7 +195,7 @@ class Commands:
         """Whether `resume` would bring it forward now."""
         return session.state is not State.COMPLETED and self._obstacle(session) is None
 
-    def _obstacle(self, session: Session) -> str | None:  # noqa: PLR0911 -- one reason each
+    def _obstacle(self, session: Session) -> str | None:  # noqa: C901, PLR0911 -- one reason each
         """Why it cannot be resumed."""
         unknown = session.outcome is Outcome.UNKNOWN
         if session.id in self._walks.by_session or session.in_flight:
@@ -213,6 +213,9 @@ class Commands:
             return f"its time is up{person}"
         if session.sends_left() == 0:
             return f"no attempts are left{person}"
+        if not unknown and not session.named:
+            # Whoever sent it may just have sent it again, as another payment.
+            return _NAME_IT
         if unknown and not self._may_repeat(session):
             return f"a repeat could charge twice{person}"
         return None
@@ -338,6 +341,7 @@ def _given_up(session: Session) -> bool:
     return failed and session.outcome is Outcome.NOT_CHARGED
 
 
+_NAME_IT = "its request named no payment; send that again with X-Payment-Session-Id and this id"
 _BRING_IT_AGAIN = "send the same request again, named as before: key, session or order"
 
 _NOT_INTERRUPTED = {

@@ -57,6 +57,9 @@ class Journal:
                 if conflict.current is None:
                     message = f"session {session.id} is gone"
                     raise StoreUnavailable(message) from None
+                if conflict.current.version < session.version:
+                    message = f"what was decided on of session {session.id} was never recorded"
+                    raise StoreUnavailable(message) from None
                 session = conflict.current
                 continue
             for before, event, after in zip(steps, wanted.events, steps[1:], strict=False):

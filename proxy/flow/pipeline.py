@@ -369,13 +369,16 @@ class Pipeline:
 
     def _save_later(self, walk: Walk, change: Callable[[Session], Change]) -> None:
         """Keep offering an outcome to a store that could not take it."""
-        session, headers = walk.session, walk.lane.profile.replay_headers
+        session_id, headers = walk.session.id, walk.lane.profile.replay_headers
 
         async def save() -> None:
             while True:
                 await self._clock.sleep(_SAVE_AGAIN_SECONDS)
                 try:
-                    await self._journal.update(session, change, headers)
+                    # As the store has it: what was decided on meanwhile may never have got there.
+                    session = await self._store.get(session_id)
+                    if session is not None:
+                        await self._journal.update(session, change, headers)
                 except StoreUnavailable:
                     continue
                 return

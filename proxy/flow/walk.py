@@ -74,6 +74,7 @@ class Walk:
     gateway_seconds: float = 0.0
     waited_seconds: float = 0.0
     store_seconds: float = 0.0
+    intended_at: int = 0  # when the last intent was to be recorded (epoch milliseconds)
     resting: bool = False  # in backoff: nothing is out, so it can be stopped at once
     task: asyncio.Task[Any] | None = None
 

@@ -13,7 +13,16 @@ from proxy.settings.values import Settings
 from proxy.settings.yaml_lines import Data, Document, Mistake, core_scalar
 from proxy.settings.yaml_lines import Path as Place
 
+PREFIX = "HOLDFAST_"
 OVERRIDE_PREFIX = "HOLDFAST__"
+SECRETS = (
+    "HOLDFAST_BACKEND_TOKEN",
+    "HOLDFAST_KEY",
+    "HOLDFAST_OPERATOR_TOKEN",
+    "HOLDFAST_VIEWER_TOKEN",
+)
+# The last is for `holdfast sessions`, which may run beside the sidecar.
+VARIABLES = (*SECRETS, *(f"{name}_FILE" for name in SECRETS), "HOLDFAST_API")
 
 
 class ConfigError(Exception):
@@ -32,6 +41,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     if document.data is None and document.mistakes:  # there is nothing to put anything over
         raise ConfigError(document.mistakes)
     _override(document, environ)
+    _check_variables(document, environ)
     profiles = profiles_beside(path)
     _check_profile_names(document, profiles)
     model = validate(PolicyFile, document)
@@ -53,6 +63,23 @@ def _check_profile_names(document: Document, profiles: Profiles) -> None:
         if isinstance(profile, str) and profile not in known:
             message = f"there is no profile {profile!r}{nearest(profile, known)}"
             document.mistakes.append(document.mistake(("gateways", name, "profile"), message))
+
+
+def _check_variables(document: Document, environ: Mapping[str, str]) -> None:
+    """A secret whose name is misspelled would be a secret that is not there."""
+    # On the raw data, likewise: what names a variable stands, whatever is wrong around it.
+    data = document.data if isinstance(document.data, dict) else {}
+    gateways = data.get("gateways")
+    known = [*VARIABLES]
+    for gateway in gateways.values() if isinstance(gateways, dict) else ():
+        credential = gateway.get("lookup_credential") if isinstance(gateway, dict) else None
+        known += [str(credential.get("env"))] if isinstance(credential, dict) else []
+    for variable in environ:
+        ours = variable.startswith(PREFIX) and not variable.startswith(OVERRIDE_PREFIX)
+        if ours and variable not in known:
+            origin = f"environment variable {variable}"
+            told = f"unknown variable{nearest(variable, sorted(known), common=PREFIX)}"
+            document.mistakes.append(Mistake(origin, 0, 0, "", told))
 
 
 def _override(document: Document, environ: Mapping[str, str]) -> None:

@@ -209,11 +209,14 @@ def _kind_of(value: object) -> str:
             return "a list" if value else "an empty list"
 
 
-def nearest(written: str, known: list[str], *, listed: bool = True) -> str:
-    """`; did you mean 'x'?` for the closest name, else the list of names."""
-    close = difflib.get_close_matches(written, known, n=1, cutoff=0.6)
+def nearest(written: str, known: list[str], *, listed: bool = True, common: str = "") -> str:
+    """`; did you mean 'x'?` for the closest name, else the list of names. What all names have in
+    `common` makes none of them closer.
+    """
+    names = {name.removeprefix(common): name for name in known}
+    close = difflib.get_close_matches(written.removeprefix(common), names, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {names[close[0]]!r}?"
     return f"; known here: {', '.join(known)}" if known and listed else ""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -25,6 +26,7 @@ from proxy.settings import defaults as d
 from proxy.settings import schema as s
 from proxy.settings import values as v
 from proxy.settings.profiles import Profiles, nearest
+from proxy.settings.secret_files import read_secret, secret_from
 from proxy.settings.yaml_lines import Document, Mistake
 from proxy.settings.yaml_lines import Path as Place
 
@@ -32,6 +34,9 @@ M = TypeVar("M", bound=BaseModel)
 
 # Headers of an answer that mean the same when the answer is given again (never Set-Cookie).
 _REPLAYED = frozenset({"content-type", "content-encoding", "content-language", "location"})
+
+# Characters: nothing slows down whoever tries tokens, and 16 random ones are out of reach.
+_MIN_TOKEN = 16
 
 
 def merged(*layers: M | None) -> M:
@@ -292,6 +297,15 @@ class Resolver:
                     self._wrong(place, f"{address} is already used by {name} ({taken})")
                     break
             seen.append((place, address))
+        for name, gateway in self._model.gateways.items():
+            upstream = _address_of(gateway.upstream)
+            for other, taken in seen:
+                # Only where it is certain: a wildcard says nothing about other machines' names.
+                if (upstream.loopback or upstream.host == taken.host) and _clash(upstream, taken):
+                    own = ".".join(map(str, other))
+                    message = f"{gateway.upstream} is {own} ({taken}), Holdfast itself"
+                    self._wrong(("gateways", name, "upstream"), message)
+                    break
 
     def _check_exposure(self, tokens: v.Tokens) -> None:
         for place, address in self._listeners():
@@ -307,20 +321,28 @@ class Resolver:
 
     def _tokens(self) -> v.Tokens:
         return v.Tokens(
-            backend=self._secret("HOLDFAST_BACKEND_TOKEN"),
-            viewer=self._secret("HOLDFAST_VIEWER_TOKEN"),
-            operator=self._secret("HOLDFAST_OPERATOR_TOKEN"),
+            backend=self._token("HOLDFAST_BACKEND_TOKEN"),
+            viewer=self._token("HOLDFAST_VIEWER_TOKEN"),
+            operator=self._token("HOLDFAST_OPERATOR_TOKEN"),
         )
+
+    def _token(self, variable: str) -> str | None:
+        token = self._secret(variable)
+        if token is not None and len(token) < _MIN_TOKEN:
+            why = f"a token of fewer than {_MIN_TOKEN} characters can be guessed"
+            self._wrong_variable(self._written_in(variable), why)
+        return token
 
     def _secret(self, variable: str) -> str | None:
         """A secret from a variable, or from the file that `<variable>_FILE` names."""
-        value = self._environ.get(variable)
-        path = self._environ.get(f"{variable}_FILE")
-        if path:
-            value, why = _read_secret(Path(path))
-            if why is not None:
-                self._wrong_variable(f"{variable}_FILE", why)
-        return value or None
+        value, why = secret_from(self._environ, variable)
+        if why is not None:
+            self._wrong_variable(self._written_in(variable), why)
+        return value
+
+    def _written_in(self, variable: str) -> str:
+        """The variable that a secret came from: it itself, or the one that names its file."""
+        return f"{variable}_FILE" if self._environ.get(f"{variable}_FILE") else variable
 
     def _wrong_variable(self, variable: str, message: str) -> None:
         origin = f"environment variable {variable}"
@@ -335,10 +357,8 @@ class Resolver:
         except ValueError:
             key = b""
         if len(key) != 32:  # noqa: PLR2004 -- 256 bits
-            variable = (
-                "HOLDFAST_KEY_FILE" if self._environ.get("HOLDFAST_KEY_FILE") else "HOLDFAST_KEY"
-            )
-            self._wrong_variable(variable, "not 32 bytes written as 64 hexadecimal digits")
+            why = "not 32 bytes written as 64 hexadecimal digits"
+            self._wrong_variable(self._written_in("HOLDFAST_KEY"), why)
         return key
 
     def _key_file(self, store: str) -> Path | None:
@@ -355,7 +375,7 @@ class Resolver:
             self._wrong(place, "name exactly one of env and file")
             return None
         if wanted.file is not None:
-            value, why = _read_secret(self._folder / wanted.file)
+            value, why = read_secret(self._folder / wanted.file)
             if why is not None:
                 self._wrong((*place, "file"), why)
         else:
@@ -516,16 +536,6 @@ def _body_field(model: s.BodyFieldModel | None) -> core.BodyField | None:
     return None if model is None else core.BodyField(json=model.json_path, form=model.form)
 
 
-def _read_secret(path: Path) -> tuple[str | None, str | None]:
-    """A secret from a file, or why there is none."""
-    try:
-        value = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        return None, f"cannot read the secret file: {reason}"
-    return (value, None) if value else (None, "the secret file is empty")
-
-
 def _told(seconds: float) -> str:
     """Seconds as people write them in the file."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
@@ -541,6 +551,12 @@ def _clash(one: v.Address, other: v.Address) -> bool:
     hosts = {"127.0.0.1" if host == "localhost" else host for host in (one.host, other.host)}
     v6 = {":" in host for host in hosts}
     return len(hosts) == 1 or (len(v6) == 1 and bool(hosts & {"0.0.0.0", "::"}))  # noqa: S104 -- compared, not listened on
+
+
+def _address_of(origin: str) -> v.Address:
+    """Where an origin like https://api.example.com is reached."""
+    parts = urlsplit(origin)
+    return v.Address(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
 
 def _address(text: str) -> v.Address:

@@ -325,12 +325,18 @@ class SqliteStore:
         return self._hot.by_id.get(session.id, session)
 
     async def get(self, session_id: str) -> Session | None:
-        # What is on its way to the file can still fail, and nobody may be told of it before.
-        while (pending := self._on_their_way.get(session_id)) is not None and not pending.done():
-            await asyncio.wait([pending])
+        await self._settled(session_id)
         return self._current(session_id)
 
+    async def _settled(self, session_id: str) -> None:
+        """Wait for what is on its way to the file: it can still fail, and nobody may be told of it
+        before.
+        """
+        while (pending := self._on_their_way.get(session_id)) is not None and not pending.done():
+            await asyncio.wait([pending])
+
     async def answer(self, session_id: str) -> bytes | None:
+        await self._settled(session_id)
         sql = "SELECT sealed FROM answers JOIN sessions ON session = number WHERE id = ?"
         try:
             row = self._reader.execute(sql, (session_id,)).fetchone()

@@ -50,8 +50,9 @@ def _like(pattern: str, wanted: str) -> BeforeValidator:
 
 def _minor_units(value: object) -> object:
     """A whole number as the text it is kept as."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if whole and 0 <= value <= _MAX_NUMBER else value
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_NUMBER:
+        return str(value)
+    return value
 
 
 Text = Annotated[str, _like(_TEXT, "1 to 200 visible ASCII characters")]

@@ -74,6 +74,8 @@ async def test_nothing_is_touched(tmp_path: Path) -> None:
     done = await holdfast("check", "p.yaml", folder=tmp_path)
     assert done.code == 0
     assert names_in(tmp_path) == ["p.yaml"]
+    # The generic profile has one route, and it is spoken of as one.
+    assert done.out.splitlines()[0].endswith(" (D_none), 1 route, 1 of it durable")
 
 
 async def test_a_name_the_terminal_cannot_show_is_no_error(tmp_path: Path) -> None:

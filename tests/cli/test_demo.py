@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 
 import aiohttp
@@ -23,13 +24,13 @@ async def test_the_demonstration_shows_nothing_charged_twice() -> None:
     assert (done.code, done.err) == (0, "")
     assert "\x1b" not in done.out
     rows = {
-        line[:34].strip(): line[34:].replace(",", "").split()
+        line[:21].strip(): line[21:].replace(",", "").split()
         for line in done.out.splitlines()
         if line.startswith(("directly", "through"))
     }
     assert list(rows) == [
         "directly, one try",
-        "directly, a client that retries 3x",
+        "directly, retrying 3x",
         "through Holdfast",
     ]
     for orders, *_ in rows.values():
@@ -39,7 +40,29 @@ async def test_the_demonstration_shows_nothing_charged_twice() -> None:
     assert (lost, twice) == ("0", "0")
     # The same orders and faults without it: the negative control.
     assert int(rows["directly, one try"][2]) > 0
-    assert int(rows["directly, a client that retries 3x"][3]) > 0
+    assert int(rows["directly, retrying 3x"][3]) > 0
+
+
+async def test_with_stay_it_can_be_paid_and_looked_at() -> None:
+    """It prints where to pay and where the ledger is; both answer until Ctrl-C, which is 130."""
+    process = await start("demo", "--stay", "--orders", "2", "--interruptions", "0")
+    assert process.stdout is not None
+    links: dict[str, str] = {}
+    async for line in process.stdout:
+        name, _, url = line.decode().strip().rpartition(" ")
+        if url.startswith("http://"):
+            links[name.strip()] = url
+        if b"until Ctrl-C" in line:
+            break
+    assert list(links) == ["sessions", "still open", "metrics", "pay at", "ledger"]
+    async with aiohttp.ClientSession() as http:
+        data = {"amount": "1", "confirm": "true", "payment_method": "pm_card_visa", "order": "o"}
+        async with http.post(f"{links['pay at']}/v1/payment_intents", data=data) as answer:
+            assert answer.status == 200
+        async with http.get(links["ledger"]) as answer:
+            assert len((await answer.json())["charges"]) == 3
+    process.send_signal(signal.SIGINT)
+    assert (await finish(process)).code == 130
 
 
 async def test_the_gateway_says_where_it_is_and_stops_when_told() -> None:

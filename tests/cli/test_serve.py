@@ -67,14 +67,23 @@ async def test_it_does_not_share_a_store_or_an_address(
     same_store = await holdfast("serve", "--config", policy(tmp_path, store=f"sqlite:///{store}"))
     assert (same_store.code, same_store.out) == (1, "")
     assert same_store.err == (
-        "holdfast cannot start: the store holdfast.db is in use by another Holdfast\n"
+        f"holdfast cannot start: the store {store} is in use by another Holdfast\n"
     )
 
     same_port = await holdfast("serve", "--config", policy(tmp_path, port=other.port))
     assert (same_port.code, same_port.out) == (1, "")
-    assert same_port.err.startswith("holdfast cannot start: ")
-    assert f"('127.0.0.1', {other.port})" in same_port.err
-    assert "address already in use" in same_port.err
+    assert same_port.err == (
+        f"holdfast cannot start: gateways.g.listen 127.0.0.1:{other.port}: address already in use\n"
+    )
+
+    # A name that nobody knows is another reason, told in the same way.
+    environ = {
+        "HOLDFAST__LISTEN__ADMIN": "nobody.invalid:8082",
+        "HOLDFAST_VIEWER_TOKEN": "v" * 16,
+    }
+    no_name = await holdfast("serve", "--config", policy(tmp_path), environ=environ)
+    assert no_name.code == 1
+    assert no_name.err.startswith("holdfast cannot start: listen.admin nobody.invalid:8082: ")
 
     # What was opened on the way was closed again: on a free port it starts.
     process = await start("serve", "--config", policy(tmp_path, port=free_port()))
@@ -119,12 +128,12 @@ async def test_a_store_that_is_none_stops_the_start(tmp_path: Path) -> None:
     """A file that is no database, or a folder in its place: told, not overwritten."""
     (tmp_path / "notes.db").write_text("something else entirely, and long enough to be a header")
     done = await refused(tmp_path, store="sqlite:///notes.db")
-    assert "cannot open the store notes.db" in done.err
+    assert f"cannot open the store {tmp_path / 'notes.db'}" in done.err
     assert (tmp_path / "notes.db").read_text().startswith("something else")
 
     (tmp_path / "folder.db").mkdir()
     done = await refused(tmp_path, store="sqlite:///folder.db")
-    assert "cannot open the store folder.db: Is a directory" in done.err
+    assert f"cannot open the store {tmp_path / 'folder.db'}: Is a directory" in done.err
 
     (tmp_path / "file").write_text("")
     done = await refused(tmp_path, store="sqlite:///file/holdfast.db")

@@ -19,6 +19,7 @@ from tests.support.running import HoldfastProcess, free_port, simulated
 from tests.support.shell import Finished, holdfast
 from tests.support.waiting import eventually
 
+OPERATOR = "operator-of-these-tests"
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z"
 
 
@@ -66,7 +67,7 @@ class Shop:
             http.post(
                 f"{self.process.api}/session/create",
                 json={"orderId": order},
-                headers={"Authorization": "Bearer op"},
+                headers={"Authorization": f"Bearer {OPERATOR}"},
             ) as answer,
         ):
             created: str = (await answer.json())["sessionId"]
@@ -74,7 +75,7 @@ class Shop:
 
     async def run(self, *arguments: str, token: str | None = None) -> Finished:
         """`holdfast sessions …` with the address and token an operator would have set."""
-        token = "op" if token is None else token
+        token = OPERATOR if token is None else token
         api = f"http://127.0.0.1:{self.process.api_port}"
         # A shell behind a company's proxy: it is not for what runs on this machine.
         environ = {"HOLDFAST_API": api, "http_proxy": "http://127.0.0.1:1"}
@@ -94,7 +95,8 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
             "defaults: {retry: {max_attempts: 3, automatic_attempts: 1}}\n"
         )
         process = HoldfastProcess(tmp_path, origin, more)
-        await process.start(environ={"HOLDFAST_OPERATOR_TOKEN": "op", "HOLDFAST_VIEWER_TOKEN": "v"})
+        tokens = {"HOLDFAST_OPERATOR_TOKEN": OPERATOR, "HOLDFAST_VIEWER_TOKEN": "v" * 16}
+        await process.start(environ=tokens)
         yield Shop(process, gateway, f"http://127.0.0.1:{plain}")
         assert await process.stop() == 0
 
@@ -128,16 +130,37 @@ async def test_sessions_are_listed_and_shown(shop: Shop) -> None:
     assert dict(line.split(maxsplit=1) for line in facts.splitlines()) == {
         "sessionId": first,
         "orderId": "list-1",
+        "userId": "user-7",
+        "gateway": "gateway",
+        "route": "create-payment",
+        "amount": "1999 eur",
         "status": "COMPLETED",
         "outcome": "charged",
         "reference": "-",
         "attempts": "1 of 3",
+        "canResume": "no",
     }
     steps = timeline.splitlines()
     assert all(re.match(f"{TIME}  ", step) for step in steps)
     assert steps[-1].split()[2:] == ["AttemptEnded", "COMPLETED,", "charged"]
-    summary = json.loads((await shop.run("show", first, "--json")).out)
-    assert (summary["status"], summary["outcome"]) == ("COMPLETED", "charged")
+    both = json.loads((await shop.run("show", first, "--json")).out)
+    assert list(both) == ["session", "summary"]
+    assert (both["session"]["gateway"], both["summary"]["outcome"]) == ("gateway", "charged")
+
+
+async def test_an_unknown_outcome_is_shown_with_why(shop: Shop) -> None:
+    """When it stopped, why, in which phase and whether it was sent; what a person asked for."""
+    lost = await shop.pay("lost-why", plain=True)
+    shown = (await shop.run("show", lost)).out
+    facts, stops, timeline = shown.split("\n\n")
+    told = dict(line.split(maxsplit=1) for line in facts.splitlines())
+    assert (told["gateway"], told["status"]) == ("plain", "INTERRUPTED")
+    assert re.fullmatch(rf"{TIME}  \w+ in \w+, attempt 1, sent(: .*)?", stops), stops
+    assert timeline.splitlines()
+    assert "cancelRequested" not in told
+    await shop.run("cancel", lost, "--reason", "the customer left")
+    facts, _, _ = (await shop.run("show", lost)).out.partition("\n\n")
+    assert "cancelRequested  yes" in facts.splitlines()
 
 
 async def test_sessions_are_acted_on(shop: Shop) -> None:
@@ -149,19 +172,19 @@ async def test_sessions_are_acted_on(shop: Shop) -> None:
     assert done.out.startswith("RESUMED (")
 
     async def summary() -> dict[str, str]:
-        shown: dict[str, str] = json.loads((await shop.run("show", lost, "--json")).out)
-        return shown
+        shown: dict[str, dict[str, str]] = json.loads((await shop.run("show", lost, "--json")).out)
+        return shown["summary"]
 
     settled = await eventually(summary, lambda shown: shown["status"] == "COMPLETED")
     assert settled["outcome"] == "charged"
     assert shop.gateway.ledger.per_order()["lost-resume"] == 1
 
     unknown = await shop.pay("lost-settle", plain=True)
-    waiting = json.loads((await shop.run("show", unknown, "--json")).out)
+    waiting = json.loads((await shop.run("show", unknown, "--json")).out)["summary"]
     assert (waiting["status"], waiting["outcome"]) == ("INTERRUPTED", "unknown")
     done = await shop.run("settle", unknown, "--reference", "pi_from_the_dashboard")
     assert (done.code, done.out, done.err) == (0, "COMPLETED\n", "")
-    assert "reference    pi_from_the_dashboard\n" in (await shop.run("show", unknown)).out
+    assert "reference        pi_from_the_dashboard\n" in (await shop.run("show", unknown)).out
 
     opened = await shop.open("cancel-1")
     done = await shop.run("cancel", opened, "--reason", "the customer left")
@@ -190,7 +213,23 @@ async def test_what_the_api_refuses_is_a_sentence(shop: Shop) -> None:
     for token in ("", "wrong"):
         done = await shop.run("list", token=token)
         assert (done.code, done.out) == (1, "")
-        assert done.err == "A token is required (set HOLDFAST_OPERATOR_TOKEN)\n"
+        assert done.err == (
+            "A token is required (set HOLDFAST_OPERATOR_TOKEN or HOLDFAST_OPERATOR_TOKEN_FILE)\n"
+        )
+
+    # Or which file holds it, as in `serve`: the file counts, and one that is none is told.
+    api = f"http://127.0.0.1:{shop.process.api_port}"
+    file = shop.process.folder / "token"
+    environ = {"HOLDFAST_OPERATOR_TOKEN": "wrong", "HOLDFAST_OPERATOR_TOKEN_FILE": str(file)}
+    done = await holdfast("sessions", "list", "--api", api, environ=environ)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        "environment variable HOLDFAST_OPERATOR_TOKEN_FILE: cannot read the secret file: "
+        "No such file or directory\n"
+    )
+    file.write_text(f"{OPERATOR}\n")
+    done = await holdfast("sessions", "list", "--api", api, environ=environ)
+    assert (done.code, done.err) == (0, "")
 
     # Health needs no token, and no proxy of the shell's.
     url, environ = f"{shop.process.admin}/readyz", {"http_proxy": "http://127.0.0.1:1"}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from proxy.settings.load import load
-from tests.deploy.test_policies import TOKENS
+from tests.deploy.test_policies import handed_over
 from tests.support.tools import ROOT, run
 
 DEPLOY = ROOT / "deploy"
@@ -113,7 +113,7 @@ def test_holdfast_can_start_with_what_it_is_given(tmp_path: Path) -> None:
 
 def test_names_and_ports_fit_together() -> None:
     """Holdfast finds the gateway, Prometheus finds Holdfast, Grafana finds Prometheus."""
-    settings = load(DEPLOY / "compose" / "holdfast.yaml", TOKENS)
+    settings = load(DEPLOY / "compose" / "holdfast.yaml", handed_over("compose"))
     command = SERVICES["gateway"]["command"]
     gateway_port = command[command.index("--listen") + 1].rpartition(":")[2]
     assert settings.gateways["stripe"].upstream == f"http://gateway:{gateway_port}"
@@ -133,7 +133,7 @@ def test_names_and_ports_fit_together() -> None:
 
 def test_the_ports_that_are_published_are_listened_on() -> None:
     """8080 to the gateway's door, 8081 to the session API, 8082 to health and metrics."""
-    settings = load(DEPLOY / "compose" / "holdfast.yaml", TOKENS)
+    settings = load(DEPLOY / "compose" / "holdfast.yaml", handed_over("compose"))
     doors = [settings.gateways["stripe"].listen, settings.sessions, settings.admin]
     published = [port.rpartition(":")[2] for port in SERVICES["holdfast"]["ports"]]
     assert published == [str(door.port) for door in doors]
@@ -155,6 +155,6 @@ def test_the_dashboard_is_provisioned() -> None:
 
 def test_there_is_time_to_drain() -> None:
     """The grace period holds the drain, what is written down after it, and the closing."""
-    shutdown = load(DEPLOY / "compose" / "holdfast.yaml", TOKENS).shutdown
+    shutdown = load(DEPLOY / "compose" / "holdfast.yaml", handed_over("compose")).shutdown
     grace = float(SERVICES["holdfast"]["stop_grace_period"].removesuffix("s"))
     assert grace > shutdown.ready_delay + shutdown.drain + 7

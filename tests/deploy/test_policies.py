@@ -12,12 +12,18 @@ from tests.support.tools import ROOT, run
 
 DEPLOY = ROOT / "deploy"
 TOKENS = {
-    "HOLDFAST_BACKEND_TOKEN": "a-backend",
-    "HOLDFAST_OPERATOR_TOKEN": "an-operator",
-    "HOLDFAST_VIEWER_TOKEN": "a-viewer",
-    "HOLDFAST_LOOKUP_CREDENTIAL": "Bearer nobody",
+    "HOLDFAST_BACKEND_TOKEN": "a-backend-s-token",
+    "HOLDFAST_OPERATOR_TOKEN": "an-operator-s-token",
+    "HOLDFAST_VIEWER_TOKEN": "a-viewer-s-token",
 }
+# Only the policy of Compose names a credential, and only there the variable means something.
+CREDENTIAL = {"HOLDFAST_LOOKUP_CREDENTIAL": "Bearer nobody"}
 POLICIES = ["compose/holdfast.yaml", "kubernetes/base/holdfast.yaml", "systemd/holdfast.yaml"]
+
+
+def handed_over(name: str) -> dict[str, str]:
+    """The variables that a deployment sets for its policy."""
+    return TOKENS | (CREDENTIAL if name.startswith("compose") else {})
 
 
 def test_these_are_all_the_policies() -> None:
@@ -34,7 +40,7 @@ def test_these_are_all_the_policies() -> None:
 @pytest.mark.parametrize("name", POLICIES)
 def test_holdfast_takes_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`holdfast check` finds no mistake, given the secrets the deployment hands over."""
-    for variable, value in TOKENS.items():
+    for variable, value in handed_over(name).items():
         monkeypatch.setenv(variable, value)
     done = run("holdfast", "check", DEPLOY / name)
     assert done.returncode == 0, done.stdout
@@ -44,15 +50,15 @@ def test_holdfast_takes_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["compose/holdfast.yaml", "kubernetes/base/holdfast.yaml"])
 def test_it_is_refused_without_tokens(name: str) -> None:
     """What can be reached from other machines does not start without tokens."""
-    credential = {"HOLDFAST_LOOKUP_CREDENTIAL": "Bearer nobody"}
+    environ = CREDENTIAL if name.startswith("compose") else {}
     with pytest.raises(ConfigError, match="so tokens are required"):
-        load(DEPLOY / name, credential)
+        load(DEPLOY / name, environ)
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_store_is_where_the_volume_is(name: str) -> None:
     """Every deployment keeps sessions in /var/lib/holdfast, the one place that may be written."""
-    assert load(DEPLOY / name, TOKENS).store == "/var/lib/holdfast/holdfast.db"
+    assert load(DEPLOY / name, handed_over(name)).store == "/var/lib/holdfast/holdfast.db"
 
 
 def test_the_sidecar_listens_for_its_pod_only() -> None:

@@ -86,7 +86,7 @@ async def crashed(
             shop = Shop(process, body(point))
             try:
                 if point in IN_PROCESS:
-                    environ = {"HOLDFAST_CRASH_AT": point, "PYTHONPATH": str(ROOT)}
+                    environ = {"CRASH_AT": point, "PYTHONPATH": str(ROOT)}
                     await process.start(sys.executable, CRASHING, environ=environ)
                 else:
                     await process.start()

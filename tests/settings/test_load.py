@@ -496,7 +496,7 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
             "HOLDFAST__DEFAULTS__BUDGET__RATIO": "0.5",
             "HOLDFAST__DEFAULTS__RETRY__RESPECT_RETRY_AFTER": "false",
             "HOLDFAST__SESSION__EXPIRES_AFTER": "20m",
-            "HOLDFAST_SOMETHING_ELSE": "not looked at",
+            "HOLDFASTER": "not looked at",
         },
     )
     assert made.store == "memory://"
@@ -558,19 +558,22 @@ def test_nothing_is_put_over_a_file_that_is_not_one(text: str, tmp_path: Path) -
 
 def test_secrets_come_from_the_environment_or_files(tmp_path: Path) -> None:
     """A token or key as a variable, or in the file that `…_FILE` names, less its last newline."""
-    (tmp_path / "operator").write_text("op-token\n")
+    (tmp_path / "operator").write_text("operators-token-1\n")
     (tmp_path / "key").write_text("ab" * 32 + "\n")
     made = settings_from(
         GATEWAY,
         tmp_path,
         {
-            "HOLDFAST_BACKEND_TOKEN": "be-token",
+            "HOLDFAST_BACKEND_TOKEN": "backends-token-1",
             "HOLDFAST_OPERATOR_TOKEN_FILE": str(tmp_path / "operator"),
             "HOLDFAST_VIEWER_TOKEN": "",
             "HOLDFAST_KEY_FILE": str(tmp_path / "key"),
         },
     )
-    assert (made.tokens.backend, made.tokens.operator) == ("be-token", "op-token")
+    assert (made.tokens.backend, made.tokens.operator) == (
+        "backends-token-1",
+        "operators-token-1",
+    )
     assert made.tokens.viewer is None
     assert made.key == bytes.fromhex("ab" * 32)
 
@@ -599,9 +602,9 @@ def test_no_secret_is_printed(tmp_path: Path) -> None:
         tmp_path,
         {
             "CRED": "s3cret-1",
-            "HOLDFAST_BACKEND_TOKEN": "s3cret-2",
-            "HOLDFAST_OPERATOR_TOKEN": "s3cret-3",
-            "HOLDFAST_VIEWER_TOKEN": "s3cret-4",
+            "HOLDFAST_BACKEND_TOKEN": "s3cret-s3cret-2-",
+            "HOLDFAST_OPERATOR_TOKEN": "s3cret-s3cret-3-",
+            "HOLDFAST_VIEWER_TOKEN": "s3cret-s3cret-4-",
             "HOLDFAST_KEY": "5ec4e7" + "00" * 29,
         },
     )
@@ -647,6 +650,63 @@ def test_a_credential_that_no_header_can_carry_is_told(tmp_path: Path) -> None:
     ]
 
 
+KNOWN = ", ".join(
+    f"HOLDFAST_{name}"
+    for name in (
+        "API",
+        "BACKEND_TOKEN",
+        "BACKEND_TOKEN_FILE",
+        "KEY",
+        "KEY_FILE",
+        "OPERATOR_TOKEN",
+        "OPERATOR_TOKEN_FILE",
+        "VIEWER_TOKEN",
+        "VIEWER_TOKEN_FILE",
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("HOLDFAST_BACKEND_TOKN", "; did you mean 'HOLDFAST_BACKEND_TOKEN'?"),
+        ("HOLDFAST_KEYFILE", "; did you mean 'HOLDFAST_KEY_FILE'?"),
+        ("HOLDFAST_CONFIG", f"; known here: {KNOWN}"),
+        ("HOLDFAST_", f"; known here: {KNOWN}"),
+    ],
+)
+def test_a_misspelled_variable_is_told(name: str, told: str, tmp_path: Path) -> None:
+    """A secret under another name would be no secret; what every name begins with is not close."""
+    assert mistakes(tmp_path, GATEWAY, {name: "x"}) == [
+        f"environment variable {name}: unknown variable{told}"
+    ]
+
+
+def test_a_variable_that_the_policy_names_is_known(tmp_path: Path) -> None:
+    """Whatever else is wrong with the gateway that names it; and the command line has one."""
+    credential = "    lookup_credential: {env: HOLDFAST_CREDENTIAL}\n"
+    environ = {"HOLDFAST_CREDENTIAL": "Bearer rk_1", "HOLDFAST_API": "http://127.0.0.1:8081"}
+    settings_from(gateway(credential), tmp_path, environ)
+    (told,) = mistakes(tmp_path, gateway(credential).replace("  g:", "  G:"), environ)
+    assert told.startswith("policy.yaml:2:3: gateways.G: 'G' is not a name")
+    (told,) = mistakes(tmp_path, gateway(credential), {**environ, "HOLDFAST_CREDENTAIL": "x"})
+    assert told.endswith("unknown variable; did you mean 'HOLDFAST_CREDENTIAL'?")
+
+
+def test_a_token_that_can_be_guessed_is_refused(tmp_path: Path) -> None:
+    """Fewer than 16 characters: the variable is named, the token is not shown."""
+    (tmp_path / "viewer").write_text("x" * 15 + "\n")
+    environ = {
+        "HOLDFAST_BACKEND_TOKEN": "x" * 16,
+        "HOLDFAST_OPERATOR_TOKEN": "op",
+        "HOLDFAST_VIEWER_TOKEN_FILE": str(tmp_path / "viewer"),
+    }
+    assert mistakes(tmp_path, GATEWAY, environ) == [
+        f"environment variable HOLDFAST_{name}: a token of fewer than 16 characters can be guessed"
+        for name in ("OPERATOR_TOKEN", "VIEWER_TOKEN_FILE")
+    ]
+
+
 # --- listeners ----------------------------------------------------------------------------------
 
 EXPOSED = (
@@ -678,11 +738,11 @@ def test_a_gateways_door_needs_the_backends_token(tmp_path: Path) -> None:
     """It knows no other: with an operator's or viewer's token only, it would stand open."""
     text = gateway("listen: {admin: 0.0.0.0:8082}\n", listen="0.0.0.0:8080")
     for name in ("OPERATOR", "VIEWER"):
-        assert mistakes(tmp_path, text, {f"HOLDFAST_{name}_TOKEN": "t"}) == [
+        assert mistakes(tmp_path, text, {f"HOLDFAST_{name}_TOKEN": "t" * 16}) == [
             f"policy.yaml:3:5: gateways.g.listen: 0.0.0.0:8080 {EXPOSED}"
         ]
-    made = settings_from(text, tmp_path, {"HOLDFAST_BACKEND_TOKEN": "t"})
-    assert made.tokens.backend == "t"
+    made = settings_from(text, tmp_path, {"HOLDFAST_BACKEND_TOKEN": "t" * 16})
+    assert made.tokens.backend == "t" * 16
 
 
 @pytest.mark.parametrize(
@@ -705,13 +765,40 @@ def test_two_listeners_do_not_share_a_place(
 ) -> None:
     """The same address in any spelling is told before the second bind fails."""
     text = gateway(f"listen: {{admin: {first}}}\n", listen=second)
-    environ = {"HOLDFAST_BACKEND_TOKEN": "t"}
+    environ = {"HOLDFAST_BACKEND_TOKEN": "t" * 16}
     if not clash:
         settings_from(text, tmp_path, environ)
         return
     (told,) = mistakes(tmp_path, text, environ)
     assert told.startswith("policy.yaml:3:5: gateways.g.listen: ")
     assert " is already used by listen.admin (" in told
+
+
+@pytest.mark.parametrize(
+    ("upstream", "listener"),
+    [
+        ("http://127.0.0.1:8080", "gateways.g.listen (127.0.0.1:8080)"),
+        ("http://localhost:8080", "gateways.g.listen (127.0.0.1:8080)"),
+        ("http://127.0.0.1:8082", "listen.admin (127.0.0.1:8082)"),
+        ("https://127.0.0.1", "listen.sessions (0.0.0.0:443)"),
+        ("http://127.0.0.1:8083", None),
+        ("http://127.0.0.1", None),
+        ("https://gw.example", None),
+        ("https://10.1.2.3:443", None),
+    ],
+)
+def test_holdfast_is_not_its_own_gateway(
+    upstream: str, listener: str | None, tmp_path: Path
+) -> None:
+    """An upstream that is surely one of its own listeners; another machine's port may be any."""
+    text = gateway("listen: {sessions: 0.0.0.0:443}\n", upstream=upstream)
+    environ = {"HOLDFAST_BACKEND_TOKEN": "t" * 16}
+    if listener is None:
+        settings_from(text, tmp_path, environ)
+        return
+    assert mistakes(tmp_path, text, environ) == [
+        f"policy.yaml:4:5: gateways.g.upstream: {upstream} is {listener}, Holdfast itself"
+    ]
 
 
 # --- files --------------------------------------------------------------------------------------

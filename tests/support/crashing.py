@@ -1,6 +1,6 @@
 """`holdfast`, but it kills itself (-9) at a named point of a payment. Run as a script.
 
-The point stands in `HOLDFAST_CRASH_AT`; the names are those of the money rules (section 6.2).
+The point stands in `CRASH_AT`; the names are those of the money rules (section 6.2).
 Nothing of this is in the product: the rooms' own functions are wrapped from outside.
 """
 
@@ -18,7 +18,7 @@ from proxy.flow.attempts import Attempts
 from proxy.stores.sqlite import SqliteStore
 from proxy.web.responses import RawResponse
 
-POINT = os.environ["HOLDFAST_CRASH_AT"]
+POINT = os.environ["CRASH_AT"]
 
 
 def die() -> None:

@@ -49,11 +49,11 @@ from tests.support.stage import (
 JsonObject = dict[str, Any]
 
 TOKENS = {
-    "HOLDFAST_VIEWER_TOKEN": "viewer-token",
-    "HOLDFAST_BACKEND_TOKEN": "backend-token",
-    "HOLDFAST_OPERATOR_TOKEN": "operator-token",
+    "HOLDFAST_VIEWER_TOKEN": "the-viewer-s-token",
+    "HOLDFAST_BACKEND_TOKEN": "the-backend-s-token",
+    "HOLDFAST_OPERATOR_TOKEN": "the-operator-s-token",
 }
-OPERATOR = {"Authorization": "Bearer operator-token"}
+OPERATOR = {"Authorization": "Bearer the-operator-s-token"}
 DOCUMENT: JsonObject = yaml.safe_load(OPENAPI.read_text(encoding="utf-8"))
 
 
@@ -295,7 +295,7 @@ async def test_every_answer_described_is_really_given(
     guarded = status in {"401", "403"}
     more: JsonObject = {}
     if status == "403":
-        more["headers"] = {"Authorization": "Bearer viewer-token"}
+        more["headers"] = {"Authorization": "Bearer the-viewer-s-token"}
     async with staged(tmp_path, environ=TOKENS if guarded else {}) as stage:
         reply = await ask(stage, operation, status, **more)
     assert reply.status == int(status), reply.body
@@ -371,7 +371,7 @@ def mistakes_found(schema: Any) -> tuple[list[str], Counter[tuple[str, int]]]:
 @contextlib.asynccontextmanager
 async def every_state(folder: Path, *, guarded: bool) -> AsyncIterator[tuple[Stage, list[str]]]:
     """A stage with a session in every state, and their ids."""
-    environ, token = (TOKENS, "operator-token") if guarded else ({}, None)
+    environ, token = (TOKENS, "the-operator-s-token") if guarded else ({}, None)
     async with staged(folder, environ=environ, token=token) as stage:
         ids = [await build(stage, f"o-{n}") for n, build in enumerate(STATES.values())]
         yield stage, ids
