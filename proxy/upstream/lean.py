@@ -16,6 +16,7 @@ import select
 import socket
 import ssl
 from collections import deque
+from collections.abc import Sequence
 from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -48,7 +49,7 @@ class LeanUpstream:
         self._streaming = AiohttpUpstream(origin, ca_file=ca_file)
         url = URL(origin)
         self._host, self._port = url.raw_host or "", url.port
-        self._flags = 0 if _is_address(self._host) else socket.AI_ADDRCONFIG
+        self._numeric = _is_address(self._host)
         self._host_line = f"Host: {url.host_port_subcomponent}"
         self._tls = _trusting(ca_file) if url.scheme == "https" else None
         self._addresses: list[AddrInfoType] = []
@@ -141,12 +142,17 @@ class LeanUpstream:
     async def _look_up(self) -> list[AddrInfoType]:
         loop = asyncio.get_running_loop()
         if loop.time() >= self._addresses_until:
-            found = await loop.getaddrinfo(
-                self._host, self._port, type=socket.SOCK_STREAM, flags=self._flags
-            )
-            self._addresses = list(found)
+            self._addresses = list(await self._found(loop))
             self._addresses_until = loop.time() + _ADDRESSES_SECONDS
         return self._addresses
+
+    async def _found(self, loop: asyncio.AbstractEventLoop) -> Sequence[AddrInfoType]:
+        kind = socket.SOCK_STREAM
+        if self._numeric:  # nothing to ask for, so no thread is needed, which may be busy
+            flags = socket.AI_NUMERICHOST
+            return socket.getaddrinfo(self._host, self._port, type=kind, flags=flags)
+        flags = socket.AI_ADDRCONFIG
+        return await loop.getaddrinfo(self._host, self._port, type=kind, flags=flags)
 
     def _keep(self, connection: _Connection) -> None:
         loop = asyncio.get_running_loop()

@@ -315,4 +315,5 @@ async def test_malformed_requests_leave_no_bytes_in_the_log(tmp_path: Path) -> N
     assert b"sk_live" not in log
     assert b"order-1" not in log
     assert b"Traceback" not in log
-    assert len(process.log_lines()) > 3  # it does write: starting, stopping, and that they came
+    # It does write, but not for every stranger: whoever can connect could fill the log.
+    assert [line["event"] for line in process.log_lines()] == ["ready", "stopping", "stopped"]
