@@ -1,0 +1,39 @@
+"""The real flow on virtual time, seeded: crashes at any await, every fault of section 6.2 that one
+process can meet, clients and operators who do as they like; the checker is the judge.
+
+A run is a function of its seed. `./dev campaign simulate --seed N --seeds 1` plays one and prints
+what happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from tests.campaigns.checker import Violation, judge
+from tests.campaigns.sim.loop import Stuck
+from tests.campaigns.sim.plan import Plan, plan_of
+from tests.campaigns.sim.world import World
+
+
+def play(plan: Plan, say: Callable[[str], None] | None = None) -> list[Violation]:
+    """Play a plan; what was violated."""
+    world = World(plan, say)
+    try:
+        history = world.run()
+    except Stuck as stuck:
+        return [Violation("I12", f"the run does not end: {stuck}")]
+    return judge(history)
+
+
+def simulate(
+    seeds: Iterable[int], say: Callable[[str], None] = lambda _: None
+) -> dict[int, list[Violation]]:
+    """Play seeds; those in which something was violated."""
+    found: dict[int, list[Violation]] = {}
+    for count, seed in enumerate(seeds, start=1):
+        violations = play(plan_of(seed))
+        if violations:
+            found[seed] = violations
+        if count % 1000 == 0:
+            say(f"{count} seeds, {len(found)} with violations")
+    return found
