@@ -40,6 +40,8 @@ from typing import NamedTuple
 from proxy.core.session import Session
 from proxy.core.states import LIVE, AttemptStatus, Outcome, State
 
+# How long a gateway may be at a request: what it shows before that is not the end of it.
+SETTLE_SECONDS = 120.0
 _CLOSED = frozenset(
     {State.DECLINED, State.CANCELLED, State.EXPIRED, State.COMPLETED, State.FAILED_MAX_RETRIES}
 )
@@ -106,10 +108,11 @@ class Told(NamedTuple):
     """What somebody was told.
 
     `outcome`: what the answer says of the money, in whatever form. `over`: it says that this is the
-    end, and that a new payment may be made. `settled`: it is the payment's own answer, from the
-    gateway, and `pending` if it says that the store could not take it yet. `recorded`: the disk
-    said so too at that moment. `busy`: "in progress, come again"; `gone`: settled, but the answer
-    is not kept.
+    end, and that a new payment may be made; `safe`: that the same request may be sent again, named
+    as it was. `settled`: it is the payment's own answer, from the gateway, and `pending` if it says
+    that the store could not take it yet. `recorded`: the disk said so too at that moment; `known`:
+    the disk knew that it is charged; `accepted`: that the gateway has accepted it. `busy`: "in
+    progress, come again"; `gone`: settled, but the answer is not kept.
     """
 
     at: float
@@ -122,7 +125,10 @@ class Told(NamedTuple):
     over: bool = False
     settled: bool = False
     pending: bool = False
+    safe: bool = True
     recorded: bool = True
+    known: bool = False
+    accepted: bool = False
     busy: bool = False
     gone: bool = False
 
@@ -136,6 +142,16 @@ class Heard(NamedTuple):
     how: str
 
 
+class Proof(NamedTuple):
+    """A look-up closed a session as not charged, so long after its last send. `asked`: when the
+    look-up began, so many seconds after that send (before it: less than 0).
+    """
+
+    session: str
+    after_send: float
+    asked: float
+
+
 @dataclass(slots=True)
 class History:
     """Everything that can be known of a run, seen from outside."""
@@ -144,6 +160,7 @@ class History:
     sent: list[Sent] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
+    proofs: list[Proof] = field(default_factory=list)
     versions: Sequence[tuple[Session | None, Session]] = ()
     sessions: Mapping[str, Session] = field(default_factory=dict)
     healed_at: float | None = None
@@ -151,6 +168,14 @@ class History:
     bugs: list[str] = field(default_factory=list)
 
 
+# Told to start anew, although the gateway waits for the payer.
+ACCEPTED = "the payment was accepted"
+# Whoever asked had not known of the last send.
+OVERTAKEN = "the look-up had begun before it"
+# It was about to be written.
+GONE = "the answer is gone"
+# The session knew, and whoever asked was told the opposite.
+KNOWN_CHARGED = "the session itself is charged"
 # Decided in time, but too late when it was durable and the bytes left.
 SLOW_INTENT = "its intent was durable only after the time it was for"
 
@@ -158,8 +183,8 @@ SLOW_INTENT = "its intent was durable only after the time it was for"
 def judge(history: History) -> list[Violation]:
     """Every violation, the worst first."""
     rules = (
-        _charged_twice, _on_the_wire, _bodies, _versions, _quiet, _true, _same_answer, _evidence,
-        _alive,
+        _charged_twice, _proved_too_soon, _on_the_wire, _bodies, _versions, _quiet, _true,
+        _same_answer, _evidence, _alive,
     )  # fmt: skip
     found = [violation for rule in rules for violation in rule(history)]
     found += [Violation("BUG", bug) for bug in history.bugs]
@@ -173,6 +198,14 @@ def _charged_twice(history: History) -> Iterator[Violation]:
         if before is not charge:
             what = f"{charge.payment} at {before.at:.2f} (send {before.send}) and again at "
             yield Violation("I1", f"{what}{charge.at:.2f} (send {charge.send})")
+
+
+def _proved_too_soon(history: History) -> Iterator[Violation]:
+    for proof in history.proofs:
+        if proof.after_send < SETTLE_SECONDS:
+            what = f"{proof.session} is closed by a look-up {proof.after_send:.0f} s after its last"
+            how = f"; {OVERTAKEN}" if proof.asked < 0 else ""
+            yield Violation("I6", f"{what} send{how}")
 
 
 def _on_the_wire(history: History) -> Iterator[Violation]:
@@ -338,7 +371,10 @@ def _true(history: History) -> Iterator[Violation]:
         if told.outcome is Outcome.NOT_CHARGED:
             wrong = [c for c in its if told.over or sent_at[c.send] < told.at]
             if wrong:
-                yield Violation("I6", f"{name}, and the ledger has a charge of {wrong[0].at:.2f}")
+                truth = f"the ledger has a charge of {wrong[0].at:.2f}"
+                yield Violation("I6", f"{name}, and {KNOWN_CHARGED if told.known else truth}")
+        if told.over and told.accepted:
+            yield Violation("I6", f"{name}, over, and {ACCEPTED}")
         if not told.recorded:
             yield Violation("I16", f"{name}, and the disk does not say so")
 
@@ -359,7 +395,7 @@ def _same_answer(history: History) -> Iterator[Violation]:
             yield Violation("I7", f"{what} {before.status} at {before.at:.2f}")
         if told.session in gone:
             was = gone[told.session]
-            what = f"{was.who} was told at {was.at:.2f} that the answer is gone"
+            what = f"{was.who} was told at {was.at:.2f} that {GONE}"
             yield Violation("I7", f"{what}, {told.who} gets it at {told.at:.2f}")
 
 

@@ -11,9 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from tests.campaigns.kill import kill_campaign  # after the path is set
+from proxy.core.profile import GatewayClass  # after the path is set
+from tests.campaigns.kill import kill_campaign
+from tests.campaigns.model import ALL, ALONE, TWO, search
+from tests.campaigns.mutants import MUTANTS, Killed, hunt, table
 from tests.campaigns.sim.plan import plan_of
-from tests.campaigns.simulate import play, simulate
+from tests.campaigns.sim.shrink import shrink
+from tests.campaigns.simulate import KNOWN, play, simulate, unexpected
 
 
 def main() -> int:
@@ -23,28 +27,21 @@ def main() -> int:
     kill = campaigns.add_parser("kill", help="kill -9 at random moments under load")
     kill.add_argument("--kills", type=int, default=500, help="default: %(default)s")
     kill.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    model = campaigns.add_parser("model", help="every sequence of events, over the pure core")
+    wide = "how far to go where a scope is too wide to end; default: %(default)s"
+    model.add_argument("--states", type=int, default=3_000_000, help=wide)
     simulation = campaigns.add_parser("simulate", help="the real flow on virtual time, by seeds")
+    simulation.add_argument("--seed", type=int, help="play this one and print what happens")
+    simulation.add_argument("--shrink", action="store_true", help="and make it smaller before")
     simulation.add_argument("--seeds", type=int, default=20_000, help="default: %(default)s")
-    simulation.add_argument("--seed", type=int, default=0, help="the first; default: %(default)s")
+    simulation.add_argument("--first", type=int, default=0, help="default: %(default)s")
+    teeth = campaigns.add_parser("mutants", help="protections taken out, and who notices")
+    teeth.add_argument("--seeds", type=int, default=20_000, help="for each; default: %(default)s")
     options = parser.parse_args()
     begun = time.monotonic()
-    clean = _kill(options) if options.campaign == "kill" else _simulate(options)
+    clean = _CAMPAIGNS[options.campaign](options)
     print(f"{'seconds':<40}{time.monotonic() - begun:>8.0f}")
     return 0 if clean else 1
-
-
-def _simulate(options: argparse.Namespace) -> bool:
-    if options.seeds == 1:
-        violations = play(plan_of(options.seed), print)
-        for violation in violations:
-            print(f"{violation.name} {violation.what}")
-        return not violations
-    found = simulate(range(options.seed, options.seed + options.seeds), print)
-    for seed, violations in found.items():
-        print(f"seed {seed}: {violations[0].name} {violations[0].what}")
-    print(f"{'seeds':<40}{options.seeds:>8}")
-    print(f"{'seeds with violations':<40}{len(found):>8}")
-    return not found
 
 
 def _kill(options: argparse.Namespace) -> bool:
@@ -54,6 +51,65 @@ def _kill(options: argparse.Namespace) -> bool:
         )
     print(findings.table())
     return findings.clean
+
+
+def _model(options: argparse.Namespace) -> bool:
+    clean = True
+    for gateway_class in (GatewayClass.D_NONE, GatewayClass.A_STRONG):
+        for scope in (ALONE, TWO, ALL):
+            print(f"{gateway_class}, {scope}")
+            findings = search(gateway_class, scope, options.states if scope is ALL else None, print)
+            ended = "all there are" if findings.complete else f"all up to {findings.depth} events"
+            print(f"{f'distinct states ({ended})':<40}{findings.states:>8}")
+            print(f"{'violations':<40}{len(findings.violations):>8}")
+            for violation in findings.violations:
+                print(violation.name, violation.what, *findings.trace, sep="\n  ")
+            clean = clean and not findings.violations
+    return clean
+
+
+def _simulate(options: argparse.Namespace) -> bool:
+    if options.seed is not None:
+        return _replay(options.seed, smaller=options.shrink)
+    seeds = range(options.first, options.first + options.seeds)
+    found = simulate(seeds, print)
+    known = 0
+    for seed, violations in found.items():
+        news = unexpected(violations)
+        known += not news
+        for violation in news[:1]:
+            print(f"seed {seed}: {violation.name} {violation.what}")
+    print(f"{'seeds':<40}{options.seeds:>8}")
+    print(f"{'seeds with violations':<40}{len(found) - known:>8}")
+    print(f"{'seeds with known ones only':<40}{known:>8}")
+    return len(found) == known
+
+
+def _replay(seed: int, *, smaller: bool) -> bool:
+    plan = plan_of(seed)
+    if smaller and (violations := play(plan)):
+        name = violations[0].name
+        plan = shrink(plan, lambda less: any(v.name == name for v in play(less)))
+    print(plan)
+    violations = play(plan, print)
+    for name, what in violations:
+        test = next((test for text, test in KNOWN.items() if text in what), None)
+        print(f"{name} {what}{'' if test is None else f' (known: {test})'}")
+    return not unexpected(violations)
+
+
+def _mutants(options: argparse.Namespace) -> bool:
+    killed: dict[str, Killed | None] = {}
+    for name in MUTANTS:
+        killed[name] = hunt(name, range(options.seeds))
+        print(table({name: killed[name]}))
+    alive = [name for name, how in killed.items() if how is None]
+    print(f"{'mutants':<40}{len(killed):>8}")
+    print(f"{'alive':<40}{len(alive):>8}")
+    return not alive
+
+
+_CAMPAIGNS = {"kill": _kill, "model": _model, "simulate": _simulate, "mutants": _mutants}
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ class SimClient:
             self.done = True
         elif told.over:
             self._start_anew()
-        elif nameless and told.outcome is Outcome.UNKNOWN:
+        elif nameless and (told.outcome is Outcome.UNKNOWN or not told.safe):
             self._session = told.session  # as the answer says
 
     def _start_anew(self) -> None:

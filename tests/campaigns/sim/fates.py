@@ -34,12 +34,14 @@ class Fate(NamedTuple):
 FINE = Fate("fine")
 
 
-def _refused(dice: Random) -> Fate:
+def refused(dice: Random) -> Fate:
+    """The connection never stands."""
     reasons = (Reason.CONNECTION_REFUSED, Reason.DNS_ERROR, Reason.TLS_ERROR)
     return Fate("refused", dice.choice((0.0, 0.2, 1.5)), refused=dice.choice(reasons))
 
 
-def _connect_timeout(_dice: Random) -> Fate:
+def connect_timeout(_dice: Random) -> Fate:
+    """Nobody takes the call."""
     return Fate("connect timeout", 60.0)
 
 
@@ -47,15 +49,18 @@ def _slow(dice: Random) -> Fate:
     return Fate("slow", dice.choice((0.0, 0.3, 1.9)), works=dice.choice((0.5, 3.0, 8.0)))
 
 
-def _timeout_charged(_dice: Random) -> Fate:
+def timeout_charged(_dice: Random) -> Fate:
+    """Executed, and nothing comes back."""
     return Fate("no answer, executed", answers=None)
 
 
-def _timeout_lost(_dice: Random) -> Fate:
+def timeout_lost(_dice: Random) -> Fate:
+    """It never arrives."""
     return Fate("no answer, never arrived", arrives=None)
 
 
-def _timeout_executed_late(dice: Random) -> Fate:
+def executed_late(dice: Random) -> Fate:
+    """The gateway is still at it when the sender gives up."""
     works = dice.choice((11.0, 25.0, 60.0, 100.0))
     return Fate("executed late", works=works, answers=dice.choice((None, 0.01)))
 
@@ -69,7 +74,8 @@ def _answers_late(dice: Random) -> Fate:
     return Fate("answers late", answers=dice.choice((9.93, 10.5, 20.0, 100.0)))
 
 
-def _reset_before(_dice: Random) -> Fate:
+def reset_before(_dice: Random) -> Fate:
+    """Cut off on the way there."""
     return Fate("reset before it arrived", arrives=None, resets=0.1)
 
 
@@ -81,7 +87,8 @@ def _reset_after(_dice: Random) -> Fate:
     return Fate("reset after it was executed", resets=0.2, answers=None)
 
 
-def _unavailable(dice: Random) -> Fate:
+def unavailable(dice: Random) -> Fate:
+    """Turned away by whatever stands before the gateway."""
     return Fate("503 at the edge", edge=503, hint=dice.choice((None, None, "true")))
 
 
@@ -97,7 +104,8 @@ def _truncated(_dice: Random) -> Fate:
     return Fate("answer cut", truncated=True)
 
 
-def _throttled(_dice: Random) -> Fate:
+def throttled(_dice: Random) -> Fate:
+    """Turned away, and told when to come again."""
     return Fate("429 at the edge", edge=429)
 
 
@@ -110,10 +118,10 @@ def _unauthorized(_dice: Random) -> Fate:
 
 
 _MIX = (
-    (lambda _: FINE, 10), (_slow, 4), (_refused, 4), (_connect_timeout, 2), (_timeout_charged, 6),
-    (_timeout_lost, 6), (_timeout_executed_late, 5), (_arrives_late, 3), (_answers_late, 3),
-    (_reset_before, 3), (_reset_while_working, 4), (_reset_after, 3), (_unavailable, 4),
-    (_error_before, 2), (_error_after, 3), (_truncated, 3), (_throttled, 3), (_in_progress, 2),
+    (lambda _: FINE, 10), (_slow, 4), (refused, 4), (connect_timeout, 2), (timeout_charged, 6),
+    (timeout_lost, 6), (executed_late, 5), (_arrives_late, 3), (_answers_late, 3),
+    (reset_before, 3), (_reset_while_working, 4), (_reset_after, 3), (unavailable, 4),
+    (_error_before, 2), (_error_after, 3), (_truncated, 3), (throttled, 3), (_in_progress, 2),
     (_unauthorized, 1),
 )  # fmt: skip
 _TOTAL = sum(weight for _, weight in _MIX)

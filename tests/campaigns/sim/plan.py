@@ -6,11 +6,14 @@ seed, in the order in which it is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
+from typing import Any
 
-from tests.campaigns.sim.fates import Fate, draw_fate, draw_look_up
+from tests.campaigns.sim import fates
+from tests.campaigns.sim.fates import Fate
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -153,28 +156,110 @@ class Plan:
         return max([0.0, *ends, *(o.at for o in self.operations)]) + 15.0
 
 
-# Policies by name; `world.py` holds their text. Weights: the ones that send more say more.
-_POLICIES = (("usual", 4), ("patient", 4), ("no credential", 2), ("short window", 2), ("long", 2))
-_GATEWAYS = (("stripe", 5), ("strong", 3), ("none", 4))
-_NAMINGS = (
+Table = tuple[tuple[Any, int], ...]
+
+# Things and their weights. The policies' text is in `sidecar.py`.
+_POLICIES: Table = (
+    ("usual", 4), ("patient", 4), ("no credential", 2), ("short window", 2), ("long", 2),
+)  # fmt: skip
+_GATEWAYS: Table = (("stripe", 5), ("strong", 3), ("none", 4))
+_NAMINGS: Table = (
     (Naming.KEY, 4), (Naming.KEY_ORDER, 6), (Naming.ORDER, 4), (Naming.SESSION, 2),
     (Naming.KEY_SESSION, 1), (Naming.NOTHING, 2),
 )  # fmt: skip
-_CARDS = ((Card.GOOD, 14), (Card.DECLINED, 3), (Card.NEEDS_ACTION, 1), (Card.REFUSED, 1))
-_ACTS = (
+_CARDS: Table = (
+    (Card.GOOD, 14), (Card.DECLINED, 3), (Card.NEEDS_ACTION, 1), (Card.REFUSED, 1),
+)  # fmt: skip
+_ACTS: Table = (
     (Act.PAY, 12), (Act.DOUBLE_CLICK, 3), (Act.OTHER_BODY, 1), (Act.NEW_KEY, 2),
     (Act.OTHER_GATEWAY, 1), (Act.HANG_UP, 2),
 )  # fmt: skip
-_VERBS = (
+_VERBS: Table = (
     (Verb.CANCEL, 4), (Verb.INTERRUPT, 3), (Verb.RESUME, 5), (Verb.COMPLETE, 2), (Verb.GET, 1),
 )  # fmt: skip
-_MOMENTS = (
+_MOMENTS: Table = (
     (Moment.STEP, 6), (Moment.HANDED, 2), (Moment.WRITTEN, 2), (Moment.SENT, 2),
     (Moment.EXECUTED, 2), (Moment.ANSWERED, 2), (Moment.TOLD, 1),
 )  # fmt: skip
+# Around what matters: a second click, an attempt's and a walk's end; the settle time and the turns
+# of the look-ups; the deadline of a session; the horizon and the end of a key's life.
+_SOON = (0.0, 0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 9.0, 12.0, 31.0)
+_LATER = (40.0, 100.0, 119.0, 125.0, 155.0, 157.0, 300.0, 600.0, 755.0, 760.0)
+_DEADLINE = (15 * MINUTE - 40, 15 * MINUTE - 12, 15 * MINUTE - 3, 15 * MINUTE + 2)
+_AROUND = {
+    "short window": (400.0, 425.0, 438.0, 444.0, 447.0, 449.0, 451.0),
+    "long": (18 * HOUR - 40, 18 * HOUR - 3, 18 * HOUR + 5, 24 * HOUR - 20, 24 * HOUR + 30),
+}
+_COMMITS = (0.0, 0.002, 0.05, 0.05, 1.0, 12.0)
 
 
-def draw(dice: Random, table: tuple[tuple[object, int], ...]) -> object:
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """What a plan is mostly about. Chances are those of one more."""
+
+    policies: Table = _POLICIES
+    gateways: Table = _GATEWAYS
+    namings: Table = _NAMINGS
+    verbs: Table = _VERBS
+    first: tuple[Callable[[Random], Fate], ...] = ()  # what the first sends meet
+    pauses: tuple[float, float] = (0.6, 0.8)  # up to where they are short, and later ones long
+    soon: float = 0.0  # how often an operator does not wait
+    operations: float = 0.4
+    crashes: float = 0.35
+    store: float = 0.2
+    commits: tuple[float, ...] = _COMMITS
+
+
+_FAILS = (fates.refused, fates.throttled, fates.unavailable, fates.connect_timeout)
+_LOST = (fates.timeout_lost, fates.timeout_charged, fates.reset_before, fates.executed_late)
+
+THEMES: Table = (
+    (Theme(), 8),
+    # The store says no, in the middle of everything.
+    (
+        Theme(
+            namings=((Naming.KEY, 2), (Naming.KEY_ORDER, 3), (Naming.SESSION, 4)),
+            verbs=((Verb.CANCEL, 3), (Verb.INTERRUPT, 2), (Verb.RESUME, 2), (Verb.COMPLETE, 1)),
+            store=0.8, soon=0.8, operations=0.7, crashes=0.1, commits=(0.05, 0.3, 12.0),
+        ),
+        2,
+    ),
+    # A person acts on what its sender may send again.
+    (
+        Theme(
+            policies=(("patient", 1),), namings=((Naming.NOTHING, 3), (Naming.KEY, 1)),
+            verbs=((Verb.RESUME, 3), (Verb.CANCEL, 1)), first=_FAILS, operations=0.7, crashes=0.1,
+        ),
+        1,
+    ),
+    # Cancelled or held between two sends.
+    (
+        Theme(
+            verbs=((Verb.CANCEL, 2), (Verb.INTERRUPT, 2), (Verb.RESUME, 2)), first=_FAILS,
+            soon=0.9, operations=0.7, crashes=0.1,
+        ),
+        1,
+    ),
+    # Deadlines, horizons and the ends of keys.
+    (
+        Theme(
+            policies=(("patient", 2), ("short window", 2), ("long", 2)),
+            gateways=(("stripe", 1), ("strong", 2)), first=_LOST, pauses=(0.2, 0.3), crashes=0.15,
+        ),
+        2,
+    ),
+    # Look-ups while the payment is sent again.
+    (
+        Theme(
+            policies=(("patient", 1),), gateways=(("stripe", 1),), first=_LOST,
+            pauses=(0.3, 0.9), crashes=0.15,
+        ),
+        1,
+    ),
+)  # fmt: skip
+
+
+def draw(dice: Random, table: Table) -> Any:
     """One of a table of (thing, weight)."""
     rest = dice.randrange(sum(weight for _, weight in table))
     for thing, weight in table:
@@ -186,108 +271,99 @@ def draw(dice: Random, table: tuple[tuple[object, int], ...]) -> object:
 
 def plan_of(seed: int) -> Plan:
     """The plan of a seed."""
-    dice = Random(seed)
-    policy = str(draw(dice, _POLICIES))
-    payments = tuple(
-        _payment(dice, f"p{number}", policy) for number in range(1, _few(dice, 1, 0.3, 3) + 1)
-    )
-    busy = dice.random() < 0.5
-    return Plan(
-        seed=seed,
-        policy=policy,
-        payments=payments,
-        look_ups=tuple(draw_look_up(dice) for _ in range(dice.randrange(8))),
-        operations=tuple(_operation(dice, policy) for _ in range(_few(dice, busy, 0.5, 5))),
-        crashes=tuple(_crash(dice) for _ in range(_few(dice, 0, 0.4, 3))),
-        store=tuple(_store_trouble(dice) for _ in range(_few(dice, 0, 0.25, 2))),
-        slowest_commit=dice.choice((0.0, 0.002, 0.05, 0.05, 1.0, 12.0)),
-        seen_early=dice.random() < 0.5,
-    )
+    return _Drawing(Random(seed)).plan(seed)
 
 
-def _few(dice: Random, least: int, chance: float, most: int) -> int:
-    """`least`, and one more with a chance, again and again."""
-    number = int(least)
-    while number < most and dice.random() < chance:
-        number += 1
-    return number
+class _Drawing:
+    """A plan being drawn."""
 
+    def __init__(self, dice: Random) -> None:
+        self._dice = dice
+        self._theme: Theme = draw(dice, THEMES)
+        self._policy: str = draw(dice, self._theme.policies)
 
-def _payment(dice: Random, name: str, policy: str) -> Payment:
-    gateway = str(draw(dice, _GATEWAYS))
-    clients = [_client(dice, gateway, policy)]
-    orders = {Naming.KEY_ORDER, Naming.ORDER, Naming.SESSION}
-    if clients[0].naming in orders and dice.random() < 0.4:
-        clients.append(_client(dice, gateway, policy, named=(*orders,)))
-    fates = tuple(draw_fate(dice) for _ in range(_few(dice, 0, 0.75, 9)))
-    card = draw(dice, _CARDS)
-    assert isinstance(card, Card)
-    return Payment(name, card, tuple(clients), fates)
+    def plan(self, seed: int) -> Plan:
+        """All of it."""
+        dice, theme = self._dice, self._theme
+        payments = self._few(0.25, 3, least=1)
+        return Plan(
+            seed=seed,
+            policy=self._policy,
+            payments=tuple(self._payment(f"p{number + 1}") for number in range(payments)),
+            look_ups=tuple(fates.draw_look_up(dice) for _ in range(dice.randrange(8))),
+            operations=tuple(self._operation() for _ in range(self._few(theme.operations, 5))),
+            crashes=tuple(self._crash() for _ in range(self._few(theme.crashes, 3))),
+            store=tuple(self._trouble() for _ in range(self._few(theme.store, 2))),
+            slowest_commit=dice.choice(theme.commits),
+            seen_early=dice.random() < 0.5,
+        )
 
+    def _few(self, chance: float, most: int, least: int = 0) -> int:
+        """`least`, and with a chance one more, and so on."""
+        number = least
+        while number < most and self._dice.random() < chance:
+            number += 1
+        return number
 
-def _client(
-    dice: Random, gateway: str, policy: str, named: tuple[Naming, ...] | None = None
-) -> Client:
-    naming = draw(dice, _NAMINGS) if named is None else sorted(named)[dice.randrange(len(named))]
-    assert isinstance(naming, Naming)
-    steps = [Step(dice.choice((0.0, 0.0, 0.05, 1.0)), Act.PAY)]
-    steps += [_step(dice, naming, policy) for _ in range(_few(dice, 0, 0.55, 4))]
-    credential = "Bearer sk_two" if dice.random() < 0.05 else "Bearer sk_one"
-    return Client(naming, gateway, tuple(steps), credential)
+    def _payment(self, name: str) -> Payment:
+        dice = self._dice
+        gateway = draw(dice, self._theme.gateways)
+        clients = [self._client(gateway, draw(dice, self._theme.namings))]
+        orders = (Naming.KEY_ORDER, Naming.ORDER, Naming.SESSION)
+        if clients[0].naming in orders and dice.random() < 0.4:
+            clients.append(self._client(gateway, dice.choice(orders)))
+        first = self._theme.first
+        met = [dice.choice(first)(dice) for _ in range(self._few(0.8, 3) if first else 0)]
+        met += [fates.draw_fate(dice) for _ in range(self._few(0.7, 8))]
+        return Payment(name, draw(dice, _CARDS), tuple(clients), tuple(met))
 
+    def _client(self, gateway: str, naming: Naming) -> Client:
+        dice = self._dice
+        steps = [Step(dice.choice((0.0, 0.0, 0.05, 1.0)), Act.PAY)]
+        steps += [self._step(naming) for _ in range(self._few(0.55, 4))]
+        credential = "Bearer sk_two" if dice.random() < 0.05 else "Bearer sk_one"
+        return Client(naming, gateway, tuple(steps), credential)
 
-def _step(dice: Random, naming: Naming, policy: str) -> Step:
-    act = draw(dice, _ACTS)
-    assert isinstance(act, Act)
-    # A second key, or a second gateway, for a payment that only its key names is a second payment.
-    orders = naming in {Naming.KEY_ORDER, Naming.ORDER}
-    if act in {Act.NEW_KEY, Act.OTHER_GATEWAY} and not orders:
-        act = Act.PAY
-    if act is Act.DOUBLE_CLICK and naming is Naming.NOTHING:
-        act = Act.PAY  # two requests that name nothing are two payments
-    return Step(_pause(dice, policy), act, dice.choice((0.0, 0.05, 5.0)))
+    def _step(self, naming: Naming) -> Step:
+        act = draw(self._dice, _ACTS)
+        # Another key, or another gateway, for a payment that only its key names is another payment,
+        # and so are two requests that name nothing.
+        ordered = naming in {Naming.KEY_ORDER, Naming.ORDER}
+        if act in {Act.NEW_KEY, Act.OTHER_GATEWAY} and not ordered:
+            act = Act.PAY
+        if act is Act.DOUBLE_CLICK and naming is Naming.NOTHING:
+            act = Act.PAY
+        return Step(self._pause(), act, self._dice.choice((0.0, 0.05, 5.0)))
 
+    def _pause(self) -> float:
+        dice, (short, long) = self._dice, self._theme.pauses
+        luck = dice.random()
+        if luck < short:
+            return dice.choice(_SOON)
+        if luck < long:
+            return dice.choice(_LATER)
+        return dice.choice(_AROUND.get(self._policy, _DEADLINE)) + dice.random()
 
-# Around what matters: a second click, an attempt's and a walk's end, the settle time and the turns
-# of the look-ups, the deadline of a session, the horizon and the end of a key's life.
-_SOON = (0.0, 0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 9.0, 12.0, 31.0)
-_LATER = (40.0, 100.0, 119.0, 125.0, 155.0, 157.0, 300.0, 600.0, 755.0, 760.0)
-_AROUND = {
-    "short window": (400.0, 425.0, 438.0, 444.0, 447.0, 449.0, 451.0),
-    "long": (18 * HOUR - 40, 18 * HOUR - 3, 18 * HOUR + 5, 24 * HOUR - 20, 24 * HOUR + 30),
-}
-_DEADLINE = (15 * MINUTE - 40, 15 * MINUTE - 12, 15 * MINUTE - 3, 15 * MINUTE + 2)
+    def _operation(self) -> Operation:
+        dice = self._dice
+        at = dice.random() * 3.0
+        if dice.random() >= self._theme.soon:
+            at += sum(self._pause() for _ in range(dice.randrange(1, 3)))
+        return Operation(at, draw(dice, self._theme.verbs), dice.randrange(4))
 
+    def _crash(self) -> Crash:
+        dice = self._dice
+        moment = draw(dice, _MOMENTS)
+        down = dice.choice((0.0, 0.3, 2.0, 2.0, 40.0, 200.0))
+        return Crash(moment, dice.randrange(1, _UP_TO[moment] + 1), down, dice.random() < 0.15)
 
-def _pause(dice: Random, policy: str) -> float:
-    luck = dice.random()
-    if luck < 0.6:
-        return dice.choice(_SOON)
-    if luck < 0.8:
-        return dice.choice(_LATER)
-    return dice.choice(_AROUND.get(policy, _DEADLINE)) + dice.random()
-
-
-def _operation(dice: Random, policy: str) -> Operation:
-    at = sum(_pause(dice, policy) for _ in range(dice.randrange(1, 4))) + dice.random() * 0.2
-    verb = draw(dice, _VERBS)
-    assert isinstance(verb, Verb)
-    return Operation(at, verb, dice.randrange(4))
+    def _trouble(self) -> StoreTrouble:
+        dice = self._dice
+        trouble = dice.choice((Trouble.FAILS, Trouble.FAILS, Trouble.AMBIGUOUS))
+        return StoreTrouble(dice.randrange(1, 12), trouble, dice.choice((0.5, 2.0, 20.0)))
 
 
 _UP_TO = {
     Moment.STEP: 300, Moment.HANDED: 12, Moment.WRITTEN: 12, Moment.SENT: 5, Moment.EXECUTED: 4,
     Moment.ANSWERED: 4, Moment.TOLD: 4,
 }  # fmt: skip
-
-
-def _crash(dice: Random) -> Crash:
-    moment = draw(dice, _MOMENTS)
-    assert isinstance(moment, Moment)
-    down = dice.choice((0.0, 0.3, 2.0, 2.0, 40.0, 200.0))
-    return Crash(moment, dice.randrange(1, _UP_TO[moment] + 1), down, dice.random() < 0.15)
-
-
-def _store_trouble(dice: Random) -> StoreTrouble:
-    trouble = dice.choice((Trouble.FAILS, Trouble.FAILS, Trouble.AMBIGUOUS))
-    return StoreTrouble(dice.randrange(1, 14), trouble, dice.choice((0.5, 2.0, 20.0)))

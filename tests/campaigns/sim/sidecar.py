@@ -8,6 +8,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from functools import cache
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -105,19 +106,25 @@ class SimClock:
 
 class LazyClock(SimClock):
     """For what looks around once a second: while nothing happens it looks ever less often, so that
-    days of quiet cost nothing. `wake` brings it back to once a second.
+    days of quiet cost nothing. `wake` brings it back to once a second, and it never sleeps past
+    what is `due`.
     """
 
-    def __init__(self, loop: VirtualLoop, shortest: float) -> None:
+    def __init__(
+        self, loop: VirtualLoop, shortest: float, due: Callable[[], float] = lambda: inf
+    ) -> None:
         super().__init__(loop)
         self._shortest = self._pause = shortest
+        self._due = due
         self._end: asyncio.TimerHandle | None = None
         self._asleep: asyncio.Future[None] | None = None
 
     async def sleep(self, seconds: float) -> None:
         """For a while."""
         self._asleep = self._loop.create_future()
-        self._end = self._loop.call_later(max(seconds, self._pause), self._up)
+        until_due = self._due() - self._loop.time()
+        pause = max(seconds, min(self._pause, until_due))
+        self._end = self._loop.call_later(pause, self._up)
         self._pause = min(self._pause * 2.0, _LONGEST_PAUSE)
         await self._asleep
 
@@ -208,6 +215,10 @@ class Surroundings(Protocol):
         """An exception nobody expected."""
         ...
 
+    def next_due(self) -> float:
+        """When the next look-up is due (loop time)."""
+        ...
+
 
 class Sidecar:
     """The flow with everything around it, in one process."""
@@ -251,7 +262,7 @@ class Sidecar:
             policy=settings.session,
             default_max_attempts=3,
         )
-        self.lazy = LazyClock(around.loop, 1.0)
+        self.lazy = LazyClock(around.loop, 1.0, around.next_due)
         self._reconciler = Reconciler(store, self.journal, self.commands, self.lazy, around.bug)
         self._janitor = Janitor(store, settings.session, LazyClock(around.loop, _HOUR))
 

@@ -100,10 +100,20 @@ class SimStore(MemoryStore):
             self._hand_over()
         await write.done
 
+    async def get(self, session_id: str) -> Session | None:
+        await self._settled(session_id)
+        return await super().get(session_id)
+
+    async def _settled(self, session_id: str) -> None:
+        """Wait for what is on its way to the disk: it can still fail."""
+        while pending := [w for w in self._on_their_way() if w.session.id == session_id]:
+            await asyncio.wait([pending[-1].done])
+
+    def _on_their_way(self) -> list[_Write]:
+        return [*(self._writing or ()), *self._waiting]
+
     async def answer(self, session_id: str) -> bytes | None:
-        for write in [*self._waiting, *(self._writing or [])]:
-            if write.session.id == session_id and write.answer is not None:
-                await asyncio.wait([write.done])
+        await self._settled(session_id)
         kept = self._disk.answers.get(session_id)
         return kept[1] if kept is not None else None
 

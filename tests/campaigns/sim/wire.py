@@ -26,7 +26,7 @@ class Weather(Protocol):
         """Of the payment's next send."""
         ...
 
-    def look_up(self) -> Fate:
+    def look_up(self, gateway: str, target: str) -> Fate:
         """Of the next read."""
         ...
 
@@ -111,7 +111,7 @@ class SimUpstream:
 
     async def _read(self, send: Send) -> WireFacts:
         """A look-up: what is shown is what was true half-way."""
-        fate = self._weather.look_up()
+        fate = self._weather.look_up(self._name, send.target)
         await asyncio.sleep(fate.works / 2)
         if fate.edge is not None:
             return WireFacts(True, Phase.ANSWERED, None, fate.edge, "", (), b"{}")

@@ -7,24 +7,25 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from contextvars import copy_context
+from math import inf
 from random import Random
 from typing import Any
 
 from proxy.core.classify import classify
 from proxy.core.profile import GatewayClass
 from proxy.core.session import Session
-from proxy.core.states import LIVE, AttemptStatus, Outcome
+from proxy.core.states import LIVE, AttemptStatus, Outcome, State
 from proxy.core.wire import Answer, AnswerSource, InboundRequest, WireFacts, header
 from proxy.flow.commands import NoSuchSession, NotAllowed, Order
 from proxy.ports import Send, StoreUnavailable, Upstream
-from tests.campaigns.checker import Heard, History, Sent, Told
+from tests.campaigns.checker import Heard, History, Proof, Sent, Told
 from tests.campaigns.sim.clients import SimClient
 from tests.campaigns.sim.fates import FINE, Fate
 from tests.campaigns.sim.gateway import EPOCH_SECONDS, SimGateway
 from tests.campaigns.sim.loop import Process, VirtualLoop
 from tests.campaigns.sim.plan import Crash, Moment, Operation, Plan, StoreTrouble, Trouble, Verb
 from tests.campaigns.sim.sidecar import WINDOWS, Sidecar, SimClock, SimDice, settings_of
-from tests.campaigns.sim.store import Disk, SimStore
+from tests.campaigns.sim.store import Disk, SimStore, Version
 from tests.campaigns.sim.wire import SimUpstream, payment_of
 
 _HOUR = 3600.0
@@ -39,6 +40,8 @@ _BROKEN_FOR = 1.5
 _UNTIL_QUIET = 48 * _HOUR
 _READ = Fate("read", works=0.02)
 _OVER = frozenset({"retries-exhausted", "session-cancelled", "session-expired"})
+# "Nothing is charged", say their words, whatever the field beside them says.
+_DENIES = _OVER | {"not-sent"}
 _NO_END = frozenset({408, 409, 425, 429})
 _SETTLES = {
     AttemptStatus.SUCCEEDED: Outcome.CHARGED,
@@ -78,6 +81,7 @@ class World:
         self._connections: dict[int, asyncio.Future[Any]] = {}
         self._well_at = 0.0
         self._evidence: list[tuple[Process, Heard]] = []
+        self._asked: dict[str, list[float]] = {name: [0.0] for name in self.settings.gateways}
 
     def _gateway(self, name: str) -> SimGateway:
         return SimGateway(
@@ -109,6 +113,12 @@ class World:
         """Something happens: whatever looks around does so once a second again."""
         if self._sidecar is not None:
             self._sidecar.lazy.wake()
+
+    def next_due(self) -> float:
+        """When the next look-up is due (what is overdue cannot be looked up)."""
+        now = self.clock.now_ms()
+        due = [s.next_at for s in self.disk.sessions.values() if s.listed and s.next_at is not None]
+        return min((at for at in due if at > now), default=inf) / 1000 - EPOCH_SECONDS
 
     def bug(self, error: BaseException) -> None:
         """An exception nobody expected."""
@@ -153,11 +163,22 @@ class World:
         history = self.history
         history.sessions = self.disk.sessions
         history.versions = [(version.before, version.after) for version in self.disk.versions]
+        history.proofs = [proof for v in self.disk.versions if (proof := self._proof(v))]
         history.bugs += [repr(error) for error in self.loop.errors]
         for process, heard in self._evidence:
             died = process.died_at
             if died is None or died > max(heard.at, self._well_at) + _WRITTEN_WITHIN:
                 history.heard.append(heard)
+
+    def _proof(self, version: Version) -> Proof | None:
+        session = version.after
+        by_look_up = session.timeline[-1].event == "EvidenceFound"
+        last = session.last_send_at
+        if not by_look_up or session.outcome is not Outcome.NOT_CHARGED or last is None:
+            return None
+        found, sent = (ms / 1000 - EPOCH_SECONDS for ms in (session.timeline[-1].at, last))
+        asked = max(at for at in self._asked[session.gateway or ""] if at <= found)
+        return Proof(session.id, found - sent, asked - sent)
 
     # --- processes ----------------------------------------------------------------------------
 
@@ -269,8 +290,10 @@ class World:
         self.say(f"gateway will: {fate.name}")
         return fate
 
-    def look_up(self) -> Fate:
+    def look_up(self, gateway: str, target: str) -> Fate:
         """Of the next read."""
+        if target.startswith("/v1/events"):
+            self._asked[gateway].append(self.loop.time())
         return self._look_ups.pop() if self._look_ups else _READ
 
     def _at_the_gateway(self, what: str) -> None:
@@ -428,14 +451,18 @@ class World:
         session = header(answer.headers, "X-Payment-Session-Id")
         told = Told(self.loop.time(), who, payment, session, answer.status, answer.body)
         pending = header(answer.headers, "X-Payment-Durability") is not None
-        told = told._replace(pending=pending)
+        kept = self.disk.sessions.get(session or "")
+        done = kept is not None and kept.state is State.COMPLETED
+        known = kept is not None and kept.outcome is Outcome.CHARGED
+        told = told._replace(pending=pending, known=known, accepted=done and not known)
         if answer.source is AnswerSource.HOLDFAST:
             problem = json.loads(answer.body)
             code = problem["type"].removeprefix("/problems/")
-            outcome = problem.get("outcome")
+            outcome = Outcome.NOT_CHARGED if code in _DENIES else problem.get("outcome")
             return told._replace(
                 outcome=None if outcome is None else Outcome(outcome),
                 over=code in _OVER,
+                safe=bool(problem["safeToRepeat"]),
                 busy=code == "request-in-progress",
                 gone=code == "answer-not-kept",
             )
@@ -446,7 +473,6 @@ class World:
         told = told._replace(outcome=Outcome.CHARGED if charged else Outcome.NOT_CHARGED)
         if answer.status >= 500 or answer.status in _NO_END:
             return told
-        kept = self.disk.sessions.get(session or "")
         same = kept is not None and kept.outcome is told.outcome and not kept.live
         recorded = same or pending
         return told._replace(settled=True, recorded=recorded)

@@ -1,0 +1,459 @@
+"""Teeth: protections taken out one by one, and how soon the model or the simulation finds out.
+
+Each mutant is the product with one thing undone, most of them mistakes that payment systems have
+really made. One that survives means that the campaigns could not have seen that mistake either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import pytest
+
+from proxy.background import reconciler
+from proxy.core import events as ev
+from proxy.core import idempotency, lookup, retrying, states
+from proxy.core import session as core
+from proxy.core.classify import classify
+from proxy.core.idempotency import Duplicate, Identity
+from proxy.core.profile import GatewayClass, GatewayProfile
+from proxy.core.reasons import Suppressed
+from proxy.core.results import AttemptResult
+from proxy.core.retrying import Verdict
+from proxy.core.session import Session
+from proxy.core.states import AttemptStatus, Move, Outcome, State
+from proxy.core.wire import Headers, Phase, WireFacts
+from proxy.flow import attempts, commands, intake, journal, pipeline, reconcile
+from proxy.flow.journal import Change
+from proxy.flow.walk import Lane, Walk
+from proxy.ports import Conflict, Send, StoreUnavailable
+from tests.campaigns.model import ALONE, search
+from tests.campaigns.sim.plan import plan_of
+from tests.campaigns.simulate import play, unexpected
+
+Patch = pytest.MonkeyPatch
+MODEL_STATES = 3_000
+
+
+class Killed(NamedTuple):
+    """How a mutant was found out. `seed` None: by the model."""
+
+    invariant: str
+    seed: int | None
+    what: str
+
+
+MUTANTS: dict[str, Callable[[Patch], None]] = {}
+
+
+def mutant(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    """Enter a mutant into the list, by the name of its function."""
+    MUTANTS[apply.__name__.replace("_", " ")] = apply
+    return apply
+
+
+def hunt(name: str, seeds: Iterable[int]) -> Killed | None:
+    """Look for the mutant with the model, then with the simulation; None if it survives."""
+    with Patch.context() as patch:
+        MUTANTS[name](patch)
+        for gateway_class in (GatewayClass.A_STRONG, GatewayClass.D_NONE):
+            found = search(gateway_class, ALONE, MODEL_STATES).violations
+            if found:
+                return Killed(found[0].name, None, found[0].what)
+        for seed in seeds:
+            violations = unexpected(play(plan_of(seed)))
+            if violations:
+                return Killed(violations[0].name, seed, violations[0].what)
+    return None
+
+
+# --- the intent (T1) ----------------------------------------------------------------------------
+
+
+async def _nothing() -> None:
+    return
+
+
+@mutant
+def intent_after_the_send(patch: Patch) -> None:
+    """The bytes leave first, and are written down when they are back."""
+    exchange = attempts.Attempts._exchange
+
+    async def late(self: attempts.Attempts, walk: Walk, send: Send) -> WireFacts:
+        intent, send.before_bytes = send.before_bytes, _nothing
+        facts = await exchange(self, walk, send)
+        await intent()
+        return facts
+
+    patch.setattr(attempts.Attempts, "_exchange", late)
+
+
+def _not_awaited(patch: Patch, which: Callable[[Session, Session], bool]) -> None:
+    """Commits of that kind are begun, and nobody waits for them."""
+    commit = journal.Journal._commit
+
+    async def hasty(self: journal.Journal, before: Session, after: Session, *rest: Any) -> None:
+        writing = commit(self, before, after, *rest)
+        if not which(before, after):
+            await writing
+            return
+
+        async def write() -> None:
+            with contextlib.suppress(StoreUnavailable, Conflict):
+                await writing
+
+        self.__dict__.setdefault("hasty", []).append(asyncio.ensure_future(write()))
+        await asyncio.sleep(0)
+
+    patch.setattr(journal.Journal, "_commit", hasty)
+
+
+@mutant
+def intent_not_durable(patch: Patch) -> None:
+    """The first byte does not wait until the intent would survive."""
+    _not_awaited(patch, lambda before, after: after.in_flight and not before.in_flight)
+
+
+@mutant
+def intent_fails_open(patch: Patch) -> None:
+    """A store that is down does not stop a payment."""
+    intent = attempts.Attempts._intent
+
+    async def lenient(self: attempts.Attempts, walk: Walk, number: int, endpoint: str) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            await intent(self, walk, number, endpoint)
+
+    patch.setattr(attempts.Attempts, "_intent", lenient)
+
+
+@mutant
+def intent_without_its_guard(patch: Patch) -> None:
+    """What was cancelled, held or closed between two sends is sent all the same."""
+
+    async def intent(self: attempts.Attempts, walk: Walk, number: int, endpoint: str) -> None:
+        def begin(session: Session) -> Change:
+            now = self._clock.now_ms()
+            resumed = [ev.Resumed(now, walk.resumed_by)]
+            again = resumed if session.state is State.INTERRUPTED else []
+            return Change([*again, ev.AttemptStarted(now, number, endpoint)])
+
+        await self._update(walk, begin)
+
+    patch.setattr(attempts.Attempts, "_intent", intent)
+
+
+@mutant
+def an_intent_that_was_not_used_is_not_taken_back(patch: Patch) -> None:
+    """A store said no and had recorded the intent: in flight for ever."""
+    patch.setattr(attempts.Attempts, "_take_back", lambda *_: None)
+
+
+# --- the outcome (T2) ---------------------------------------------------------------------------
+
+
+@mutant
+def told_before_it_is_durable(patch: Patch) -> None:
+    """The client hears the outcome while it is being written."""
+    _not_awaited(patch, lambda before, after: before.in_flight and not after.in_flight)
+
+
+def _misread(patch: Patch, status: AttemptStatus) -> None:
+    def wrong(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> AttemptResult:
+        result = classify(facts, profile, now_ms=now_ms)
+        if result.status is not AttemptStatus.UNKNOWN:
+            return result
+        reason = result.reason if status is AttemptStatus.NOT_SENT else None
+        return AttemptResult(status, reason, result.repeat)
+
+    patch.setattr(attempts, "classify", wrong)
+
+
+@mutant
+def unknown_stored_as_not_sent(patch: Patch) -> None:
+    """A time-out is taken for a failure to send."""
+    _misread(patch, AttemptStatus.NOT_SENT)
+
+
+@mutant
+def unknown_stored_as_failed(patch: Patch) -> None:
+    """A time-out is taken for a no."""
+    _misread(patch, AttemptStatus.DECLINED)
+
+
+@mutant
+def the_last_word_wins(patch: Patch) -> None:
+    """What is learned later replaces what was known."""
+
+    def overwrite(_known: AttemptStatus, learned: AttemptStatus) -> AttemptStatus:
+        return learned
+
+    patch.setattr(core, "join", overwrite)
+
+
+@mutant
+def a_rejection_speaks_for_the_key(patch: Patch) -> None:
+    """A 401 or 429 to a repeat is taken as the answer to the first send."""
+    speaks = states.SPEAKS_FOR_THE_KEY | {AttemptStatus.REJECTED}
+    patch.setattr(states, "SPEAKS_FOR_THE_KEY", speaks)
+
+
+@mutant
+def only_the_last_attempt_counts(patch: Patch) -> None:
+    """A closed attempt masks an open one."""
+    outcome_of = states.outcome_of
+    patch.setattr(core, "outcome_of", lambda pairs: outcome_of(list(pairs)[-1:]))
+
+
+# --- repeats ------------------------------------------------------------------------------------
+
+
+def _barrier(
+    patch: Patch, wrong: Callable[[GatewayClass, int | None, int, float], Suppressed | None]
+) -> None:
+    for module in (attempts, commands, pipeline, retrying):
+        patch.setattr(module, "repeat_barrier", wrong)
+
+
+@mutant
+def repeated_whatever_the_gateway_promises(patch: Patch) -> None:
+    """An unknown outcome is sent again to a gateway that knows no keys."""
+    _barrier(patch, lambda *_: None)
+
+
+@mutant
+def repeated_past_the_horizon(patch: Patch) -> None:
+    """The key may have been forgotten at the gateway, and is sent again."""
+
+    def no_horizon(gateway_class: GatewayClass, *_: object) -> Suppressed | None:
+        strong = gateway_class is GatewayClass.A_STRONG
+        return None if strong else Suppressed.UNSAFE_TO_REPEAT
+
+    _barrier(patch, no_horizon)
+
+
+@mutant
+def a_new_key_for_every_send(patch: Patch) -> None:
+    """The key is made for the send, not for the payment."""
+
+    def fresh(self: attempts.Attempts, walk: Walk) -> Headers:
+        name = walk.lane.profile.key_header
+        others = tuple(h for h in walk.request.headers if h[0].lower() != name.lower())
+        return (*others, (name, f"{walk.session.id}-{len(walk.session.attempts)}"))
+
+    patch.setattr(attempts.Attempts, "_headers", fresh)
+
+
+# --- locks and duplicates -----------------------------------------------------------------------
+
+
+@mutant
+def order_lock_off(patch: Patch) -> None:
+    """Two keys for one order are two payments."""
+    patch.setattr(Session, "locks_order", property(lambda _: False))
+
+
+@mutant
+def order_freed_while_unknown(patch: Patch) -> None:
+    """The order is only locked while something is under way or charged."""
+    locks = Session.locks_order.fget  # type: ignore[attr-defined]
+
+    def too_early(session: Session) -> bool:
+        return locks(session) and session.state is not State.FAILED_MAX_RETRIES
+
+    patch.setattr(Session, "locks_order", property(too_early))
+
+
+@mutant
+def duplicates_are_not_joined(patch: Patch) -> None:
+    """A second click does not find the walk of the first."""
+
+    def alone(session: Session, who: Identity, *, being_walked: bool, now_ms: int) -> Duplicate:
+        del being_walked
+        return idempotency.judge(session, who, being_walked=False, now_ms=now_ms)
+
+    pay = pipeline.Pipeline._pay
+
+    async def begin(self: pipeline.Pipeline, arrival: intake.Arrival) -> Any:
+        self._walks.by_key.pop(arrival.identity.key_hash, None)
+        return await pay(self, arrival)
+
+    patch.setattr(intake, "judge", alone)
+    patch.setattr(pipeline.Pipeline, "_pay", begin)
+
+
+@mutant
+def bodies_are_not_compared(patch: Patch) -> None:
+    """The same key with another amount passes for the same payment."""
+    patch.setattr(idempotency, "fingerprint_of", lambda *_: "same")
+
+
+# --- restarts, time and people ------------------------------------------------------------------
+
+
+@mutant
+def in_flight_after_a_restart_stays_in_flight(patch: Patch) -> None:
+    """Nobody looks at what the last process left behind."""
+
+    async def nothing(_self: reconciler.Reconciler) -> int:
+        return 0
+
+    patch.setattr(reconciler.Reconciler, "after_restart", nothing)
+
+
+@mutant
+def in_flight_after_a_restart_was_not_sent(patch: Patch) -> None:
+    """What the last process left behind counts as not sent."""
+    restarted = core._process_restarted
+
+    def hopeful(session: Session, event: ev.ProcessRestarted) -> Any:
+        facts = restarted(session, event)
+        unsent = [a.status is AttemptStatus.IN_FLIGHT for a in session.attempts]
+        closed = tuple(
+            a._replace(status=AttemptStatus.NOT_SENT) if was else a
+            for a, was in zip(facts["attempts"], unsent, strict=True)
+        )
+        return {**facts, **core._attempts(closed)}
+
+    patch.setattr(core, "_process_restarted", hopeful)
+
+
+@mutant
+def cancelled_while_unknown(patch: Patch) -> None:
+    """A person's cancel closes a payment that may have been charged."""
+    patch.delitem(_rows(states.REQUIRED_OUTCOME), Move.CANCEL)
+
+    async def cancel(self: commands.Commands, name: str, reason: str) -> tuple[Session, bool]:
+        now = self._clock.now_ms()
+        session = await self.get(name)
+        wanted = ev.Cancelled(now, reason)
+        return await self._change(session, lambda s: Change([wanted] if s.live else [])), True
+
+    patch.setattr(commands.Commands, "cancel", cancel)
+
+
+@mutant
+def expired_while_unknown(patch: Patch) -> None:
+    """The deadline closes a payment that may have been charged."""
+    patch.delitem(_rows(states.REQUIRED_OUTCOME), Move.EXPIRE)
+
+    def due(session: Session, now_ms: int) -> bool:
+        return session.live and now_ms >= session.expires_at
+
+    patch.setattr(Session, "due_to_expire", due)
+
+
+@mutant
+def failed_when_the_retries_are_spent(patch: Patch) -> None:
+    """After the last look-up an unknown payment counts as not charged."""
+    change = core._change
+
+    def give_up(session: Session, event: ev.Event) -> Any:
+        if not isinstance(event, ev.Exhausted) or session.outcome is not Outcome.UNKNOWN:
+            return change(session, event)
+        closed = tuple(a._replace(status=AttemptStatus.VOIDED) for a in session.attempts)
+        return core._attempts(closed), Move.EXHAUST
+
+    patch.setattr(core, "_change", give_up)
+
+
+def _rows(table: Mapping[Move, Outcome]) -> dict[Any, Any]:
+    assert isinstance(table, dict)
+    return table
+
+
+@mutant
+def a_nameless_payment_may_be_resumed(patch: Patch) -> None:
+    """A person sends what its sender was told to send again."""
+    obstacle = commands.Commands._obstacle
+    patch.setattr(
+        commands.Commands,
+        "_obstacle",
+        lambda self, session: obstacle(self, session._replace(named=True)),
+    )
+    patch.setattr("proxy.core.problems._must_name", lambda _: False)
+
+
+# --- evidence -----------------------------------------------------------------------------------
+
+
+@mutant
+def evidence_dropped(patch: Patch) -> None:
+    """What a look-up finds is not written down."""
+
+    def forget(_self: reconcile.Reconcile, _lane: Lane, *_: Any) -> Change:
+        return Change()
+
+    patch.setattr(reconcile.Reconcile, "_settled", forget)
+
+
+@mutant
+def not_found_means_not_charged(patch: Patch) -> None:
+    """A look-up that finds nothing is taken for a proof."""
+
+    def proof(*_: Any) -> lookup.Found:
+        nothing = WireFacts(True, Phase.ANSWERED, None, 200, "", (), b"{}")
+        return lookup.Found(AttemptStatus.VOIDED, "none", nothing)
+
+    patch.setattr(lookup, "_next_page", proof)
+
+
+@mutant
+def a_gateway_needs_no_time_to_settle(patch: Patch) -> None:
+    """What is not charged yet when it is looked up counts as not charged."""
+    patch.setattr(lookup, "SETTLE_SECONDS", 0)
+
+
+@mutant
+def a_store_that_went_back_is_believed(patch: Patch) -> None:
+    """A write failed, and what was decided on it goes on from what was before it."""
+    patch.setattr(journal.Journal, "update", _believing)
+
+
+@mutant
+def what_only_memory_knows_is_gone_on_with(patch: Patch) -> None:
+    """The store could not take the outcome, and the walk sends again all the same."""
+
+    def again(verdict: Verdict) -> Verdict:
+        return verdict
+
+    patch.setattr(attempts, "_not_again", again)
+    patch.setattr(journal.Journal, "update", _believing)
+
+
+async def _believing(
+    self: journal.Journal,
+    session: Session,
+    change: Callable[[Session], Change],
+    replay_headers: frozenset[str],
+) -> Session:
+    """The journal as it was before it compared versions."""
+    while True:
+        wanted = change(session)
+        if not wanted.events:
+            return session
+        after = session
+        for event in wanted.events:
+            after = core.apply(after, event)
+        try:
+            await self._commit(session, after, wanted.keep, replay_headers)
+        except Conflict as conflict:
+            if conflict.current is None:
+                raise StoreUnavailable from None
+            session = conflict.current
+            continue
+        return after
+
+
+def table(killed: Mapping[str, Killed | None]) -> str:
+    """For people: what each was killed by."""
+    lines = []
+    for name, how in killed.items():
+        if how is None:
+            lines.append(f"{name:<52} SURVIVED")
+            continue
+        where = "model" if how.seed is None else f"seed {how.seed}"
+        lines.append(f"{name:<52} {how.invariant:<4} {where:<10} {how.what}")
+    return "\n".join(lines)
