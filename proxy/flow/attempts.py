@@ -13,7 +13,6 @@ concurrent calls (jd/tenacity#93), and most payments never need one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
@@ -42,8 +41,10 @@ from proxy.flow.journal import Change, Journal
 from proxy.flow.walk import Walk
 from proxy.ports import Clock, Dice, Recorder, Send, SendForbidden, StoreUnavailable
 
-# Reasons for which a send was stopped by ourselves before its intent stood.
+# Reasons for which a send was stopped by ourselves before its first byte.
 _OUR_OWN_NO = frozenset({Reason.NOT_ALLOWED, Reason.STORE_UNAVAILABLE})
+# States that come with an answer of the gateway, kept for whoever asks.
+_SETTLED = frozenset({State.COMPLETED, State.DECLINED})
 
 
 class Attempts:
@@ -160,8 +161,8 @@ class Attempts:
         return await self._conclude(walk, ended)
 
     async def _not_begun(self, walk: Walk, facts: WireFacts, ended: ev.AttemptEnded) -> GiveUp:
-        """The intent was not recorded, so this was no attempt: someone cancelled or held the
-        session, the store cannot write, or we are stopping.
+        """Nothing was sent, and nothing will be: someone cancelled or held the session, its time
+        is up, the store cannot write, or we are stopping. An intent that stands is taken back.
         """
         reason = facts.reason or Reason.NOT_ALLOWED
         why = Suppressed.HELD if walk.session.hold else Suppressed.CANCELLED
@@ -169,19 +170,25 @@ class Attempts:
             reason, why = Reason.SHUTDOWN, Suppressed.DRAINING
         elif reason is Reason.STORE_UNAVAILABLE:
             why = Suppressed.STORE_UNAVAILABLE
-            self._take_back(walk, ended)
+        elif self._clock.now_ms() >= walk.session.expires_at:
+            why = Suppressed.DEADLINE
         now = self._clock.now_ms()
         stop = ev.Interrupted(now, reason, Phase.CONNECTING)
 
         def record(session: Session) -> Change:
-            if session.due_to_expire(now):
-                return Change([ev.Expired(now)])
-            # What a person did is on record already.
-            stopped = session.live and reason is not Reason.NOT_ALLOWED
-            return Change([stop] if stopped else [])
+            unsent = _intended(walk, session, ended.number)
+            events: list[ev.Event] = [ended] if unsent else []
+            after = apply(session, ended) if unsent else session
+            if after.due_to_expire(now):
+                events.append(ev.Expired(now))
+            elif after.live and not unsent and reason is not Reason.NOT_ALLOWED:
+                events.append(stop)  # what a person did is on record already
+            return Change(events)
 
-        with contextlib.suppress(StoreUnavailable):
+        try:
             await self._update(walk, record)
+        except StoreUnavailable:
+            self._take_back(walk, ended)
         self._suppressed(walk, why)
         walk.answer = without_answer(walk.session, walk.lane.profile, reason)
         return GiveUp(why)
@@ -190,12 +197,9 @@ class Attempts:
         """A store that said no may have recorded the intent all the same. Then it has to hear that
         nothing was sent, or the session stays in flight for ever.
         """
-        number, at = ended.number, walk.intended_at
 
         def unsent(session: Session) -> Change:
-            mine = (number, AttemptStatus.IN_FLIGHT, at)
-            there = any((a.number, a.status, a.started_at) == mine for a in session.attempts)
-            return Change([ended] if there else [])
+            return Change([ended] if _intended(walk, session, ended.number) else [])
 
         self._save_later(walk, unsent)
 
@@ -257,6 +261,7 @@ class Attempts:
             late = now >= session.expires_at or self._may_not_repeat(walk, session, now)
             if unwanted or late or self.draining:
                 walk.session = session
+                walk.settled_elsewhere = session.state in _SETTLED
                 message = f"{session.state} does not send"
                 raise SendForbidden(message)
             walk.intended_at = now
@@ -267,6 +272,11 @@ class Attempts:
 
         await self._update(walk, begin)
         walk.resumed_by = ev.ResumedBy.TIMER
+        now = self._clock.now_ms()
+        over = self._barrier(walk, walk.session, now) is Suppressed.KEY_WINDOW_OVER
+        if now >= walk.session.expires_at or over:
+            message = "recording the intent took longer than there was time"
+            raise SendForbidden(message)
 
     def _may_not_repeat(self, walk: Walk, session: Session, now_ms: int) -> bool:
         """Whether the wait, or connecting, has taken an unknown outcome past its key's life."""
@@ -288,6 +298,7 @@ class Attempts:
 
         def conclude(session: Session) -> Change:
             nonlocal verdict
+            walk.settled_elsewhere = session.state in _SETTLED
             concluded = after = apply(session, ended)
             verdict = self._verdict(walk, after, ended, jitter)
             if isinstance(verdict, RetryAfter) and (refused := admitted()) is not None:
@@ -301,7 +312,8 @@ class Attempts:
                 events.append(ev.Exhausted(ended.at))
                 after = apply(after, events[-1])
             walk.answer = self._answer(walk, after, verdict)
-            return Change(events, None if after.live else walk.answer, concluded)
+            keep = not (after.live or walk.settled_elsewhere)
+            return Change(events, walk.answer if keep else None, concluded)
 
         try:
             await self._update(walk, conclude)
@@ -419,6 +431,12 @@ def _not_again(verdict: Verdict) -> Verdict:
     """What cannot be recorded is not sent again."""
     again = isinstance(verdict, RetryAfter)
     return GiveUp(Suppressed.STORE_UNAVAILABLE) if again else verdict
+
+
+def _intended(walk: Walk, session: Session, number: int) -> bool:
+    """Whether the walk's intent of that number is on record, without its end."""
+    mine = (number, AttemptStatus.IN_FLIGHT, walk.intended_at)
+    return any((a.number, a.status, a.started_at) == mine for a in session.attempts)
 
 
 def _exhausted(session: Session) -> bool:

@@ -141,9 +141,21 @@ class Intake:
             return await self._bind(arrival, session_id)
         event = ev.Opened(self._clock.now_ms())
         session = apply(self._new(arrival), event)
-        await self._store.claim(session, 0)
+        await self._first(session, 0)
         self._journal.opened(session, event)
         return Opened(session)
+
+    async def _first(self, session: Session, expected_version: int) -> None:
+        """Claim it. Whoever has it already is told as it is on record: what is being written of
+        that one may still fail, and nobody may hear of it before.
+        """
+        try:
+            await self._store.claim(session, expected_version)
+        except (KeyTaken, OrderTaken) as taken:
+            holder = await self._store.get(taken.holder.id)
+            if holder is None or (isinstance(taken, OrderTaken) and not holder.locks_order):
+                raise Conflict(holder) from None
+            raise type(taken)(holder) from None
 
     async def _bind(self, arrival: Arrival, session_id: str) -> Opened | Known | Refused:
         """A request that belongs to a session the backend created before."""
@@ -173,7 +185,7 @@ class Intake:
             max_attempts=arrival.route.retry.max_attempts,
         )
         session = apply(stored, bound)
-        await self._store.claim(session, stored.version)
+        await self._first(session, stored.version)
         return Opened(session)
 
     def _known(self, session: Session, arrival: Arrival) -> Known:

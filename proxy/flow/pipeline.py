@@ -20,7 +20,7 @@ from proxy.core.refusals import Refusal
 from proxy.core.retrying import repeat_barrier
 from proxy.core.session import Session, apply
 from proxy.core.states import Outcome
-from proxy.core.wire import Answer, AnswerSource, InboundRequest
+from proxy.core.wire import Answer, InboundRequest
 from proxy.flow.answer import refusal_for, replayed, unpack, without_answer
 from proxy.flow.attempts import Attempts
 from proxy.flow.held import HeldRequests
@@ -193,9 +193,7 @@ class Pipeline:
             if not admission.may_send_first():
                 return await self._attempts.never_sent(walk, Reason.BREAKER_OPEN)
             answer = await self._attempts.run(walk)
-        found_meanwhile = answer.source is AnswerSource.HOLDFAST and not walk.session.live
-        if found_meanwhile and walk.session.outcome is Outcome.CHARGED:
-            # A look-up settled it while this walk was waiting to send.
+        if walk.settled_elsewhere:  # everyone hears the same of a payment, this walk too
             return await self._replay(walk.lane, walk.session)
         return answer
 

@@ -69,6 +69,10 @@ class Reconcile:
                 # Asked before its time (a repeat, a person): that is not one of its looks.
                 early = current.next_at is not None and now < current.next_at
                 return Change([] if early else [ev.LookedUp(now, next_lookup_at(current, now))])
+            overtaken = current.last_send_at != session.last_send_at
+            if overtaken and found.status is not AttemptStatus.SUCCEEDED:
+                # Sent again while we asked: of that send the gateway's word says nothing yet.
+                return Change()
             return self._settled(lane, current, found, now)
 
         return await self._journal.update(session, settle, lane.profile.replay_headers)

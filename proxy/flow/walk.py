@@ -66,6 +66,8 @@ class Walk:
     resumed_by: ResumedBy = ResumedBy.TIMER
     # How many attempts this walk may bring the session to.
     limit: int = 0
+    # Evidence from elsewhere settled the session before the walk's own answer did.
+    settled_elsewhere: bool = False
     facts: WireFacts | None = None
     result: AttemptResult | None = None
     answer: Answer | None = None

@@ -168,18 +168,6 @@ class History:
     bugs: list[str] = field(default_factory=list)
 
 
-# Told to start anew, although the gateway waits for the payer.
-ACCEPTED = "the payment was accepted"
-# Whoever asked had not known of the last send.
-OVERTAKEN = "the look-up had begun before it"
-# It was about to be written.
-GONE = "the answer is gone"
-# The session knew, and whoever asked was told the opposite.
-KNOWN_CHARGED = "the session itself is charged"
-# Decided in time, but too late when it was durable and the bytes left.
-SLOW_INTENT = "its intent was durable only after the time it was for"
-
-
 def judge(history: History) -> list[Violation]:
     """Every violation, the worst first."""
     rules = (
@@ -204,7 +192,7 @@ def _proved_too_soon(history: History) -> Iterator[Violation]:
     for proof in history.proofs:
         if proof.after_send < SETTLE_SECONDS:
             what = f"{proof.session} is closed by a look-up {proof.after_send:.0f} s after its last"
-            how = f"; {OVERTAKEN}" if proof.asked < 0 else ""
+            how = "; the look-up had begun before it" if proof.asked < 0 else ""
             yield Violation("I6", f"{what} send{how}")
 
 
@@ -224,8 +212,9 @@ def _on_the_wire(history: History) -> Iterator[Violation]:
             yield Violation("I3", f"{name}: not closed as uncharged: {', '.join(sent.others)}")
         if sent.unsettled and sent.at >= sent.repeatable_until:
             late = f"repeated {sent.at - sent.repeatable_until:.2f} s after that was safe"
-            slow = sent.decided < sent.repeatable_until
-            yield Violation("I11", f"{name}: {SLOW_INTENT if slow else late}")
+            slow = "; it had been in time when it was decided"
+            in_time = sent.decided < sent.repeatable_until
+            yield Violation("I11", f"{name}: {late}{slow if in_time else ''}")
         if sent.rivals:
             yield Violation("I13", f"{name}: the order is locked by {', '.join(sent.rivals)}")
 
@@ -371,10 +360,10 @@ def _true(history: History) -> Iterator[Violation]:
         if told.outcome is Outcome.NOT_CHARGED:
             wrong = [c for c in its if told.over or sent_at[c.send] < told.at]
             if wrong:
-                truth = f"the ledger has a charge of {wrong[0].at:.2f}"
-                yield Violation("I6", f"{name}, and {KNOWN_CHARGED if told.known else truth}")
+                who = "the session itself knows" if told.known else "the ledger has"
+                yield Violation("I6", f"{name}, and {who} a charge of {wrong[0].at:.2f}")
         if told.over and told.accepted:
-            yield Violation("I6", f"{name}, over, and {ACCEPTED}")
+            yield Violation("I6", f"{name}, over, and the payment was accepted")
         if not told.recorded:
             yield Violation("I16", f"{name}, and the disk does not say so")
 
@@ -395,7 +384,7 @@ def _same_answer(history: History) -> Iterator[Violation]:
             yield Violation("I7", f"{what} {before.status} at {before.at:.2f}")
         if told.session in gone:
             was = gone[told.session]
-            what = f"{was.who} was told at {was.at:.2f} that {GONE}"
+            what = f"{was.who} was told at {was.at:.2f} that the answer is gone"
             yield Violation("I7", f"{what}, {told.who} gets it at {told.at:.2f}")
 
 

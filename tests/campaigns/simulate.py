@@ -10,27 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from tests.campaigns.checker import (
-    ACCEPTED,
-    GONE,
-    KNOWN_CHARGED,
-    OVERTAKEN,
-    SLOW_INTENT,
-    Violation,
-    judge,
-)
+from tests.campaigns.checker import Violation, judge
 from tests.campaigns.sim.loop import Stuck
 from tests.campaigns.sim.plan import Plan, plan_of
 from tests.campaigns.sim.world import World
-
-# Violations that are known, by a part of their text, and the test that fails until they are gone.
-KNOWN = {
-    OVERTAKEN: "test_findings.py::test_a_look_up_proves_nothing_about_a_later_send",
-    ACCEPTED: "test_findings.py::test_an_acceptance_found_meanwhile_is_told",
-    KNOWN_CHARGED: "test_findings.py::test_a_charge_that_is_known_is_told",
-    GONE: "test_findings.py::test_nobody_hears_what_is_not_written_yet",
-    SLOW_INTENT: "test_findings.py::test_an_intent_that_took_too_long_is_not_used",
-}
 
 
 def play(plan: Plan, say: Callable[[str], None] | None = None) -> list[Violation]:
@@ -43,17 +26,10 @@ def play(plan: Plan, say: Callable[[str], None] | None = None) -> list[Violation
     return judge(history)
 
 
-def unexpected(violations: Iterable[Violation]) -> list[Violation]:
-    """The violations of a run; none if a known one is among them, for others may come of it."""
-    found = list(violations)
-    known = any(text in violation.what for violation in found for text in KNOWN)
-    return [] if known else found
-
-
 def simulate(
     seeds: Iterable[int], say: Callable[[str], None] = lambda _: None
 ) -> dict[int, list[Violation]]:
-    """Play seeds; those in which something was violated, known or not."""
+    """Play seeds; those in which something was violated."""
     found: dict[int, list[Violation]] = {}
     begun = time.process_time()
     for count, seed in enumerate(seeds, start=1):
