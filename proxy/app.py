@@ -167,7 +167,7 @@ class Holdfast:
             port = await listeners.open_app(admin.app(), where.host, where.port)
         doors = Doors(api, Address(where.host, port), opened)
         self._metrics.ready.set(1)
-        self._metrics.build_info.labels(__version__).set(1)
+        self._metrics.build_info.set(1, __version__)
         self._log.info(
             "ready",
             version=__version__,
@@ -205,8 +205,8 @@ class Holdfast:
         self._metrics.ready.set(self._unready() is None)
         now = self._clock.monotonic()
         for name, lane in self._lanes.items():
-            self._metrics.breaker_state.labels(name).set(lane.admission.breaker.state)
-            self._metrics.budget_remaining.labels(name).set(lane.admission.budget.left(now))
+            self._metrics.breaker_state.set(lane.admission.breaker.state, name)
+            self._metrics.budget_remaining.set(lane.admission.budget.left(now), name)
 
 
 @contextmanager

@@ -4,20 +4,17 @@ explains each to SREs).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections import Counter as Count
+from collections.abc import Collection, Iterable, Iterator
 
-import prometheus_client
-from prometheus_client import (
-    CollectorRegistry,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-)
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.core import CollectorRegistry
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from proxy.core.session import Session
 from proxy.core.states import LIVE, Outcome
+from proxy.telemetry.families import Counter, Gauge, Histogram
 
 # Payments take between some milliseconds (a replay) and the total deadline.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
@@ -25,128 +22,109 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
 _OWN_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
 
 
-class Metrics:
+class Metrics(Collector):
     """The metrics of one Holdfast, in a registry of their own."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series nobody reads
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
         self._shown: set[str] = set()  # every gateway a gauge was ever set for
         gateway, route = "gateway", "route"
         self.sessions_active = Gauge(
             "holdfast_sessions_active",
             "Sessions that can still go on, by state.",
             (gateway, "state"),
-            registry=registry,
         )
-        self.sessions = prometheus_client.Counter(
+        self.sessions = Counter(
             "holdfast_sessions",
             "Sessions that came to an end, or to an answer, by state and outcome.",
             (gateway, route, "state", "outcome"),
-            registry=registry,
         )
-        self.interruptions = prometheus_client.Counter(
+        self.interruptions = Counter(
             "holdfast_interruptions",
             "Stops without a definite answer, by reason and by how far the send had come.",
             (gateway, route, "reason", "phase"),
-            registry=registry,
         )
-        self.attempts = prometheus_client.Counter(
+        self.attempts = Counter(
             "holdfast_attempts",
             "Sends to the gateway, by what they came to.",
             (gateway, route, "result"),
-            registry=registry,
         )
-        self.retries = prometheus_client.Counter(
+        self.retries = Counter(
             "holdfast_retries",
             "Repeats that were scheduled, by what made them necessary.",
             (gateway, route, "reason"),
-            registry=registry,
         )
-        self.retries_suppressed = prometheus_client.Counter(
+        self.retries_suppressed = Counter(
             "holdfast_retries_suppressed",
             "Failed attempts that were not repeated, by why not.",
             (gateway, route, "reason"),
-            registry=registry,
         )
-        self.sessions_recovered = prometheus_client.Counter(
+        self.sessions_recovered = Counter(
             "holdfast_sessions_recovered",
             "Payments that succeeded after at least one interruption.",
             (gateway, route),
-            registry=registry,
         )
-        self.duplicates = prometheus_client.Counter(
+        self.duplicates = Counter(
             "holdfast_duplicates",
             "Requests for a payment that was already known, by what they got.",
             (gateway, route, "verdict"),
-            registry=registry,
         )
-        self.refusals = prometheus_client.Counter(
+        self.refusals = Counter(
             "holdfast_refusals",
             "Requests refused before a session was touched, by problem code.",
             (gateway, "code"),
-            registry=registry,
         )
         self.unknown_outcomes = Gauge(
             "holdfast_unknown_outcomes",
             "Payments nobody is working on of which it is not known whether they were charged.",
             (gateway,),
-            registry=registry,
         )
         self.unknown_oldest = Gauge(
             "holdfast_unknown_outcome_oldest_seconds",
             "Age of the oldest unknown outcome; 0 when there is none.",
             (gateway,),
-            registry=registry,
         )
         self.attempt_seconds = Histogram(
             "holdfast_attempt_seconds",
             "One send, the gateway's time included.",
             (gateway, route),
-            buckets=_SECONDS,
-            registry=registry,
+            _SECONDS,
         )
         self.session_seconds = Histogram(
             "holdfast_session_seconds",
             "From a request's arrival to its answer, retries and waits included.",
             (gateway, route),
-            buckets=_SECONDS,
-            registry=registry,
+            _SECONDS,
         )
         self.overhead_seconds = Histogram(
             "holdfast_overhead_seconds",
             "Time spent in Holdfast itself: neither at the gateway nor waiting to retry.",
             (gateway, route),
-            buckets=_OWN_SECONDS,
-            registry=registry,
+            _OWN_SECONDS,
         )
         self.store_seconds = Histogram(
             "holdfast_store_seconds",
             "Store operations, waiting for the disk included.",
             ("operation",),
-            buckets=_OWN_SECONDS,
-            registry=registry,
+            _OWN_SECONDS,
         )
         self.breaker_state = Gauge(
             "holdfast_breaker_state",
             "Circuit breaker: 0 closed (normal), 1 half-open (probing), 2 open (refusing).",
             (gateway,),
-            registry=registry,
         )
         self.budget_remaining = Gauge(
             "holdfast_retry_budget_remaining",
             "Retries the budget would allow right now.",
             (gateway,),
-            registry=registry,
         )
-        self.ready = Gauge(
-            "holdfast_ready", "1 while payments are taken, else 0.", registry=registry
-        )
+        self.ready = Gauge("holdfast_ready", "1 while payments are taken, else 0.")
+        self.ready.set(0)
         self.build_info = Gauge(
             "holdfast_build_info",
             "Always 1; the version is the label.",
             ("version",),
-            registry=registry,
         )
 
     def show_sessions(
@@ -161,8 +139,8 @@ class Metrics:
 
         `walked`: the ids of those that a request is being brought forward for right now.
         """
-        active: Counter[tuple[str, str]] = Counter()
-        unknown: Counter[str] = Counter()
+        active: Count[tuple[str, str]] = Count()
+        unknown: Count[str] = Count()
         oldest: dict[str, int] = {}
         for session in sessions:
             gateway = session.gateway or "none"
@@ -177,11 +155,18 @@ class Metrics:
         self._shown |= {"none", *gateways, *unknown, *(name for name, _ in active)}
         for gateway in self._shown:
             for state in LIVE:
-                self.sessions_active.labels(gateway, state).set(active[gateway, state])
-            self.unknown_outcomes.labels(gateway).set(unknown[gateway])
+                self.sessions_active.set(active[gateway, state], gateway, state)
+            self.unknown_outcomes.set(unknown[gateway], gateway)
             age = (now_ms - oldest.get(gateway, now_ms)) / 1000
-            self.unknown_oldest.labels(gateway).set(age)
+            self.unknown_oldest.set(age, gateway)
 
-    def all(self) -> list[MetricWrapperBase]:
-        """Every metric, for the tests that hold docs and dashboards to them."""
-        return [value for value in vars(self).values() if isinstance(value, MetricWrapperBase)]
+    def all(self) -> list[Counter | Gauge | Histogram]:
+        """Every metric, in the order they are shown."""
+        kinds = (Counter, Gauge, Histogram)
+        return [value for value in vars(self).values() if isinstance(value, kinds)]
+
+    @override
+    def collect(self) -> Iterator[Family]:
+        """What the registry asks for when it is read."""
+        for metric in self.all():
+            yield metric.family()

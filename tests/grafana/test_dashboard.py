@@ -77,8 +77,7 @@ def declared() -> dict[str, str]:
     """Every metric Holdfast has, by the name of its series, and its type."""
     return {
         family.name + ("_total" if family.type == "counter" else ""): family.type
-        for metric in Metrics().all()
-        for family in metric.describe()
+        for family in Metrics().collect()
     }
 
 
@@ -191,9 +190,9 @@ def test_variables_are_the_ones_people_expect() -> None:
 def test_queries_keep_to_the_chosen_part(target: Target) -> None:
     """Every metric is narrowed to the chosen jobs, instances, and where it can be, gateways."""
     labels = {
-        family.name: set(metric._labelnames)
+        family.name: set(metric.labels)
         for metric in Metrics().all()
-        for family in metric.describe()
+        for family in [metric.family()]
     }
     for name, given in selectors(target.expr):
         family = re.sub(r"_(bucket|count|sum|total)$", "", name)

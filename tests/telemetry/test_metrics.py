@@ -65,10 +65,10 @@ def test_names_types_and_labels_are_the_contract() -> None:
     seen = {
         family.name + ("_total" if family.type == "counter" else ""): (
             family.type,
-            tuple(metric._labelnames),
+            tuple(metric.labels),
         )
         for metric in Metrics().all()
-        for family in metric.describe()
+        for family in [metric.family()]
     }
     assert seen == CONTRACT
 

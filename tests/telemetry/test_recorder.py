@@ -276,7 +276,7 @@ def test_ends_begin_at_zero() -> None:
     outlet.hears(OPENED)
     shown = {
         tuple(sample.labels.values()): sample.value
-        for sample in next(iter(outlet.metrics.sessions.collect())).samples
+        for sample in outlet.metrics.sessions.family().samples
     }
     assert shown == {
         (*STRIPE, "COMPLETED", "charged"): 0,
@@ -343,7 +343,7 @@ def test_only_interrupted_walks_leave_an_exemplar(case: str | None) -> None:
     outlet.recorder.note(ev.WalkEnded(*STRIPE, case, 0.5, 0.002))
     named = [
         sample.exemplar.labels
-        for sample in next(iter(outlet.metrics.session_seconds.collect())).samples
+        for sample in outlet.metrics.session_seconds.family().samples
         if sample.exemplar is not None
     ]
     assert named == ([] if case is None else [{"session_id": "ps_1"}])
