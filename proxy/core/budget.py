@@ -22,11 +22,17 @@ class RetryBudget:
     policy: BudgetPolicy
     tokens: float
     _refilled_at: float
+    _free: float  # up to here it refills with time
+    _most: float
 
     @classmethod
     def full(cls, policy: BudgetPolicy, now: float) -> RetryBudget:
         """A budget nobody has drawn on yet."""
-        return cls(policy, policy.min_per_second * policy.window, now)
+        free = policy.min_per_second * policy.window
+        # Enough for a window of a busy gateway, so that a burst of failures can be answered; a
+        # ratio alone would let the bucket grow for ever in quiet hours.
+        most = max(policy.min_per_second, 1.0) * policy.window * 10
+        return cls(policy, free, now, free, most)
 
     def deposit(self, now: float) -> None:
         """Account for a first attempt."""
@@ -46,15 +52,8 @@ class RetryBudget:
         self._refill(now)
         return self.tokens
 
-    @property
-    def _most(self) -> float:
-        # Enough for a window of a busy gateway, so that a burst of failures can be answered; a
-        # ratio alone would let the bucket grow for ever in quiet hours.
-        return max(self.policy.min_per_second, 1.0) * self.policy.window * 10
-
     def _refill(self, now: float) -> None:
-        floor = self.policy.min_per_second * self.policy.window
-        if self.tokens < floor:
+        if self.tokens < self._free:
             gained = (now - self._refilled_at) * self.policy.min_per_second
-            self.tokens = min(floor, self.tokens + gained)
+            self.tokens = min(self._free, self.tokens + gained)
         self._refilled_at = now

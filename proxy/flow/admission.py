@@ -61,6 +61,7 @@ class Admission:
         self._clock = clock
         self.breaker = Breaker(breaker)
         self.budget = RetryBudget.full(budget, clock.monotonic())
+        self._ticket = Ticket(self)  # they are all alike
         self._in_flight = 0
         self._queue: deque[asyncio.Future[None]] = deque()
 
@@ -68,7 +69,7 @@ class Admission:
         """A place for a payment, or why there is none."""
         if self._in_flight < self._concurrency.max_in_flight:
             self._in_flight += 1
-            return Ticket(self)
+            return self._ticket
         if len(self._queue) >= self._concurrency.max_queue:
             return Reason.QUEUE_FULL
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -78,7 +79,7 @@ class Admission:
                 await place
         except TimeoutError:
             if place.done() and not place.cancelled():  # given in the very turn the time was up
-                return Ticket(self)
+                return self._ticket
             return Reason.QUEUE_TIMEOUT
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
@@ -87,7 +88,7 @@ class Admission:
         finally:
             if place in self._queue:
                 self._queue.remove(place)
-        return Ticket(self)
+        return self._ticket
 
     def leave(self) -> None:
         """Hand the place to the next in the queue, or free it."""
@@ -124,10 +125,10 @@ class Admission:
     def record(self, result: AttemptResult, generation: int) -> None:
         """Tell the breaker how a send ended. `generation` is the breaker's when it was allowed."""
         failed: bool | None = None
-        if result.status in _FAILURES and result.reason not in _NOT_THE_GATEWAYS:
-            failed = True
-        elif result.status in _SUCCESSES:
+        if result.status in _SUCCESSES:
             failed = False
+        elif result.status in _FAILURES and result.reason not in _NOT_THE_GATEWAYS:
+            failed = True
         self.breaker.record(generation, self._clock.monotonic(), failed=failed)
 
     def retry_after_ms(self) -> int:
