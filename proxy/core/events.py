@@ -4,8 +4,8 @@ metrics, logs and the operator's view subscribe to them. Times are epoch millise
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from proxy.core.reasons import Reason
 from proxy.core.results import AttemptResult
@@ -13,15 +13,13 @@ from proxy.core.states import AttemptStatus
 from proxy.core.wire import Phase
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """A session began: a request arrived, or a backend created it ahead of its request."""
 
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """The request of a session that was created ahead arrived."""
 
     at: int
@@ -37,8 +35,7 @@ class Bound:
     max_attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptStarted:
+class AttemptStarted(NamedTuple):
     """T1, the intent: durable before the first byte leaves."""
 
     at: int
@@ -46,8 +43,7 @@ class AttemptStarted:
     endpoint: str
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnded:
+class AttemptEnded(NamedTuple):
     """T2, the outcome: durable before the client is answered.
 
     `started_at` is set for a send that ended before its intent was recorded: it proves NOT_SENT.
@@ -63,8 +59,7 @@ class AttemptEnded:
     started_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class RetryScheduled:
+class RetryScheduled(NamedTuple):
     """Another send is due after a delay."""
 
     at: int
@@ -73,8 +68,7 @@ class RetryScheduled:
     because: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupted:
+class Interrupted(NamedTuple):
     """The walk stopped without a definite answer, outside of an attempt."""
 
     at: int
@@ -94,39 +88,34 @@ class ResumedBy(StrEnum):
     RECONCILER = "reconciler"
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumed(NamedTuple):
     """An interrupted session goes on, by sending or by asking the gateway."""
 
     at: int
     by: ResumedBy
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
+class CancelRequested(NamedTuple):
     """Someone wants it cancelled while a charge cannot be excluded: no further sends."""
 
     at: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(NamedTuple):
     """Cancelled, and provably nothing charged."""
 
     at: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
+class Expired(NamedTuple):
     """The deadline passed, and provably nothing charged."""
 
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Exhausted:
+class Exhausted(NamedTuple):
     """No further send will be made; the outcome stays what is proved."""
 
     at: int
@@ -139,8 +128,7 @@ class EvidenceSource(StrEnum):
     PERSON = "person"
 
 
-@dataclass(frozen=True, slots=True)
-class EvidenceFound:
+class EvidenceFound(NamedTuple):
     """The truth came by another way than an answer to a send.
 
     `status` is SUCCEEDED, ACCEPTED, DECLINED or VOIDED. It settles every attempt whose outcome is
@@ -153,23 +141,20 @@ class EvidenceFound:
     reference: str
 
 
-@dataclass(frozen=True, slots=True)
-class LookedUp:
+class LookedUp(NamedTuple):
     """A look-up was inconclusive; the next is due at `next_at`."""
 
     at: int
     next_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReviewNeeded:
+class ReviewNeeded(NamedTuple):
     """Nothing Holdfast can do will settle it: a person, a webhook or the client must."""
 
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessRestarted:
+class ProcessRestarted(NamedTuple):
     """The process that owned the open attempts is gone; what they came to is unknown."""
 
     at: int
@@ -198,8 +183,7 @@ Event = (
 # -----------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RetrySuppressed:
+class RetrySuppressed(NamedTuple):
     """A failed attempt was not repeated, and why."""
 
     gateway: str
@@ -207,8 +191,7 @@ class RetrySuppressed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DuplicateSeen:
+class DuplicateSeen(NamedTuple):
     """A request was a duplicate of a known session, and what came of it."""
 
     gateway: str
@@ -216,16 +199,14 @@ class DuplicateSeen:
     verdict: str
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRefused:
+class RequestRefused(NamedTuple):
     """A request was refused before a session was touched."""
 
     gateway: str
     code: str
 
 
-@dataclass(frozen=True, slots=True)
-class WalkEnded:
+class WalkEnded(NamedTuple):
     """A request was answered: how long it took, and how much of that was Holdfast's own time.
 
     `session_id` names the session if it was interrupted, so that a slow bucket leads to a case.
@@ -238,8 +219,7 @@ class WalkEnded:
     overhead_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptTimed:
+class AttemptTimed(NamedTuple):
     """How long one send took, gateway included."""
 
     gateway: str
@@ -247,8 +227,7 @@ class AttemptTimed:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class StoreTimed:
+class StoreTimed(NamedTuple):
     """How long a store operation took, waiting included."""
 
     operation: str

@@ -4,8 +4,8 @@ read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from proxy.core.reasons import Reason
 from proxy.core.states import AttemptStatus
@@ -19,8 +19,7 @@ class Repeat(StrEnum):
     YES = "yes"  # nothing was executed (or the gateway asks for the repeat)
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptResult:
+class AttemptResult(NamedTuple):
     """The classified outcome of a send.
 
     `reason` is None when the attempt settled the payment. `retry_after_seconds` is what the gateway

@@ -7,6 +7,7 @@ The rule is a function of what the gateway can have seen and of what it promises
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.core.policy import RetryPolicy
 from proxy.core.profile import GatewayClass
@@ -23,16 +24,14 @@ class Settled:
     """The last answer stands; there is nothing to retry."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetryAfter:
+class RetryAfter(NamedTuple):
     """Send the same bytes under the same key again, after `delay_seconds`."""
 
     delay_seconds: float
     because: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(NamedTuple):
     """Stop sending; the session keeps whatever outcome is proved."""
 
     why: Suppressed
@@ -41,8 +40,7 @@ class GiveUp:
 Verdict = Settled | RetryAfter | GiveUp
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(NamedTuple):
     """What `decide` needs to know of a session, right after an attempt ended."""
 
     outcome: Outcome

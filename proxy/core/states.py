@@ -190,15 +190,15 @@ def outcome_of(attempts: Iterable[tuple[int, AttemptStatus]]) -> Outcome:
     An answer settles the sends before its own. What is in flight, or was sent after that answer and
     lost, stands for itself.
     """
-    doubtful: set[int] = set()
+    doubtful: set[int] | None = None  # hardly ever needed
     in_flight = False
     for generation, status in attempts:
         if status is AttemptStatus.SUCCEEDED:
             return Outcome.CHARGED
-        if status in SPEAKS_FOR_THE_KEY:
+        if status is AttemptStatus.UNKNOWN:
+            doubtful = {generation, *(doubtful or ())}
+        elif doubtful and status in SPEAKS_FOR_THE_KEY:
             doubtful.discard(generation)
-        elif status is AttemptStatus.UNKNOWN:
-            doubtful.add(generation)
         elif status is AttemptStatus.IN_FLIGHT:
             in_flight = True
     return Outcome.UNKNOWN if in_flight or doubtful else Outcome.NOT_CHARGED

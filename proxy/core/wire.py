@@ -9,7 +9,6 @@ out as the same bytes whatever their encoding.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -68,8 +67,7 @@ def header(headers: Headers, name: str) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class WireFacts:
+class WireFacts(NamedTuple):
     """What one send came to, as seen on the wire and nothing else.
 
     `sent` False is a proof: no byte of the request left this process. `reason` is None exactly when
@@ -83,7 +81,7 @@ class WireFacts:
     status_text: str = ""
     headers: Headers = ()
     body: bytes = b""
-    stream: AsyncIterator[bytes] | None = field(default=None, compare=False)
+    stream: AsyncIterator[bytes] | None = None
 
 
 class AnswerSource(StrEnum):
@@ -93,8 +91,7 @@ class AnswerSource(StrEnum):
     HOLDFAST = "holdfast"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What the backend hears."""
 
     status: int
@@ -102,7 +99,7 @@ class Answer:
     headers: Headers
     body: bytes = b""
     source: AnswerSource = AnswerSource.GATEWAY
-    stream: AsyncIterator[bytes] | None = field(default=None, compare=False)
+    stream: AsyncIterator[bytes] | None = None
 
 
 async def close_stream(stream: AsyncIterator[bytes] | None) -> None:

@@ -4,8 +4,6 @@ known.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from proxy.core.http_rules import answer_headers
 from proxy.core.problems import problem, session_headers
 from proxy.core.profile import GatewayProfile
@@ -89,12 +87,12 @@ def refusal_for(session: Session, reason: Reason) -> Refusal:
 def replayed(answer: Answer) -> Answer:
     """The same answer again, marked."""
     kept = tuple(pair for pair in answer.headers if pair[0].lower() != REPLAYED_HEADER.lower())
-    return replace(answer, headers=(*kept, (REPLAYED_HEADER, "true")))
+    return answer._replace(headers=(*kept, (REPLAYED_HEADER, "true")))
 
 
 def not_recorded_yet(answer: Answer) -> Answer:
     """The true answer, marked: the store could not take it, so the session still says unknown."""
-    return replace(answer, headers=(*answer.headers, (DURABILITY_HEADER, "pending")))
+    return answer._replace(headers=(*answer.headers, (DURABILITY_HEADER, "pending")))
 
 
 def pack(answer: Answer, replay_headers: frozenset[str]) -> bytes:

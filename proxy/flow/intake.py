@@ -6,7 +6,6 @@ payment, everyone else is told who has it. Nothing is sent on a claim alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.core import events as ev
@@ -29,23 +28,20 @@ from proxy.flow.walk import Lane, Walks
 from proxy.ports import Clock, Conflict, Dice, KeyTaken, OrderTaken, Secrets, SessionStore
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """A new payment: the session is claimed, and the caller brings it forward."""
 
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A duplicate: the session it is of, and what it gets."""
 
     session: Session
     verdict: Duplicate
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """The request contradicts what is known."""
 
     refusal: Refusal

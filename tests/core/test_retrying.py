@@ -44,7 +44,7 @@ UNKNOWN = Situation(
     barrier=None,
     remaining_seconds=30.0,
 )
-NOT_CHARGED = replace(UNKNOWN, outcome=Outcome.NOT_CHARGED)
+NOT_CHARGED = UNKNOWN._replace(outcome=Outcome.NOT_CHARGED)
 UNSAFE = Suppressed.UNSAFE_TO_REPEAT
 
 
@@ -56,40 +56,40 @@ UNSAFE = Suppressed.UNSAFE_TO_REPEAT
         (REFUSED, NOT_CHARGED, RetryAfter(0.1, Reason.CONNECTION_REFUSED)),
         (THROTTLED, NOT_CHARGED, RetryAfter(0.1, Reason.RATE_LIMITED)),
         # What was provably not executed is repeated at any gateway.
-        (REFUSED, replace(NOT_CHARGED, barrier=UNSAFE), RetryAfter(0.1, Reason.CONNECTION_REFUSED)),
-        (THROTTLED, replace(NOT_CHARGED, barrier=UNSAFE), RetryAfter(0.1, Reason.RATE_LIMITED)),
+        (REFUSED, NOT_CHARGED._replace(barrier=UNSAFE), RetryAfter(0.1, Reason.CONNECTION_REFUSED)),
+        (THROTTLED, NOT_CHARGED._replace(barrier=UNSAFE), RetryAfter(0.1, Reason.RATE_LIMITED)),
         # Not so when an earlier send is still open.
-        (REFUSED, replace(UNKNOWN, barrier=UNSAFE), GiveUp(UNSAFE)),
-        (THROTTLED, replace(UNKNOWN, barrier=UNSAFE), GiveUp(UNSAFE)),
-        (LOST, replace(UNKNOWN, barrier=UNSAFE), GiveUp(UNSAFE)),
+        (REFUSED, UNKNOWN._replace(barrier=UNSAFE), GiveUp(UNSAFE)),
+        (THROTTLED, UNKNOWN._replace(barrier=UNSAFE), GiveUp(UNSAFE)),
+        (LOST, UNKNOWN._replace(barrier=UNSAFE), GiveUp(UNSAFE)),
         (
             LOST,
-            replace(UNKNOWN, barrier=Suppressed.KEY_WINDOW_OVER),
+            UNKNOWN._replace(barrier=Suppressed.KEY_WINDOW_OVER),
             GiveUp(Suppressed.KEY_WINDOW_OVER),
         ),
         # A person's wish comes before everything else.
-        (LOST, replace(UNKNOWN, cancel_requested=True), GiveUp(Suppressed.CANCELLED)),
-        (REFUSED, replace(NOT_CHARGED, cancel_requested=True), GiveUp(Suppressed.CANCELLED)),
-        (LOST, replace(UNKNOWN, hold=True), GiveUp(Suppressed.HELD)),
-        (NEVER, replace(UNKNOWN, cancel_requested=True, hold=True), GiveUp(Suppressed.CANCELLED)),
+        (LOST, UNKNOWN._replace(cancel_requested=True), GiveUp(Suppressed.CANCELLED)),
+        (REFUSED, NOT_CHARGED._replace(cancel_requested=True), GiveUp(Suppressed.CANCELLED)),
+        (LOST, UNKNOWN._replace(hold=True), GiveUp(Suppressed.HELD)),
+        (NEVER, UNKNOWN._replace(cancel_requested=True, hold=True), GiveUp(Suppressed.CANCELLED)),
         # The gateway says that it will not change.
         (NEVER, UNKNOWN, GiveUp(Suppressed.GATEWAY_SAYS_NO)),
         # Spent.
-        (LOST, replace(UNKNOWN, attempts=3), GiveUp(Suppressed.ATTEMPTS_SPENT)),
-        (LOST, replace(UNKNOWN, attempts=4), GiveUp(Suppressed.ATTEMPTS_SPENT)),
-        (LOST, replace(UNKNOWN, attempts=1, limit=1), GiveUp(Suppressed.ATTEMPTS_SPENT)),
+        (LOST, UNKNOWN._replace(attempts=3), GiveUp(Suppressed.ATTEMPTS_SPENT)),
+        (LOST, UNKNOWN._replace(attempts=4), GiveUp(Suppressed.ATTEMPTS_SPENT)),
+        (LOST, UNKNOWN._replace(attempts=1, limit=1), GiveUp(Suppressed.ATTEMPTS_SPENT)),
         # The deadline must leave time for the delay, and for something after it.
-        (LOST, replace(UNKNOWN, remaining_seconds=0.1), GiveUp(Suppressed.DEADLINE)),
-        (LOST, replace(UNKNOWN, remaining_seconds=-1.0), GiveUp(Suppressed.DEADLINE)),
+        (LOST, UNKNOWN._replace(remaining_seconds=0.1), GiveUp(Suppressed.DEADLINE)),
+        (LOST, UNKNOWN._replace(remaining_seconds=-1.0), GiveUp(Suppressed.DEADLINE)),
         (
             LOST,
-            replace(UNKNOWN, remaining_seconds=0.11),
+            UNKNOWN._replace(remaining_seconds=0.11),
             RetryAfter(0.1, Reason.CONNECTION_LOST),
         ),
         # Settled: whatever else holds, there is nothing to repeat.
-        (PAID, replace(UNKNOWN, outcome=Outcome.CHARGED), Settled()),
+        (PAID, UNKNOWN._replace(outcome=Outcome.CHARGED), Settled()),
         (REJECTED, NOT_CHARGED, Settled()),
-        (REJECTED, replace(NOT_CHARGED, cancel_requested=True), Settled()),
+        (REJECTED, NOT_CHARGED._replace(cancel_requested=True), Settled()),
         # The bytes are refused, but an earlier send of them is still open.
         (REJECTED, UNKNOWN, GiveUp(Suppressed.GATEWAY_SAYS_NO)),
     ],
@@ -140,14 +140,14 @@ def test_retry_after_is_a_floor_and_capped(
 ) -> None:
     """The gateway may ask for more patience than the backoff has, but cannot park a payment."""
     policy = replace(POLICY, respect_retry_after=respect)
-    result = replace(THROTTLED, retry_after_seconds=asked)
+    result = THROTTLED._replace(retry_after_seconds=asked)
     assert delay_seconds(policy, result, 1, 0.5) == pytest.approx(seconds)
 
 
 def test_what_the_gateway_asks_for_counts_against_the_deadline() -> None:
     """Two seconds asked for, one left: given up at once instead of after waiting."""
-    result = replace(THROTTLED, retry_after_seconds=2.0)
-    situation = replace(NOT_CHARGED, remaining_seconds=1.0)
+    result = THROTTLED._replace(retry_after_seconds=2.0)
+    situation = NOT_CHARGED._replace(remaining_seconds=1.0)
     assert decide(POLICY, result, situation, 0.5) == GiveUp(Suppressed.DEADLINE)
 
 

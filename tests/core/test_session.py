@@ -303,29 +303,31 @@ SESSIONS = {
     ),
 }
 LIVE_ONLY = set(LIVE)
-ALLOWED_IN = {
-    begun(2): {State.INITIATED, State.RESUMED},
-    BY_PERSON: {State.INTERRUPTED},
-    CANCELLED: LIVE_ONLY,
-    EXPIRED: LIVE_ONLY,
-    EXHAUSTED: {State.INTERRUPTED, State.RESUMED},
-    LOOKED_UP: set(State),
-    HELD: set(State),
-    RESTARTED: set(State),
-    found(SUCCEEDED): set(State),
-    found(DECLINED): set(State),
-    ended(SUCCEEDED): set(State),
-    CANCEL_WANTED: set(State),
-}
+ALLOWED_IN: list[tuple[ev.Event, set[State]]] = [
+    (begun(2), {State.INITIATED, State.RESUMED}),
+    (BY_PERSON, {State.INTERRUPTED}),
+    (CANCELLED, LIVE_ONLY),
+    (EXPIRED, LIVE_ONLY),
+    (EXHAUSTED, {State.INTERRUPTED, State.RESUMED}),
+    (LOOKED_UP, set(State)),
+    (HELD, set(State)),
+    (RESTARTED, set(State)),
+    (found(SUCCEEDED), set(State)),
+    (found(DECLINED), set(State)),
+    (ended(SUCCEEDED), set(State)),
+    (CANCEL_WANTED, set(State)),
+]
 
 
 @pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("event", ALLOWED_IN, ids=lambda event: type(event).__name__)
-def test_an_illegal_event_changes_nothing(state: State, event: ev.Event) -> None:
+@pytest.mark.parametrize(("event", "allowed_in"), ALLOWED_IN, ids=lambda it: type(it).__name__)
+def test_an_illegal_event_changes_nothing(
+    state: State, event: ev.Event, allowed_in: set[State]
+) -> None:
     """An event either has its row for the state, or raises and leaves the session as it was."""
     session = SESSIONS[state]
     kept = session._replace()
-    if state in ALLOWED_IN[event]:
+    if state in allowed_in:
         assert apply(session, event).version == 1
     else:
         with pytest.raises(IllegalTransition):
