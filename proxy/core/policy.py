@@ -6,7 +6,7 @@ Durations are seconds. Where the values come from and why the defaults are what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -122,8 +122,8 @@ class RoutePolicy:
     amount: BodyField | None = None
     currency: BodyField | None = None
     lookup: str | None = None  # the name of the profile's look-up recipe for this route
+    # Whether this route moves money: the same as `session`, for those who ask at every step.
+    durable: bool = field(init=False)
 
-    @property
-    def durable(self) -> bool:
-        """Whether this route moves money."""
-        return self.session is SessionKind.DURABLE
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "durable", self.session is SessionKind.DURABLE)

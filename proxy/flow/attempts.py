@@ -45,6 +45,7 @@ from proxy.ports import Clock, Dice, Recorder, Send, SendForbidden, StoreUnavail
 _OUR_OWN_NO = frozenset({Reason.NOT_ALLOWED, Reason.STORE_UNAVAILABLE})
 # States that come with an answer of the gateway, kept for whoever asks.
 _SETTLED = frozenset({State.COMPLETED, State.DECLINED})
+_SETTLED_VERDICT = Settled()
 
 
 class Attempts:
@@ -139,10 +140,9 @@ class Attempts:
         endpoint = walk.lane.name
         generation = walk.lane.admission.breaker.generation
         started_ms, begun = self._clock.now_ms(), self._clock.monotonic()
-        send = self._send(walk, number, endpoint)
-        store_before = walk.store_seconds
-        walk.facts = facts = await self._exchange(walk, send)
-        took = self._clock.monotonic() - begun - (walk.store_seconds - store_before)
+        walk.intent_seconds = 0.0
+        walk.facts = facts = await self._exchange(walk, self._send(walk, number, endpoint))
+        took = self._clock.monotonic() - begun - walk.intent_seconds
         walk.gateway_seconds += took
         self._recorder.note(ev.AttemptTimed(walk.lane.name, walk.route.name, took))
         now_ms = self._clock.now_ms()
@@ -254,12 +254,19 @@ class Attempts:
 
     async def _intent(self, walk: Walk, number: int, endpoint: str) -> None:
         """T1: the last thing before the first byte, and the last chance to say no."""
+        repeats = False  # what may have been charged already
+
+        def late(session: Session, now: int) -> bool:
+            """Waiting, connecting or recording the intent can outlast the session, or the key."""
+            gone = repeats and self._barrier(walk, session, now) is not None
+            return gone or now >= session.expires_at
 
         def begin(session: Session) -> Change:
+            nonlocal repeats
             now = self._clock.now_ms()
+            repeats = session.outcome is Outcome.UNKNOWN
             unwanted = session.cancel_requested or session.hold or not session.live
-            late = now >= session.expires_at or self._may_not_repeat(walk, session, now)
-            if unwanted or late or self.draining:
+            if unwanted or self.draining or late(session, now):
                 walk.session = session
                 walk.settled_elsewhere = session.state in _SETTLED
                 message = f"{session.state} does not send"
@@ -270,18 +277,15 @@ class Attempts:
                 return Change([ev.Resumed(now, walk.resumed_by), started])
             return Change([started])
 
-        await self._update(walk, begin)
+        begun = self._clock.monotonic()
+        try:
+            await self._update(walk, begin)
+        finally:
+            walk.intent_seconds = self._clock.monotonic() - begun
         walk.resumed_by = ev.ResumedBy.TIMER
-        now = self._clock.now_ms()
-        over = self._barrier(walk, walk.session, now) is Suppressed.KEY_WINDOW_OVER
-        if now >= walk.session.expires_at or over:
+        if late(walk.session, self._clock.now_ms()):
             message = "recording the intent took longer than there was time"
             raise SendForbidden(message)
-
-    def _may_not_repeat(self, walk: Walk, session: Session, now_ms: int) -> bool:
-        """Whether the wait, or connecting, has taken an unknown outcome past its key's life."""
-        unknown = session.outcome is Outcome.UNKNOWN
-        return unknown and self._barrier(walk, session, now_ms) is not None
 
     def _classify(self, walk: Walk, facts: WireFacts, now_ms: int) -> AttemptResult:
         if walk.route.durable:
@@ -293,16 +297,14 @@ class Attempts:
     async def _conclude(self, walk: Walk, ended: ev.AttemptEnded) -> Verdict:
         """T2: decide on the session as it is with this attempt, and record both at once."""
         jitter = self._dice.jitter()
-        verdict: Verdict = Settled()
-        admitted = _Once(lambda: self._admitted(walk))
+        verdict: Verdict = _SETTLED_VERDICT
+        admitted: list[Suppressed | None] = []  # what admission said, once it was asked
 
         def conclude(session: Session) -> Change:
             nonlocal verdict
             walk.settled_elsewhere = session.state in _SETTLED
             concluded = after = apply(session, ended)
-            verdict = self._verdict(walk, after, ended, jitter)
-            if isinstance(verdict, RetryAfter) and (refused := admitted()) is not None:
-                verdict = GiveUp(refused)
+            verdict = self._verdict(walk, after, ended, jitter, admitted)
             if isinstance(verdict, RetryAfter):
                 delay_ms = round(verdict.delay_seconds * 1000)
                 again = ev.RetryScheduled(ended.at, ended.number + 1, delay_ms, verdict.because)
@@ -346,11 +348,19 @@ class Attempts:
         walk.answer = not_recorded_yet(walk.answer)
 
     def _verdict(
-        self, walk: Walk, after: Session, ended: ev.AttemptEnded, jitter: float
+        self,
+        walk: Walk,
+        after: Session,
+        ended: ev.AttemptEnded,
+        jitter: float,
+        admitted: list[Suppressed | None],
     ) -> Verdict:
-        if walk.stream_touched and ended.result.reason is not None:
+        if ended.result.reason is None:
+            if after.outcome is not Outcome.UNKNOWN:
+                return _SETTLED_VERDICT
+        elif walk.stream_touched:
             return GiveUp(Suppressed.BODY_CONSUMED)
-        if self.draining and ended.result.reason is not None:
+        elif self.draining:
             return GiveUp(Suppressed.DRAINING)
         situation = Situation(
             outcome=after.outcome,
@@ -361,7 +371,13 @@ class Attempts:
             barrier=self._barrier(walk, after, ended.at),
             remaining_seconds=walk.deadline - self._clock.monotonic(),
         )
-        return decide(walk.route.retry, ended.result, situation, jitter)
+        verdict = decide(walk.route.retry, ended.result, situation, jitter)
+        if isinstance(verdict, RetryAfter):
+            if not admitted:  # else the change is decided anew: a retry is withdrawn only once
+                admitted.append(self._admitted(walk))
+            if admitted[0] is not None:
+                return GiveUp(admitted[0])
+        return verdict
 
     def _barrier(self, walk: Walk, session: Session, now_ms: int) -> Suppressed | None:
         if not walk.route.durable:
@@ -399,26 +415,9 @@ class Attempts:
         self._recorder.note(ev.RetrySuppressed(walk.lane.name, walk.route.name, why))
 
     async def _update(self, walk: Walk, change: Callable[[Session], Change]) -> None:
-        begun = self._clock.monotonic()
-        try:
-            walk.session = await self._journal.update(
-                walk.session, change, walk.lane.profile.replay_headers
-            )
-        finally:
-            walk.store_seconds += self._clock.monotonic() - begun
-
-
-class _Once:
-    """Asks admission once, also when the change is decided anew: a retry is withdrawn only once."""
-
-    def __init__(self, ask: Callable[[], Suppressed | None]) -> None:
-        self._ask = ask
-        self._answers: list[Suppressed | None] = []
-
-    def __call__(self) -> Suppressed | None:
-        if not self._answers:
-            self._answers.append(self._ask())
-        return self._answers[0]
+        walk.session = await self._journal.update(
+            walk.session, change, walk.lane.profile.replay_headers
+        )
 
 
 def _delay(state: RetryCallState) -> float:
@@ -441,8 +440,8 @@ def _intended(walk: Walk, session: Session, number: int) -> bool:
 
 def _exhausted(session: Session) -> bool:
     """All sends are spent and provably nothing was charged: no further send will be made."""
-    spent = session.sends_left() == 0 and session.state is State.INTERRUPTED
-    return spent and session.outcome is Outcome.NOT_CHARGED
+    stopped = session.state is State.INTERRUPTED and session.outcome is Outcome.NOT_CHARGED
+    return stopped and session.sends_left() == 0
 
 
 async def _touching(walk: Walk) -> AsyncIterator[bytes]:

@@ -45,14 +45,17 @@ class Journal:
         `IllegalTransition` if the table forbids what it wants.
         """
         while True:
-            wanted = change(session)
-            if not wanted.events:
+            events, keep, after = change(session)
+            if not events:
                 return session
-            steps = [session, wanted.after or apply(session, wanted.events[0])]
-            for event in wanted.events[1:]:
-                steps.append(apply(steps[-1], event))
+            steps: list[tuple[Session, Event, Session]] = []
+            last = session
+            for event in events:
+                before, last = last, after or apply(last, event)
+                after = None
+                steps.append((before, event, last))
             try:
-                await self._commit(session, steps[-1], wanted.keep, replay_headers)
+                await self._commit(session, last, keep, replay_headers)
             except Conflict as conflict:
                 if conflict.current is None:
                     message = f"session {session.id} is gone"
@@ -62,9 +65,9 @@ class Journal:
                     raise StoreUnavailable(message) from None
                 session = conflict.current
                 continue
-            for before, event, after in zip(steps, wanted.events, steps[1:], strict=False):
-                self._recorder.moved(before, event, after)
-            return steps[-1]
+            for step in steps:
+                self._recorder.moved(*step)
+            return last
 
     async def _commit(
         self, before: Session, after: Session, keep: Answer | None, replay_headers: frozenset[str]

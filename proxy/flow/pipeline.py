@@ -34,6 +34,8 @@ from proxy.tasks import Tasks
 _SAVE_AGAIN_SECONDS = 1.0
 # After the drain's patience: time to record what was cut off. A commit takes milliseconds.
 _LAST_WORDS_SECONDS = 5.0
+# What a walk has before its session is opened or found.
+_NOBODY = Session(id="", gateway=None, started_at=0, expires_at=0, max_attempts=0)
 
 
 class Pipeline:
@@ -110,18 +112,15 @@ class Pipeline:
         walk = self._walk_for(arrival)
         self._walks.by_key[arrival.identity.key_hash] = walk
         self._start(walk, arrival.identity.key_hash, lambda: self._open_and_go(walk, arrival))
-        return await asyncio.shield(walk.answered)
+        return await walk.answered()
 
     def _walk_for(self, arrival: Arrival) -> Walk:
-        now = self._clock.now_ms()
-        nobody = Session(id="", gateway=None, started_at=now, expires_at=now, max_attempts=0)
         return Walk(
             lane=arrival.lane,
             route=arrival.route,
             request=arrival.request,
             started=self._clock.monotonic(),
-            answered=asyncio.get_running_loop().create_future(),
-            session=nobody,
+            session=_NOBODY,
             fingerprint=arrival.identity.fingerprint,
         )
 
@@ -148,7 +147,7 @@ class Pipeline:
         else:
             self._held.drop(walk.session.id)
         self._timed(walk)
-        walk.answered.set_result(answer)
+        walk.end(answer)
 
     def _cut_short(self, walk: Walk, reason: Reason) -> Answer:
         """The answer of a walk that came to none: what is known of its session, if it has one."""
@@ -219,7 +218,7 @@ class Pipeline:
             return self.refuse(walk.lane, Refusal.KEY_REUSED)
         try:
             async with asyncio.timeout(self._policy.duplicate_wait):
-                answer = await asyncio.shield(walk.answered)
+                answer = await walk.answered()
         except TimeoutError:
             self._duplicate(walk, Duplicate.IN_PROGRESS)
             return self._in_progress(walk.lane, walk.session)
@@ -294,7 +293,6 @@ class Pipeline:
             route=route,
             request=request,
             started=self._clock.monotonic(),
-            answered=asyncio.get_running_loop().create_future(),
             session=session,
             fingerprint=session.fingerprint,
             limit=session.max_attempts,
@@ -340,7 +338,6 @@ class Pipeline:
             route=route,
             request=request,
             started=self._clock.monotonic(),
-            answered=asyncio.get_running_loop().create_future(),
             session=session,
             stream=body.stream() if request.has_body else None,
             limit=route.retry.automatic_attempts,

@@ -58,7 +58,6 @@ class Walk:
     route: RoutePolicy
     request: InboundRequest
     started: float
-    answered: asyncio.Future[Answer]
     session: Session
     fingerprint: str | None = None
     stream: AsyncIterator[bytes] | None = None
@@ -75,10 +74,23 @@ class Walk:
     last_answer: WireFacts | None = None
     gateway_seconds: float = 0.0
     waited_seconds: float = 0.0
-    store_seconds: float = 0.0
+    intent_seconds: float = 0.0  # what recording the last intent took
     intended_at: int = 0  # when the last intent was to be recorded (epoch milliseconds)
     resting: bool = False  # in backoff: nothing is out, so it can be stopped at once
     task: asyncio.Task[Any] | None = None
+    waiting: list[asyncio.Future[Answer]] = field(default_factory=list)
+
+    async def answered(self) -> Answer:
+        """The answer, once the walk has ended. Who waits may go; the walk does not notice."""
+        waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.waiting.append(waiting)
+        return await waiting
+
+    def end(self, answer: Answer) -> None:
+        """Answer everyone who still waits."""
+        for waiting in self.waiting:
+            if not waiting.done():
+                waiting.set_result(answer)
 
     @property
     def deadline(self) -> float:
