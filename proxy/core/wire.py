@@ -52,10 +52,18 @@ class InboundRequest(NamedTuple):
         """Only what may stand in a log: no header, no body."""
         return f"InboundRequest({self.gateway}, {self.method})"
 
+    def with_body(self, body: bytes) -> InboundRequest:
+        """The same with the body that was read; `_replace` takes three times as long."""
+        at = _BODY_AT
+        return tuple.__new__(InboundRequest, (*self[:at], body, *self[at + 1 :]))
+
     @property
     def path(self) -> str:
         """The target without its query."""
         return self.target.partition("?")[0]
+
+
+_BODY_AT = InboundRequest._fields.index("body")
 
 
 def header(headers: Headers, name: str) -> str | None:

@@ -95,7 +95,7 @@ class Pipeline:
             return self.refuse(lane, Refusal.BODY_TOO_LARGE)
         except BodyIncomplete:
             return self.refuse(lane, Refusal.BODY_INCOMPLETE)
-        return await self._pay(self._intake.arrival(lane, route, request._replace(body=whole)))
+        return await self._pay(self._intake.arrival(lane, route, request.with_body(whole)))
 
     def refuse(self, lane: Lane, refusal: Refusal, session: Session | None = None) -> Answer:
         """Say no before anything was sent."""
