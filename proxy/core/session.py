@@ -221,26 +221,34 @@ _Change = tuple[_Facts, Move | None]
 def apply(session: Session, event: ev.Event) -> Session:
     """The session after `event`. Raises `IllegalTransition` and changes nothing if it may not."""
     facts, move = _change(session, event)
-    old_state, old_outcome, at = session.state, session.outcome, event.at
-    outcome = facts.get("outcome", old_outcome)
-    state = old_state if move is None else next_state(old_state, move, outcome)
+    at, state, outcome = event.at, session.state, session.outcome
     values: list[object] = list(session)
     for name, value in facts.items():
         values[_AT[name]] = value
+    if move is not None:
+        outcome = facts.get("outcome", outcome)
+        state = next_state(state, move, outcome)
+        values[_STATE] = state
+        if state not in LIVE:
+            _finish(values, session, state, outcome, at)
     if outcome is not Outcome.UNKNOWN:
         values[_REVIEW_REQUIRED] = False  # settled, so nobody need look at it any more
-    if outcome is Outcome.CHARGED and _closed_without_charge(session):
-        values[_LATE_EVIDENCE] = True
-    if state not in LIVE:
-        # Finished anew when what it came to changes later: it is kept for as long from then on.
-        came_to_more = state is not old_state or outcome is not old_outcome
-        if came_to_more or session.finished_at is None:
-            values[_FINISHED_AT] = at
-    values[_STATE] = state
     values[_VERSION] = session.version + 1
     values[_UPDATED_AT] = at
     values[_TIMELINE] = (*session.timeline, Step(at, type(event).__name__, state, outcome))
     return tuple.__new__(Session, values)
+
+
+def _finish(
+    values: list[object], session: Session, state: State, outcome: Outcome, at: int
+) -> None:
+    """What goes with an end."""
+    if outcome is Outcome.CHARGED and _closed_without_charge(session):
+        values[_LATE_EVIDENCE] = True
+    # Finished anew when what it came to changes later: it is kept for as long from then on.
+    came_to_more = state is not session.state or outcome is not session.outcome
+    if came_to_more or session.finished_at is None:
+        values[_FINISHED_AT] = at
 
 
 def _closed_without_charge(session: Session) -> bool:
