@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import orjson
+import pytest
+
 from proxy.core import events as ev
 from proxy.core.reasons import Reason
 from proxy.core.results import AttemptResult, Repeat
-from proxy.core.session import apply
+from proxy.core.session import Attempt, Interruption, Retry, Session, Step, apply
 from proxy.core.states import AttemptStatus
 from proxy.core.wire import Phase
 from proxy.stores.codec import decode, encode
@@ -32,3 +35,43 @@ def test_kinds_come_back_as_what_they_were() -> None:
     assert type(session.state).__name__ == "State"
     assert type(session.attempts[0].status).__name__ == "AttemptStatus"
     assert type(session.timeline[0].outcome).__name__ == "Outcome"
+
+
+def test_the_order_of_fields_is_that_of_the_files() -> None:
+    """Stored sessions are values by position: fields may only be added, at the end."""
+    written = (
+        "id gateway started_at expires_at max_attempts route operation durable tenant key_hash "
+        "gateway_key generation fingerprint named order_ref order_locks user_ref amount currency "
+        "state outcome version updated_at finished_at attempts interruptions retries timeline "
+        "cancel_requested cancel_reason hold review_required late_evidence reference lookups "
+        "next_at"
+    )
+    rows = (
+        (Session._fields, written),
+        (
+            Attempt._fields,
+            "number generation endpoint status started_at ended_at sent reason phase",
+        ),
+        (Interruption._fields, "at reason phase attempt sent detail"),
+        (Retry._fields, "at attempt delay_ms because"),
+        (Step._fields, "at event state outcome"),
+    )
+    for fields, names in rows:
+        assert " ".join(fields).startswith(names)
+
+
+def test_what_has_not_happened_is_not_written() -> None:
+    """The fields at the end appear with the first of them that is not as it always begins."""
+    session = sent(opened(1))
+    cancelling = apply(session, ev.CancelRequested(3500, "the shopper left"))
+    shortened, whole = (orjson.loads(encode(s)) for s in (session, cancelling))
+    assert len(shortened) == Session._fields.index("cancel_requested")
+    assert len(whole) == len(Session._fields)
+    assert decode(encode(cancelling)) == cancelling
+
+
+@pytest.mark.parametrize("data", [b'{"id":"ps_1"}', b'["ps_1"]', b'"ps_1"', b"ps_1"])
+def test_something_else_is_not_a_session(data: bytes) -> None:
+    """What `encode` never wrote is refused, not guessed at."""
+    with pytest.raises((TypeError, ValueError)):
+        decode(data)
