@@ -28,17 +28,18 @@ class Index:
 
     def put(self, session: Session) -> None:
         """Take in a session, or its next version."""
-        before = self.by_id.get(session.id)
-        self.by_id[session.id] = session
-        if before is not None and order_key(before) != order_key(session):
-            self._unlock(before)
+        session_id = session.id
+        before = self.by_id.get(session_id)
+        self.by_id[session_id] = session
         if session.key_hash is not None:
-            self._by_key[session.key_hash] = session.id
-        order = order_key(session)
+            self._by_key[session.key_hash] = session_id
+        order = order_key(session) if session.order_ref is not None else None
+        if before is not None and before.order_ref is not None and order_key(before) != order:
+            self._unlock(before)
         if order is None:
             return
         if session.locks_order:
-            self._by_order[order] = session.id
+            self._by_order[order] = session_id
         else:
             self._unlock(session)
 
@@ -54,7 +55,8 @@ class Index:
             return
         if session.key_hash is not None:
             self._by_key.pop(session.key_hash, None)
-        self._unlock(session)
+        if session.order_ref is not None:
+            self._unlock(session)
 
     def with_key(self, key_hash: str | None) -> Session | None:
         """The session that has the key."""

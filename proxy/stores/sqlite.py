@@ -6,9 +6,8 @@ Rule 1: one process owns the file (an exclusive lock beside it), one thread writ
 Rule 2: all writes that arrive during one turn of the event loop, or while a batch is being written,
         share one transaction and one fsync. Nothing is acknowledged before the COMMIT has returned.
 Rule 3: a failed commit fails its whole batch and whatever waits behind it. A full disk is probed
-until
-        it takes writes again; after an I/O error nothing is tried again (a failed fsync may have
-        lost pages that a second one would report as safe), only a restart helps.
+        until it takes writes again; after an I/O error nothing is tried again (a failed fsync may
+        have lost pages that a second one would report as safe), only a restart helps.
 Rule 4: reads of one session happen on the event loop (an indexed look-up in the page cache, some
         10 µs, less than handing it to a thread); searches, which may scan, happen in a thread.
 """
@@ -24,7 +23,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import apsw
 
@@ -70,6 +69,12 @@ _KEEP_ANSWER = """
 INSERT OR REPLACE INTO answers (session, kept_at, sealed)
 SELECT number, ?, ? FROM sessions WHERE id = ?
 """
+_BY_ID = "SELECT doc FROM sessions WHERE id = ?"
+_BY_KEY = "SELECT doc FROM sessions WHERE key_hash = ?"
+_BY_LOCKED_ORDER = (
+    "SELECT doc FROM sessions WHERE order_ref = ? AND operation = ? AND locks_order = 1"
+)
+_ANSWER = "SELECT sealed FROM answers JOIN sessions ON session = number WHERE id = ?"
 _PURGE_ANSWERS = """
 DELETE FROM answers WHERE session IN
     (SELECT session FROM answers WHERE kept_at < ? ORDER BY kept_at LIMIT ?) RETURNING 1
@@ -82,21 +87,52 @@ _PURGE_THEIR_ANSWERS = f"DELETE FROM answers WHERE session IN ({_OLD_SESSIONS})"
 _PURGE_SESSIONS = f"DELETE FROM sessions WHERE number IN ({_OLD_SESSIONS}) RETURNING 1"  # noqa: S608
 
 
-@dataclass(slots=True)
-class _Write:
-    """Something to do inside a transaction, and who waits for it."""
+class _Write(NamedTuple):
+    """A version of a session to write down, and who waits for it."""
 
-    work: Callable[[apsw.Cursor], Any]
-    done: asyncio.Future[Any]
-    session: Session | None = None
-    result: Any = None
+    session: Session
+    statement: str
+    answer: bytes | None
+    kept_at: int
+    done: asyncio.Future[None]
+
+    def carry_out(self, cursor: apsw.Cursor) -> None:
+        """Inside a transaction, in the writer thread."""
+        session = self.session
+        values: tuple[object, ...] = (
+            session.version,
+            session.state,
+            session.outcome,
+            session.listed,
+            session.locks_order,
+            session.finished_at,
+            encode(session),
+            session.id,
+        )
+        if self.statement is not _UPDATE:
+            values = (*_identity(session), *values)
+        cursor.execute(self.statement, values)
+        if self.answer is not None:
+            cursor.execute(_KEEP_ANSWER, (self.kept_at, self.answer, session.id))
+
+
+@dataclass(slots=True)
+class _Chore:
+    """Anything else to do inside a transaction, and who waits for what it returns."""
+
+    work: Callable[[apsw.Cursor], int]
+    done: asyncio.Future[int]
+    result: int = 0
 
 
 @dataclass(slots=True)
 class _Batch:
     writes: list[_Write] = field(default_factory=list)
+    chores: list[_Chore] = field(default_factory=list)
     error: BaseException | None = None
     handed_over: float = 0.0  # monotonic seconds
+    # Set when it has come back, whatever became of it. Made by the first who waits for that.
+    back: asyncio.Event | None = None
 
 
 class SqliteStore:
@@ -114,15 +150,14 @@ class SqliteStore:
         self._hot = Index()
         # The key under which each of them was last handed to the writer; absent: never written.
         self._keys_on_file: dict[str, str | None] = {}
-        # The last write of each session that has not come back.
-        self._on_their_way: dict[str, asyncio.Future[Any]] = {}
         self._waiting = _Batch()
-        self._writing = False
+        self._writing: _Batch | None = None
         self._full = False
         self._broken: str | None = None
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._reader: apsw.Connection
+        self._looking: apsw.Cursor  # of the reader; whoever asks takes all rows, so none stays open
         self._loop: asyncio.AbstractEventLoop
         self._lock_file: int | None = None
         self._flush_due = False
@@ -160,6 +195,7 @@ class SqliteStore:
         opened.callback(writer.close)
         self._reader = self._connect(read_only=True)
         opened.callback(self._reader.close)
+        self._looking = self._reader.cursor()
         return writer
 
     def _listed_on_file(self) -> list[Session]:
@@ -178,7 +214,7 @@ class SqliteStore:
         if self._thread is None:
             return
         if self.ready:
-            await self._write(lambda _: None)  # behind everything that was accepted
+            await self._do(lambda _: 0)  # behind everything that was accepted
         self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
         self._thread = None
@@ -246,18 +282,13 @@ class SqliteStore:
     # --- claims and commits -------------------------------------------------------------------
 
     async def claim(self, session: Session, expected_version: int) -> None:
-        self._check_ready()
-        self._check_version(session.id, expected_version)
-        holder = self._hot.with_key(session.key_hash) or self._cold(
-            "SELECT doc FROM sessions WHERE key_hash = ?", session.key_hash
-        )
+        self._check(session.id, expected_version)
+        holder = self._hot.with_key(session.key_hash) or self._cold(_BY_KEY, session.key_hash)
         if holder is not None and holder.id != session.id:
             raise KeyTaken(holder)
         if session.locks_order:
             holder = self._hot.locking(session) or self._cold(
-                "SELECT doc FROM sessions WHERE order_ref = ? AND operation = ? AND locks_order",
-                session.order_ref,
-                session.operation,
+                _BY_LOCKED_ORDER, session.order_ref, session.operation
             )
             # What frees the order may be on its way to the file still; memory knows.
             if holder is not None and holder.id != session.id and holder.locks_order:
@@ -265,41 +296,38 @@ class SqliteStore:
         self._hot.put(session)
 
     async def commit(self, session: Session, expected_version: int, answer: bytes | None) -> None:
-        self._check_ready()
-        self._check_version(session.id, expected_version)
-        if session.id in self._keys_on_file:
-            rebind = self._keys_on_file[session.id] != session.key_hash
-            statement = _BIND if rebind else _UPDATE
+        session_id = session.id
+        hot = self._check(session_id, expected_version)
+        keys = self._keys_on_file
+        if session_id in keys:
+            statement = _UPDATE if keys[session_id] == session.key_hash else _BIND
         else:  # claimed and never written, or long settled and not in memory any more
-            statement = _INSERT if session.id in self._hot.by_id else _UPDATE
+            statement = _UPDATE if hot is None else _INSERT
         self._hot.put(session)
-        self._keys_on_file[session.id] = session.key_hash
-        now = self._clock.now_ms()
+        keys[session_id] = session.key_hash
+        kept_at = 0 if answer is None else self._clock.now_ms()
+        done = self._loop.create_future()
+        self._waiting.writes.append(_Write(session, statement, answer, kept_at, done))
+        if self._writing is None and not self._flush_due:
+            self._flush_soon()
+        await done
 
-        def write(cursor: apsw.Cursor) -> None:
-            values = _progress(session)
-            if statement is not _UPDATE:
-                values = (*_identity(session), *values)
-            cursor.execute(statement, values)
-            if answer is not None:
-                cursor.execute(_KEEP_ANSWER, (now, answer, session.id))
-
-        await self._write(write, session)
-
-    def _check_version(self, session_id: str, expected_version: int) -> None:
+    def _check(self, session_id: str, expected_version: int) -> Session | None:
+        """Whether a write is taken, and this one. Returns what memory holds of the session."""
+        if self._full or self._broken is not None:
+            raise self._unavailable()
         hot = self._hot.by_id.get(session_id)
-        if hot is None and expected_version == 0:
-            return  # a new session: its id was made just now
-        current = hot or self._current(session_id)
-        if (current.version if current else 0) != expected_version:
-            raise Conflict(current)
+        if hot is not None:
+            if hot.version != expected_version:
+                raise Conflict(hot)
+        elif expected_version != 0:  # else it is new: its id was made just now
+            cold = self._cold(_BY_ID, session_id)
+            if cold is None or cold.version != expected_version:
+                raise Conflict(cold)
+        return hot
 
-    def _check_ready(self) -> None:
-        if self._broken is not None:
-            raise StoreUnavailable(self._broken)
-        if self._full:
-            message = "the disk is full"
-            raise StoreUnavailable(message)
+    def _unavailable(self) -> StoreUnavailable:
+        return StoreUnavailable(self._broken or "the disk is full")
 
     async def release(self, session_id: str) -> None:
         if session_id not in self._keys_on_file:
@@ -308,20 +336,19 @@ class SqliteStore:
     # --- reading ------------------------------------------------------------------------------
 
     def _current(self, session_id: str) -> Session | None:
-        hot = self._hot.by_id.get(session_id)
-        return hot or self._cold("SELECT doc FROM sessions WHERE id = ?", session_id)
+        return self._hot.by_id.get(session_id) or self._cold(_BY_ID, session_id)
 
     def _cold(self, sql: str, *values: str | None) -> Session | None:
         """A session from the file, unless memory knows better."""
         if values[0] is None:
             return None
         try:
-            row = self._reader.execute(sql, values).fetchone()
+            rows = self._looking.execute(sql, values).fetchall()
         except apsw.Error as error:
             raise StoreUnavailable(str(error)) from None
-        if row is None:
+        if not rows:
             return None
-        session = decode(_blob(row[0]))
+        session = decode(_blob(rows[0][0]))
         return self._hot.by_id.get(session.id, session)
 
     async def get(self, session_id: str) -> Session | None:
@@ -332,17 +359,24 @@ class SqliteStore:
         """Wait for what is on its way to the file: it can still fail, and nobody may be told of it
         before.
         """
-        while (pending := self._on_their_way.get(session_id)) is not None and not pending.done():
-            await asyncio.wait([pending])
+        while (batch := self._carrying(session_id)) is not None:
+            batch.back = batch.back or asyncio.Event()
+            await batch.back.wait()
+
+    def _carrying(self, session_id: str) -> _Batch | None:
+        """The batch on its way that holds the session."""
+        for batch in (self._writing, self._waiting):
+            if batch is not None and any(w.session.id == session_id for w in batch.writes):
+                return batch
+        return None
 
     async def answer(self, session_id: str) -> bytes | None:
         await self._settled(session_id)
-        sql = "SELECT sealed FROM answers JOIN sessions ON session = number WHERE id = ?"
         try:
-            row = self._reader.execute(sql, (session_id,)).fetchone()
+            rows = self._looking.execute(_ANSWER, (session_id,)).fetchall()
         except apsw.Error as error:
             raise StoreUnavailable(str(error)) from None
-        return bytes(row[0]) if row is not None else None
+        return _blob(rows[0][0]) if rows else None
 
     async def search(self, query: Query) -> Page:
         if query.listed_only:  # all of these are in memory
@@ -383,38 +417,42 @@ class SqliteStore:
         """Carry out the statements together, bit by bit; how many rows the last one removed."""
         removed = 0
         while True:
-            self._check_ready()
+            if not self.ready:
+                raise self._unavailable()
 
             def delete(cursor: apsw.Cursor) -> int:
                 gone = [cursor.execute(sql, (before, _PURGE_ROWS)).fetchall() for sql in statements]
                 return len(gone[-1])
 
-            step: int = await self._write(delete)
+            step = await self._do(delete)
             removed += step
             if step < _PURGE_ROWS:
                 return removed
 
     # --- the writer ---------------------------------------------------------------------------
 
-    async def _write(
-        self, work: Callable[[apsw.Cursor], Any], session: Session | None = None
-    ) -> Any:
-        write = _Write(work, self._loop.create_future(), session)
-        self._waiting.writes.append(write)
-        if session is not None:
-            self._on_their_way[session.id] = write.done
-        if not self._writing and not self._flush_due:
-            # At the end of this turn of the loop, so that everything of this turn is in it.
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
-        return await write.done
+    async def _do(self, work: Callable[[apsw.Cursor], int]) -> int:
+        """Have a chore done; returns what `work` returned once that is durable."""
+        chore = _Chore(work, self._loop.create_future())
+        self._waiting.chores.append(chore)
+        if self._writing is None and not self._flush_due:
+            self._flush_soon()
+        return await chore.done
+
+    def _flush_soon(self) -> None:
+        """At the end of this turn of the loop, so that everything of this turn is in it."""
+        self._flush_due = True
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
-        if self._writing or not self._waiting.writes:
-            return
-        batch, self._waiting = self._waiting, _Batch()
-        self._writing = True
+        batch = self._waiting
+        if self._writing is None and (batch.writes or batch.chores):
+            self._waiting = _Batch()
+            self._hand_over(batch)
+
+    def _hand_over(self, batch: _Batch) -> None:
+        self._writing = batch
         batch.handed_over = self._clock.monotonic()
         self._batches.put(batch)
 
@@ -425,7 +463,9 @@ class SqliteStore:
             try:
                 cursor.execute("BEGIN IMMEDIATE")
                 for write in batch.writes:
-                    write.result = write.work(cursor)
+                    write.carry_out(cursor)
+                for chore in batch.chores:
+                    chore.result = chore.work(cursor)
                 cursor.execute("COMMIT")
             except Exception as error:  # noqa: BLE001 -- nobody may be told "written", whatever it is
                 batch.error = error
@@ -434,28 +474,26 @@ class SqliteStore:
         connection.close()
 
     def _written(self, batch: _Batch) -> None:
-        self._writing = False
+        self._writing = None
         if batch.error is not None:
             self._failed(batch)
             return
         took = self._clock.monotonic() - batch.handed_over
         self._recorder.note(StoreTimed("commit", took))
-        for write in batch.writes:
-            if write.session is not None:
-                self._came_back(write)
-                self._now_durable(write.session)
-            if not write.done.done():
-                write.done.set_result(write.result)
+        hot = self._hot.by_id
+        for session, _, _, _, done in batch.writes:
+            # Memory lets go of what has an end, unless there is a newer version of it by now.
+            if not session.listed and hot.get(session.id) is session:
+                self._hot.remove(session.id)
+                del self._keys_on_file[session.id]
+            if not done.done():
+                done.set_result(None)
+        for chore in batch.chores:
+            if not chore.done.done():
+                chore.done.set_result(chore.result)
+        if batch.back is not None:
+            batch.back.set()
         self._flush()
-
-    def _came_back(self, write: _Write) -> None:
-        if write.session is not None and self._on_their_way.get(write.session.id) is write.done:
-            del self._on_their_way[write.session.id]
-
-    def _now_durable(self, session: Session) -> None:
-        if self._hot.by_id.get(session.id) is session and not session.listed:
-            self._hot.remove(session.id)
-            del self._keys_on_file[session.id]
 
     def _failed(self, batch: _Batch) -> None:
         """Nothing of the batch is durable, nor of what waits behind it."""
@@ -471,15 +509,18 @@ class SqliteStore:
         else:
             self._broken = f"writing failed ({type(error).__name__}: {error}); restart needed"
             reason = self._broken
-        failed = batch.writes + self._waiting.writes
+        failed = (batch, self._waiting)
         self._waiting = _Batch()
         # Told first (they hear of it in the loop's next turn): reading back may fail as well.
-        for write in failed:
-            self._came_back(write)
-            if not write.done.done():
-                write.done.set_exception(StoreUnavailable(reason))
+        for each in failed:
+            waiting = [write.done for write in each.writes] + [do.done for do in each.chores]
+            for done in waiting:
+                if not done.done():
+                    done.set_exception(StoreUnavailable(reason))
+            if each.back is not None:
+                each.back.set()
         try:
-            self._forget(write.session for write in failed if write.session is not None)
+            self._forget(write.session for each in failed for write in each.writes)
         except StoreUnavailable as unreadable:
             self._broken = f"{reason}; nor can it be read ({unreadable}); restart needed"
 
@@ -488,7 +529,7 @@ class SqliteStore:
         for session in sessions:
             self._hot.remove(session.id)
             self._keys_on_file.pop(session.id, None)
-            stored = self._cold("SELECT doc FROM sessions WHERE id = ?", session.id)
+            stored = self._cold(_BY_ID, session.id)
             if stored is not None and stored.listed:
                 self._hot.put(stored)
                 self._keys_on_file[stored.id] = stored.key_hash
@@ -496,16 +537,16 @@ class SqliteStore:
     def _probe(self) -> None:
         """Try a write; a full disk that takes it is not full any more."""
 
-        def write(cursor: apsw.Cursor) -> None:
+        def write(cursor: apsw.Cursor) -> int:
             cursor.execute("INSERT OR REPLACE INTO probe VALUES (1, ?)", (now,))
+            return 1
 
         now = self._clock.now_ms()
-        probe = _Write(write, self._loop.create_future())
+        probe = _Chore(write, self._loop.create_future())
         probe.done.add_done_callback(self._probed)
-        self._writing = True
-        self._batches.put(_Batch([probe]))
+        self._hand_over(_Batch(chores=[probe]))
 
-    def _probed(self, done: asyncio.Future[Any]) -> None:
+    def _probed(self, done: asyncio.Future[int]) -> None:
         if done.exception() is None:
             self._full = False
 
@@ -531,7 +572,7 @@ def _blob(value: object) -> bytes:
     """A BLOB column, as the type it has."""
     if isinstance(value, bytes):
         return value
-    message = f"a session's document is {type(value).__name__}, not bytes"
+    message = f"a document or an answer is {type(value).__name__}, not bytes"
     raise StoreUnavailable(message)
 
 
@@ -543,19 +584,6 @@ def _identity(session: Session) -> tuple[object, ...]:
         session.user_ref,
         session.gateway,
         session.started_at,
-    )
-
-
-def _progress(session: Session) -> tuple[object, ...]:
-    return (
-        session.version,
-        session.state,
-        session.outcome,
-        session.listed,
-        session.locks_order,
-        session.finished_at,
-        encode(session),
-        session.id,
     )
 
 

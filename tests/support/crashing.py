@@ -15,7 +15,7 @@ from proxy.cli import main
 from proxy.core import events as ev
 from proxy.core.session import Session
 from proxy.flow.attempts import Attempts
-from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite import SqliteStore, _Write
 from proxy.web.responses import RawResponse
 
 POINT = os.environ["CRASH_AT"]
@@ -47,9 +47,9 @@ def after(owner: Any, name: str) -> None:
     setattr(owner, name, wrapped)
 
 
-def is_about(session: Session | None, kind: type[ev.AttemptStarted | ev.AttemptEnded]) -> bool:
+def is_about(session: Session, kind: type[ev.AttemptStarted | ev.AttemptEnded]) -> bool:
     """Whether a write is the one that records the intent, or the outcome."""
-    return session is not None and session.timeline[-1].event == kind.__name__
+    return session.timeline[-1].event == kind.__name__
 
 
 def written_but_not_acknowledged(kind: type[ev.AttemptStarted | ev.AttemptEnded]) -> None:
@@ -66,18 +66,14 @@ def written_but_not_acknowledged(kind: type[ev.AttemptStarted | ev.AttemptEnded]
 
 def not_yet_committed(kind: type[ev.AttemptStarted | ev.AttemptEnded]) -> None:
     """Die inside the transaction of a write, before its COMMIT."""
-    real = SqliteStore._write
+    real = _Write.carry_out
 
-    async def wrapped(self: SqliteStore, work: Any, session: Session | None = None) -> Any:
-        def fatal(cursor: Any) -> Any:
-            result = work(cursor)
-            if is_about(session, kind):
-                die()
-            return result
+    def wrapped(self: _Write, cursor: Any) -> None:
+        real(self, cursor)
+        if is_about(self.session, kind):
+            die()
 
-        return await real(self, fatal, session)
-
-    SqliteStore._write = wrapped  # type: ignore[method-assign]
+    _Write.carry_out = wrapped  # type: ignore[method-assign]
 
 
 def mid_answer() -> None:
