@@ -8,8 +8,9 @@ gateway.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from proxy.core.http_rules import normal_key
@@ -18,8 +19,10 @@ from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.core.wire import InboundRequest
 
+_TENANTS = 256  # remembered at once; one more and the longest unseen is forgotten
 
-class Digest(Protocol):
+
+class Digest(Hashable, Protocol):
     """A keyed hash of some text parts, as hex. Keyed, because bodies hold guessable secrets."""
 
     def __call__(self, *parts: str | bytes) -> str:
@@ -56,8 +59,13 @@ class Identity(NamedTuple):
 
 def tenant_of(request: InboundRequest, credential_headers: tuple[str, ...], digest: Digest) -> str:
     """Keys of one credential never meet keys of another. Header names in lower case."""
-    credentials = [request.values.get(name, "") for name in credential_headers]
-    return digest("tenant", request.gateway, *credentials)[:32]
+    return _tenant(digest, request.gateway, *map(request.values.get, credential_headers))
+
+
+@lru_cache(maxsize=_TENANTS)
+def _tenant(digest: Digest, gateway: str, *credentials: str | None) -> str:
+    """Remembered: a backend shows the same few credentials with every request."""
+    return digest("tenant", gateway, *(credential or "" for credential in credentials))[:32]
 
 
 def fingerprint_of(request: InboundRequest, digest: Digest) -> str:
@@ -96,14 +104,14 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
     named = named_order is not None or request.session_id is not None
     locks = named or route.order_lock is OrderLock.BODY
     return Identity(
-        tenant=tenant,
-        source=source,
-        key_hash=key_hash,
-        gateway_key=gateway_key,
-        fingerprint=fingerprint,
-        generation=generation,
-        order_ref=named_order or body_order,
-        order_locks=locks and route.order_lock is not OrderLock.OFF,
+        tenant,
+        source,
+        key_hash,
+        gateway_key,
+        fingerprint,
+        generation,
+        named_order or body_order,
+        locks and route.order_lock is not OrderLock.OFF,
     )
 
 

@@ -140,6 +140,14 @@ def test_only_credentials_make_a_tenant() -> None:
     assert tenant_of(swapped, names, digest) != plain
 
 
+def test_a_tenant_is_remembered_for_its_install_alone() -> None:
+    """Another secret key makes another tenant of the same credential, whoever was asked first."""
+    names = ("authorization",)
+    ours, theirs = (tenant_of(PAY, names, Keyring(key * 32).digest) for key in (b"k", b"o"))
+    assert ours != theirs
+    assert ours == tenant_of(PAY, names, digest)
+
+
 def test_keys_are_scoped_by_route(stripe: Gateway) -> None:
     """A key of a payment says nothing about a refund."""
     request = PAY._replace(client_key="k-1")
