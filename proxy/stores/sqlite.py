@@ -22,6 +22,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,20 +52,29 @@ _PURGE_ROWS = 500  # per transaction: a payment never waits behind a long clean-
 
 _INSERT = """
 INSERT INTO sessions (key_hash, order_ref, operation, user_ref, gateway, started_at,
-                      version, state, outcome, listed, locks_order, finished_at, doc, id)
+                      version, state, outcome, finished_at, listed, locks_order, doc, id)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 # What changes as a payment goes on. Naming a column here rewrites its indexes even if its value
 # stays, so the others are only named where they do change: when a request is bound to its session.
 _UPDATE = """
-UPDATE sessions SET version = ?, state = ?, outcome = ?, listed = ?, locks_order = ?,
-                    finished_at = ?, doc = ? WHERE id = ?
+UPDATE sessions SET version = ?, state = ?, outcome = ?, finished_at = ?, listed = ?,
+                    locks_order = ?, doc = ? WHERE id = ?
 """
 _BIND = """
 UPDATE sessions SET key_hash = ?, order_ref = ?, operation = ?, user_ref = ?, gateway = ?,
-                    started_at = ?, version = ?, state = ?, outcome = ?, listed = ?,
-                    locks_order = ?, finished_at = ?, doc = ? WHERE id = ?
+                    started_at = ?, version = ?, state = ?, outcome = ?, finished_at = ?,
+                    listed = ?, locks_order = ?, doc = ? WHERE id = ?
 """
+
+
+def _values_of(*names: str) -> Callable[[Session], tuple[object, ...]]:
+    """Reads these fields of a session in one call, instead of one each."""
+    return itemgetter(*map(Session._fields.index, names))
+
+
+_identity = _values_of("key_hash", "order_ref", "operation", "user_ref", "gateway", "started_at")
+_progress = _values_of("version", "state", "outcome", "finished_at")
 _KEEP_ANSWER = """
 INSERT OR REPLACE INTO answers (session, kept_at, sealed)
 SELECT number, ?, ? FROM sessions WHERE id = ?
@@ -91,6 +101,7 @@ class _Write(NamedTuple):
     """A version of a session to write down, and who waits for it."""
 
     session: Session
+    listed: bool
     statement: str
     answer: bytes | None
     kept_at: int
@@ -98,22 +109,15 @@ class _Write(NamedTuple):
 
     def carry_out(self, cursor: apsw.Cursor) -> None:
         """Inside a transaction, in the writer thread."""
-        session = self.session
-        values: tuple[object, ...] = (
-            session.version,
-            session.state,
-            session.outcome,
-            session.listed,
-            session.locks_order,
-            session.finished_at,
-            encode(session),
-            session.id,
-        )
-        if self.statement is not _UPDATE:
-            values = (*_identity(session), *values)
-        cursor.execute(self.statement, values)
-        if self.answer is not None:
-            cursor.execute(_KEEP_ANSWER, (self.kept_at, self.answer, session.id))
+        session, listed, statement, answer, kept_at, _ = self
+        session_id = session.id
+        after = (listed, session.locks_order, encode(session), session_id)
+        if statement is _UPDATE:
+            cursor.execute(statement, _progress(session) + after)
+        else:
+            cursor.execute(statement, _identity(session) + _progress(session) + after)
+        if answer is not None:
+            cursor.execute(_KEEP_ANSWER, (kept_at, answer, session_id))
 
 
 @dataclass(slots=True)
@@ -307,7 +311,8 @@ class SqliteStore:
         keys[session_id] = session.key_hash
         kept_at = 0 if answer is None else self._clock.now_ms()
         done = self._loop.create_future()
-        self._waiting.writes.append(_Write(session, statement, answer, kept_at, done))
+        write = _Write(session, session.listed, statement, answer, kept_at, done)
+        self._waiting.writes.append(write)
         if self._writing is None and not self._flush_due:
             self._flush_soon()
         await done
@@ -481,9 +486,9 @@ class SqliteStore:
         took = self._clock.monotonic() - batch.handed_over
         self._recorder.note(StoreTimed("commit", took))
         hot = self._hot.by_id
-        for session, _, _, _, done in batch.writes:
+        for session, listed, _, _, _, done in batch.writes:
             # Memory lets go of what has an end, unless there is a newer version of it by now.
-            if not session.listed and hot.get(session.id) is session:
+            if not listed and hot.get(session.id) is session:
                 self._hot.remove(session.id)
                 del self._keys_on_file[session.id]
             if not done.done():
@@ -574,17 +579,6 @@ def _blob(value: object) -> bytes:
         return value
     message = f"a document or an answer is {type(value).__name__}, not bytes"
     raise StoreUnavailable(message)
-
-
-def _identity(session: Session) -> tuple[object, ...]:
-    return (
-        session.key_hash,
-        session.order_ref,
-        session.operation,
-        session.user_ref,
-        session.gateway,
-        session.started_at,
-    )
 
 
 def _conditions(query: Query) -> tuple[list[str], list[object]]:
