@@ -79,13 +79,14 @@ class Buckets:
         self.exemplars: dict[int, Exemplar] = {}
         self.total = 0.0
 
-    def observe(self, size: float, exemplar: Exemplar | None = None) -> None:
-        """Add a measurement; a bucket keeps its last exemplar."""
-        place = bisect_left(self._bounds, size)
-        self.counts[place] += 1
+    def observe(self, size: float) -> None:
+        """Add a measurement."""
+        self.counts[bisect_left(self._bounds, size)] += 1
         self.total += size
-        if exemplar is not None:
-            self.exemplars[place] = exemplar
+
+    def name(self, exemplar: Exemplar) -> None:
+        """Say whose measurement it was; a bucket keeps the last it was told."""
+        self.exemplars[bisect_left(self._bounds, exemplar.value)] = exemplar
 
 
 class Histogram(Metric[Buckets]):

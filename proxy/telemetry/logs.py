@@ -122,8 +122,9 @@ class LineSink:
 
     def add(self, entry: dict[str, object]) -> bool:
         """Buffer a line; True if it is the first since `flush`, so a flush is due."""
-        self._lines.append(orjson.dumps(entry))
-        return len(self._lines) == 1
+        lines = self._lines
+        lines.append(orjson.dumps(entry))
+        return len(lines) == 1
 
     def flush(self) -> None:
         """Write what is buffered."""

@@ -48,11 +48,13 @@ class MetricsRecorder:
 
     def moved(self, before: Session | None, event: ev.Event, after: Session) -> None:
         """Follow a session from one version to the next."""
+        if isinstance(event, ev.AttemptStarted):
+            return  # there is nothing to tell of it before it ends
         gateway, route = after.gateway or "none", after.route or "none"
         if (gateway, route) not in self._begun:
             self._begin(gateway, route)
-        if before is None or isinstance(event, ev.AttemptStarted):
-            return  # nothing has come to an end
+        if before is None:
+            return
         if isinstance(event, ev.AttemptEnded):
             attempts = after.attempts
             status = attempts[-1].status if attempts else event.result.status
@@ -62,14 +64,20 @@ class MetricsRecorder:
         self._compared(before, after, gateway, route)
 
     def _compared(self, before: Session, after: Session, gateway: str, route: str) -> None:
-        if len(after.interruptions) > len(before.interruptions):
+        stops, state, outcome = after.interruptions, after.state, after.outcome
+        if len(stops) > len(before.interruptions):
             self._interrupted(after, gateway, route)
-        if after.state in LIVE:
+        if state in LIVE:
             if after.review_required and not before.review_required:
                 self._line("review required", after, {})  # nothing by itself will settle it
         elif before.state in LIVE:
-            self._finished(after, gateway, route)
-        elif before.outcome is not after.outcome and after.durable:
+            self._m.sessions[gateway, route, state, outcome] += 1
+            if stops and after.recovered:
+                self._m.sessions_recovered[gateway, route] += 1
+            if after.durable:
+                finished = after.finished_at or after.updated_at
+                self._line("session", after, {"ms": finished - after.started_at})
+        elif before.outcome is not outcome and after.durable:
             # It had ended, and its line was written; only now is it known what became of the money.
             self._line("settled", after, {})
 
@@ -91,14 +99,6 @@ class MetricsRecorder:
         if session.durable:
             how = {"reason": stop.reason, "phase": stop.phase, "sent": stop.sent}
             self._line("interruption", session, how)
-
-    def _finished(self, session: Session, gateway: str, route: str) -> None:
-        self._m.sessions[gateway, route, session.state, session.outcome] += 1
-        if session.interruptions and session.recovered:
-            self._m.sessions_recovered[gateway, route] += 1
-        if session.durable:
-            finished = session.finished_at or session.updated_at
-            self._line("session", session, {"ms": finished - session.started_at})
 
     def _line(self, event: str, session: Session, more: Mapping[str, object]) -> None:
         outcome, order = session.outcome, session.order_ref
@@ -137,12 +137,13 @@ class MetricsRecorder:
         if isinstance(fact, ev.AttemptTimed):
             metrics.attempt_seconds[fact.gateway, fact.route].observe(fact.seconds)
         elif isinstance(fact, ev.WalkEnded):
-            at, exemplar = (fact.gateway, fact.route), None
-            if fact.session_id is not None:
-                labels = {"session_id": fact.session_id}
-                exemplar = Exemplar(labels, fact.seconds, self._clock.now_ms() / 1000)
-            metrics.session_seconds[at].observe(fact.seconds, exemplar)
+            at = fact.gateway, fact.route
+            taken = metrics.session_seconds[at]
+            taken.observe(fact.seconds)
             metrics.overhead_seconds[at].observe(fact.overhead_seconds)
+            if fact.session_id is not None:
+                case = {"session_id": fact.session_id}
+                taken.name(Exemplar(case, fact.seconds, self._clock.now_ms() / 1000))
         elif isinstance(fact, ev.StoreTimed):
             metrics.store_seconds[fact.operation,].observe(fact.seconds)
         elif isinstance(fact, ev.DuplicateSeen):

@@ -101,5 +101,7 @@ def test_a_histogram(encode: Any, moves: list[tuple[tuple[str, str], float, bool
         for names, size, named in moves:
             case = {"session_id": "ps_1"} if named else None
             wanted.labels(*names).observe(size, case)
-            ours[names].observe(size, None if case is None else Exemplar(case, size, 1.5))
+            ours[names].observe(size)
+            if case is not None:
+                ours[names].name(Exemplar(case, size, 1.5))
     assert shown(Ours(ours), encode) == shown(wanted, encode)
