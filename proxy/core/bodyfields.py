@@ -16,55 +16,57 @@ from proxy.core.wire import InboundRequest
 
 # An order's name longer than this is not a name; it would only fill the store.
 MAX_VALUE_LENGTH = 200
+_FORM = "application/x-www-form-urlencoded"
 
 
 def body_values(
     request: InboundRequest, places: Mapping[str, BodyField | None]
 ) -> dict[str, str | None]:
     """The value at each place as text; None where there is none or the body cannot be read."""
-    nothing: dict[str, str | None] = dict.fromkeys(places)
-    if not request.body:
-        return nothing
-    kind = request.values.get("content-type", "").partition(";")[0].strip().lower()
+    body = request.body
+    if not body:
+        return dict.fromkeys(places)
+    kind = request.values.get("content-type", "")
+    if kind != _FORM:
+        kind = kind.partition(";")[0].strip().lower()
     try:
-        if kind == "application/x-www-form-urlencoded":
-            return nothing | _from_form(request.body, places)
+        if kind == _FORM:
+            return _from_form(body, places)
         if kind == "application/json" or kind.endswith("+json"):
-            return nothing | _from_json(request.body, places)
+            return _from_json(body, places)
     except (ValueError, RecursionError):  # not UTF-8, not JSON, or nested without end
         pass
-    return nothing
+    return dict.fromkeys(places)
 
 
 def _from_form(body: bytes, places: Mapping[str, BodyField | None]) -> dict[str, str | None]:
-    return {
-        name: _form_value(body, place.form)
-        for name, place in places.items()
-        if place is not None and place.form is not None
-    }
+    """The first value of each field. Looks for these fields instead of parsing them all."""
+    body = b"&" + body
+    found: dict[str, str | None] = {}
+    for name, place in places.items():
+        found[name] = None
+        if place is None or place.form is None:
+            continue
+        for spelled in _spellings(place.form):
+            _, there, rest = body.partition(spelled)
+            if there:
+                found[name] = _form_value(rest.partition(b"&")[0])
+                break
+    return found
 
 
-def _form_value(body: bytes, name: str) -> str | None:
-    """The first value of a field. Looks for the one field instead of parsing them all."""
-    for spelled in _spellings(name):
-        if body.startswith(spelled):
-            start = len(spelled)
-        else:
-            found = body.find(b"&" + spelled)
-            if found < 0:
-                continue
-            start = found + 1 + len(spelled)
-        end = body.find(b"&", start)
-        value = body[start : end if end >= 0 else len(body)]
-        return _named(unquote_plus(value.decode("ascii"), errors="strict"))
-    return None
+def _form_value(value: bytes) -> str | None:
+    text = value.decode("ascii")
+    if value.isalnum():  # as most are: nothing in it is escaped or unprintable
+        return text if len(text) <= MAX_VALUE_LENGTH else None
+    return _named(unquote_plus(text, errors="strict"))
 
 
 @cache
 def _spellings(name: str) -> tuple[bytes, ...]:
-    """A field's name as clients write it: brackets escaped or not."""
-    plain = f"{name}=".encode()
-    escaped = f"{quote_plus(name)}=".encode()
+    """A field's name as clients write it, where one begins: brackets escaped or not."""
+    plain = f"&{name}=".encode()
+    escaped = f"&{quote_plus(name)}=".encode()
     lower = re.sub(rb"%[0-9A-F]{2}", lambda escape: escape[0].lower(), escaped)
     return tuple(dict.fromkeys((plain, escaped, lower)))
 
@@ -72,7 +74,7 @@ def _spellings(name: str) -> tuple[bytes, ...]:
 def _from_json(body: bytes, places: Mapping[str, BodyField | None]) -> dict[str, str | None]:
     wanted = {n: p.json for n, p in places.items() if p is not None and p.json is not None}
     document = json.loads(body) if wanted else None
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = dict.fromkeys(places)
     for name, path in wanted.items():
         value = parse_json_path(path).first(document)
         readable = isinstance(value, str | int | float) and not isinstance(value, bool)
