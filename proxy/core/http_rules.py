@@ -6,6 +6,7 @@ Pure functions over header lists. Everything a rule refuses is refused before a 
 from __future__ import annotations
 
 import re
+from itertools import compress, repeat
 from typing import NamedTuple
 
 from proxy.core.refusals import Refusal
@@ -36,8 +37,16 @@ _CONTROL = frozenset(name.lower() for name in (SESSION_HEADER, ORDER_HEADER, USE
 _FRAMING = frozenset({"content-length", "transfer-encoding", "host", "expect"})
 TOKEN_HEADER = "X-Holdfast-Token"
 
-_NOT_FORWARDED = HOP_BY_HOP | _REPLACED | _CONTROL | {TOKEN_HEADER.lower()}
+# A request's head as the parser delivers it.
+RawHeaders = tuple[tuple[bytes, bytes], ...]
 
+_NOT_FORWARDED = HOP_BY_HOP | _REPLACED | _CONTROL | {TOKEN_HEADER.lower()}
+# What has rules of its own; most requests have none of them.
+_RARE = _CONTROL | {"transfer-encoding", "expect", "via"}
+
+# Absolute form names a host, and the client never chooses the host; a fragment or an empty query
+# would not survive the trip unchanged.
+_TARGET = re.compile(r"/[^?#]*(?:\?[^#]+)?")
 # What begins with a quote is meant as a quoted string; a broken one is no key.
 _BARE_KEY = re.compile(r'(?!")[!-~]{1,255}')
 _QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\]){1,255})"')
@@ -53,30 +62,77 @@ class Checked(NamedTuple):
     has_body: bool
 
 
-class RequestHead(NamedTuple):
-    """A request's head as the parser delivered it; names and values as latin-1 text."""
+class _Names(dict[bytes, tuple[str, str, bool]]):
+    """A header's name as text, the same in lower case, and whether it is forwarded, by its bytes.
 
-    method: str
-    target: str
-    headers: Headers
+    Clients send the same few names over and over. Who makes up new ones cannot fill it.
+    """
+
+    def __missing__(self, raw: bytes) -> tuple[str, str, bool]:
+        name = raw.decode("latin-1")
+        lower = name.lower()
+        known = (name, lower, lower not in _NOT_FORWARDED)
+        if len(self) < _NAMES_KEPT and len(raw) <= _NAME_LENGTH_KEPT:
+            self[raw] = known
+        return known
 
 
-# One list of refusals, in one pass over the headers.
-def check_request(  # noqa: C901, PLR0911
-    head: RequestHead, *, via: str, key_header: str
+_NAMES_KEPT = 512
+_NAME_LENGTH_KEPT = 64
+_NAMES = _Names()
+_known_name = _NAMES.__getitem__
+_LATIN1 = repeat("latin-1")
+
+
+def check_request(  # noqa: C901, PLR0911 -- one list of refusals
+    method: str, target: str, headers: RawHeaders, via: str, key_header: str
 ) -> Checked | Refusal:
     """Decide whether a request can be forwarded byte for byte, and take its head apart.
 
-    The parser has already refused what llhttp refuses; this covers what it lets through.
-    `key_header` in lower case.
+    The head is as the parser delivered it, which has already refused what llhttp refuses; this
+    covers what it lets through. `key_header` in lower case.
     """
-    refusal = _bad_target(head)
-    if refusal is not None:
-        return refusal
+    if method == "CONNECT":
+        return Refusal.METHOD_NOT_FORWARDABLE
+    if not _TARGET.fullmatch(target):
+        return Refusal.TARGET_NOT_FORWARDABLE
+    if not headers:
+        return Checked((("Via", f"1.1 {via}"),), {}, None, has_body=False)
+    # Column by column, not header by header: so the loops are not Python's.
+    raw_names, raw_values = zip(*headers, strict=True)
+    names, lowers, kept = zip(*map(_known_name, raw_names), strict=True)
+    texts = tuple(map(bytes.decode, raw_values, _LATIN1))
+    values = dict(zip(lowers, texts, strict=True))
+    if len(values) != len(lowers) or not "".join(texts).isascii():
+        joined = _joined(lowers, texts, key_header)
+        if isinstance(joined, Refusal):
+            return joined
+        values = joined
+    forward = list(compress(zip(names, texts, strict=True), kept))
+    if not _RARE.isdisjoint(values):
+        refusal = _bad_framing(values) or _loop(values, via) or _bad_names(values)
+        if refusal is not None:
+            return refusal
+    key = values.get(key_header)
+    if key is not None and normal_key(key) is None:
+        return Refusal.KEY_INVALID
+    if "connection" in values:
+        named = _named_by_connection(values)
+        if key_header in named:
+            return Refusal.KEY_INVALID  # for this hop only, says the caller: then it is no key
+        forward = [pair for pair in forward if pair[0].lower() not in named]
+    forward.append(("Via", f"1.1 {via}"))
+    # A length of 0 is no body: such a request can be sent again, and is not sent in chunks.
+    has_body = values.get("content-length", "").strip("0") != "" or "transfer-encoding" in values
+    return Checked(tuple(forward), values, key, has_body)
+
+
+def _joined(
+    lowers: tuple[str, ...], texts: tuple[str, ...], key_header: str
+) -> dict[str, str] | Refusal:
+    """Each header's value by its name, where one stands twice or is not ASCII."""
     values: dict[str, str] = {}
-    forward: list[tuple[str, str]] = []
-    for name, value in head.headers:
-        lower = name.lower()
+    for lower, value in zip(lowers, texts, strict=True):
         if lower in values:
             if lower == key_header or lower in _CONTROL:
                 return Refusal.DUPLICATE_HEADER
@@ -87,35 +143,7 @@ def check_request(  # noqa: C901, PLR0911
             values[lower] = value
         if not value.isascii() and not _is_utf8(value):
             return Refusal.BYTES_NOT_FORWARDABLE
-        if lower not in _NOT_FORWARDED:
-            forward.append((name, value))
-    refusal = _bad_framing(values) or _loop(values, via) or _bad_names(values)
-    if refusal is not None:
-        return refusal
-    key = values.get(key_header)
-    if key is not None and normal_key(key) is None:
-        return Refusal.KEY_INVALID
-    named = _named_by_connection(values)
-    if key_header in named:
-        return Refusal.KEY_INVALID  # for this hop only, says the caller: then it is no key
-    if named:
-        forward = [pair for pair in forward if pair[0].lower() not in named]
-    forward.append(("Via", f"1.1 {via}"))
-    # A length of 0 is no body: such a request can be sent again, and is not sent in chunks.
-    has_body = "transfer-encoding" in values or values.get("content-length", "").strip("0") != ""
-    return Checked(tuple(forward), values, key, has_body)
-
-
-def _bad_target(head: RequestHead) -> Refusal | None:
-    target = head.target
-    if head.method == "CONNECT":
-        return Refusal.METHOD_NOT_FORWARDABLE
-    # Absolute form names a host, and the client never chooses the host; a fragment or an empty
-    # query would not survive the trip unchanged.
-    empty_query = target.find("?") == len(target) - 1
-    if not target.startswith("/") or "#" in target or empty_query:
-        return Refusal.TARGET_NOT_FORWARDABLE
-    return None
+    return values
 
 
 def _bad_framing(values: dict[str, str]) -> Refusal | None:
@@ -159,25 +187,28 @@ def normal_key(value: str) -> str | None:
     The draft wants a quoted string; Stripe-style clients send it bare. The bytes are forwarded as
     they came.
     """
+    if _BARE_KEY.fullmatch(value):
+        return value
     quoted = _QUOTED_KEY.fullmatch(value)
-    if quoted:
-        return re.sub(r'\\(["\\])', r"\1", quoted.group(1))
-    return value if _BARE_KEY.fullmatch(value) else None
+    return re.sub(r'\\(["\\])', r"\1", quoted.group(1)) if quoted else None
 
 
 def _named_by_connection(values: dict[str, str]) -> set[str]:
     """The fields that `Connection` names: they are for this hop only."""
-    listed = values.get("connection")
-    if listed is None:
-        return set()
-    return {token.strip().lower() for token in listed.split(",")}
+    return {token.strip().lower() for token in values["connection"].split(",")}
 
 
 def answer_headers(headers: Headers) -> Headers:
     """The gateway's answer headers that go back: all but the hop-by-hop ones."""
-    lowered = [(pair[0].lower(), pair) for pair in headers]
+    lowers = [name.lower() for name, _ in headers]
+    if HOP_BY_HOP.isdisjoint(lowers):
+        return headers
     named: set[str] = set()
-    for lower, (_, value) in lowered:
+    for lower, (_, value) in zip(lowers, headers, strict=True):
         if lower == "connection":
             named |= _named_by_connection({lower: value})
-    return tuple(pair for lower, pair in lowered if lower not in HOP_BY_HOP and lower not in named)
+    return tuple(
+        pair
+        for lower, pair in zip(lowers, headers, strict=True)
+        if lower not in HOP_BY_HOP and lower not in named
+    )

@@ -16,7 +16,6 @@ from proxy.core.http_rules import (
     TOKEN_HEADER,
     USER_HEADER,
     Checked,
-    RequestHead,
     check_request,
 )
 from proxy.core.refusals import Refusal
@@ -47,14 +46,8 @@ class Forward:
         """Answer one request. Runs on aiohttp's low-level server: there is nothing
         to route here.
         """
-        head = RequestHead(
-            method=request.method,
-            target=request.raw_path,
-            headers=tuple(
-                [(n.decode("latin-1"), v.decode("latin-1")) for n, v in request.raw_headers]
-            ),
-        )
-        checked = check_request(head, via=self._via, key_header=self._key_header)
+        method, target, headers = request.method, request.raw_path, request.raw_headers
+        checked = check_request(method, target, headers, self._via, self._key_header)
         if isinstance(checked, Refusal):
             return self._refused(checked)
         values = checked.values
@@ -64,8 +57,8 @@ class Forward:
             return self._refused(Refusal.TOKEN_REQUIRED)
         inbound = InboundRequest(
             gateway=self._lane.name,
-            method=head.method,
-            target=head.target,
+            method=method,
+            target=target,
             headers=checked.forward,
             has_body=checked.has_body,
             client_key=checked.client_key,

@@ -15,7 +15,7 @@ from pathlib import Path
 from proxy.core import events as ev
 from proxy.core.bodyfields import body_values
 from proxy.core.classify import classify
-from proxy.core.http_rules import Checked, RequestHead, check_request
+from proxy.core.http_rules import Checked, check_request
 from proxy.core.idempotency import identify
 from proxy.core.results import AttemptResult
 from proxy.core.session import Session, apply
@@ -39,18 +39,15 @@ POLICY = """
 listen: {sessions: "127.0.0.1:0", admin: "127.0.0.1:0"}
 gateways: {stripe: {profile: stripe, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"}}
 """
-HEAD = RequestHead(
-    "POST",
-    "/v1/payment_intents",
-    (
-        ("Host", "127.0.0.1:8080"),
-        ("Authorization", "Bearer sk_test_bench"),
-        ("Idempotency-Key", "bench-1234-5678"),
-        ("Content-Type", "application/x-www-form-urlencoded"),
-        ("Accept", "*/*"),
-        ("User-Agent", "bench"),
-        ("Content-Length", "300"),
-    ),
+METHOD, TARGET = "POST", "/v1/payment_intents"
+HEAD = (
+    (b"Host", b"127.0.0.1:8080"),
+    (b"Authorization", b"Bearer sk_test_bench"),
+    (b"Idempotency-Key", b"bench-1234-5678"),
+    (b"Content-Type", b"application/x-www-form-urlencoded"),
+    (b"Accept", b"*/*"),
+    (b"User-Agent", b"bench"),
+    (b"Content-Length", b"300"),
 )
 BODY = (
     b"amount=1999&currency=eur&confirm=true&payment_method=pm_card_visa&description=" + b"x" * 220
@@ -115,12 +112,12 @@ def _steps(folder: Path) -> dict[str, Callable[[], object]]:
     gateway = settings.gateways["stripe"]
     route = gateway.routes.match("POST", "/v1/payment_intents")
     keyring, dice, clock = Keyring(b"k" * 32), SystemDice(), SystemClock()
-    checked = check_request(HEAD, via="holdfast-b", key_header="idempotency-key")
+    checked = check_request(METHOD, TARGET, HEAD, "holdfast-b", "idempotency-key")
     assert isinstance(checked, Checked)
     request = InboundRequest(
         gateway="stripe",
-        method=HEAD.method,
-        target=HEAD.target,
+        method=METHOD,
+        target=TARGET,
         headers=checked.forward,
         body=BODY,
         has_body=True,
@@ -150,7 +147,7 @@ def _steps(folder: Path) -> dict[str, Callable[[], object]]:
 
     return {
         "check the request's head": lambda: check_request(
-            HEAD, via="holdfast-b", key_header="idempotency-key"
+            METHOD, TARGET, HEAD, "holdfast-b", "idempotency-key"
         ),
         "find the route": lambda: gateway.routes.match("POST", "/v1/payment_intents"),
         "read order and amount from the body": lambda: body_values(request, places),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.http_rules import Checked, RequestHead, answer_headers, check_request, normal_key
+from proxy.core import http_rules
+from proxy.core.http_rules import Checked, answer_headers, check_request, normal_key
 from proxy.core.refusals import Refusal
 from proxy.core.wire import Headers
 
@@ -19,8 +20,8 @@ def check(
     key_header: str = "idempotency-key",
 ) -> Checked | Refusal:
     """The verdict on a request with these headers."""
-    head = RequestHead(method, target, (HOST, *headers))
-    return check_request(head, via=VIA, key_header=key_header)
+    raw = tuple((n.encode("latin-1"), v.encode("latin-1")) for n, v in (HOST, *headers))
+    return check_request(method, target, raw, VIA, key_header)
 
 
 def forwarded(*headers: tuple[str, str]) -> Headers:
@@ -228,6 +229,22 @@ def test_whether_a_body_comes(header: tuple[str, str], *, has_body: bool) -> Non
     checked = check(header)
     assert isinstance(checked, Checked)
     assert checked.has_body is has_body
+
+
+def test_a_head_without_headers() -> None:
+    """HTTP/1.0 needs none."""
+    checked = check_request("GET", "/pay", (), VIA, "idempotency-key")
+    assert checked == Checked((("Via", f"1.1 {VIA}"),), {}, None, has_body=False)
+
+
+def test_made_up_names_fill_nothing() -> None:
+    """Names are remembered, but not more of them than a client that means well has."""
+    for number in range(2 * http_rules._NAMES_KEPT):
+        assert forwarded((f"X-{number}", "a")) == ((f"X-{number}", "a"),)
+    assert forwarded(("X" * 1000, "a")) == (("X" * 1000, "a"),)
+
+    assert len(http_rules._NAMES) == http_rules._NAMES_KEPT
+    assert max(len(name) for name in http_rules._NAMES) <= http_rules._NAME_LENGTH_KEPT
 
 
 # --- keys ---------------------------------------------------------------------------------------

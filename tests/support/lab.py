@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from proxy.background.reconciler import Reconciler
 from proxy.core import events as ev
-from proxy.core.http_rules import Checked, RequestHead, check_request
+from proxy.core.http_rules import Checked, check_request
 from proxy.core.session import Session
 from proxy.core.wire import Answer, Headers, InboundRequest
 from proxy.flow.admission import Admission
@@ -102,6 +103,14 @@ def settings_from(text: str, folder: Path, environ: dict[str, str] | None = None
     path = folder / "policy.yaml"
     path.write_text(text, encoding="utf-8")
     return load(path, environ or {})
+
+
+class RequestHead(NamedTuple):
+    """A request's head as a backend writes it."""
+
+    method: str
+    target: str
+    headers: Headers
 
 
 def pay(  # noqa: PLR0913 -- everything a backend can say, by name
@@ -206,7 +215,8 @@ class Lab:
         head, body = request
         lane = self.lanes[gateway]
         key_header = lane.profile.key_header.lower()
-        checked = check_request(head, via="holdfast-lab", key_header=key_header)
+        raw = tuple((n.encode("latin-1"), v.encode("latin-1")) for n, v in head.headers)
+        checked = check_request(head.method, head.target, raw, "holdfast-lab", key_header)
         assert isinstance(checked, Checked), checked
         inbound = InboundRequest(
             gateway=gateway,

@@ -10,7 +10,7 @@ import asyncio
 from functools import lru_cache
 from typing import Protocol
 
-from proxy.core.http_rules import Checked, RequestHead, check_request
+from proxy.core.http_rules import Checked, check_request
 from proxy.core.states import Outcome
 from proxy.core.wire import InboundRequest
 from tests.campaigns.checker import Told
@@ -179,14 +179,14 @@ def request(
         ("X-Payment-Order-Id", order),
         ("X-Payment-Session-Id", session),
     )
-    headers = tuple((name, value) for name, value in named if value is not None)
-    head = RequestHead("POST", "/v1/payment_intents", headers)
-    checked = check_request(head, via="holdfast-sim", key_header="idempotency-key")
+    raw = tuple((name.encode(), value.encode()) for name, value in named if value is not None)
+    method, target = "POST", "/v1/payment_intents"
+    checked = check_request(method, target, raw, "holdfast-sim", "idempotency-key")
     assert isinstance(checked, Checked), checked
     return InboundRequest(
         gateway=gateway,
-        method=head.method,
-        target=head.target,
+        method=method,
+        target=target,
         headers=checked.forward,
         body=body.encode(),
         has_body=True,
