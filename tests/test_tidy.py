@@ -59,6 +59,7 @@ TESTED_ELSEWHERE = {
     "upstream/client.py": "tests/upstream/test_wire_conformance.py",
     "upstream/scripted.py": "tests/flow/test_pipeline.py",
     "web/listeners.py": "tests/web/test_forward.py",
+    "web/requests.py": "tests/web/test_forward.py",
     "web/responses.py": "tests/web/test_forward.py",
 }
 

@@ -1,4 +1,4 @@
-"""One gateway's door: aiohttp request → `InboundRequest` → pipeline → the answer, byte for byte."""
+"""One gateway's door: HTTP request → `InboundRequest` → pipeline → the answer, byte for byte."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from proxy.core.http_rules import (
     SESSION_HEADER,
     TOKEN_HEADER,
     USER_HEADER,
-    Checked,
     check_request,
 )
 from proxy.core.refusals import Refusal
 from proxy.core.wire import InboundRequest
 from proxy.flow.pipeline import Pipeline
 from proxy.flow.walk import BodyIncomplete, BodyTooLarge, Lane
+from proxy.web.requests import GatewayRequest
 from proxy.web.responses import RawResponse
 
 _SESSION, _ORDER, _USER, _TOKEN = (
@@ -42,37 +42,36 @@ class Forward:
         self._key_header = lane.profile.key_header.lower()
         self._token = token
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request. Runs on aiohttp's low-level server: there is nothing
-        to route here.
-        """
-        method, target, headers = request.method, request.raw_path, request.raw_headers
-        checked = check_request(method, target, headers, self._via, self._key_header)
+    async def handle(self, request: GatewayRequest) -> RawResponse:
+        """Answer one request. There is nothing to route here."""
+        message = request.message
+        method, target = request.method, message.path
+        checked = check_request(method, target, message.raw_headers, self._via, self._key_header)
         if isinstance(checked, Refusal):
             return self._refused(checked)
-        values = checked.values
-        if _too_old(request.version, values):
+        forward, values, client_key, has_body = checked
+        if request.version < (1, 1) and _too_old(request.version, values):
             return self._refused(Refusal.AMBIGUOUS_FRAMING)
         if self._token is not None and not _same(values.get(_TOKEN), self._token):
             return self._refused(Refusal.TOKEN_REQUIRED)
         inbound = InboundRequest(
-            gateway=self._lane.name,
-            method=method,
-            target=target,
-            headers=checked.forward,
-            has_body=checked.has_body,
-            client_key=checked.client_key,
-            session_id=values.get(_SESSION),
-            order_ref=values.get(_ORDER),
-            user_ref=values.get(_USER),
-            values=values,
+            self._lane.name,
+            method,
+            target,
+            forward,
+            b"",
+            has_body,
+            client_key,
+            values.get(_SESSION),
+            values.get(_ORDER),
+            values.get(_USER),
+            values,
         )
-        body = RequestBody(request, checked)
-        answer = await self._pipeline.handle(self._lane, inbound, body)
+        answer = await self._pipeline.handle(self._lane, inbound, RequestBody(request, values))
         # A body that was not read would be taken for the next request.
         return RawResponse(answer, close=not request.content.is_eof())
 
-    def _refused(self, refusal: Refusal) -> web.StreamResponse:
+    def _refused(self, refusal: Refusal) -> RawResponse:
         return RawResponse(self._pipeline.refuse(self._lane, refusal), close=True)
 
 
@@ -90,20 +89,28 @@ def _same(given: str | None, wanted: str) -> bool:
 class RequestBody:
     """A request's body, not asked for before it is wanted (`Expect: 100-continue`)."""
 
-    def __init__(self, request: web.BaseRequest, checked: Checked) -> None:
+    __slots__ = ("_request", "_values", "_waiting")
+
+    def __init__(self, request: GatewayRequest, values: Mapping[str, str]) -> None:
         self._request = request
-        length = checked.values.get("content-length")
-        self._length = None if length is None else int(length)
-        self._waiting = "expect" in checked.values and request.version >= (1, 1)
+        self._values = values
+        self._waiting = (
+            "expect" in values
+            and request.version >= (1, 1)
+            and request.content is not EMPTY_PAYLOAD
+        )
 
     async def read(self, limit: int) -> bytes:
         """All of it. Raises `BodyTooLarge` before the client is told to go on, or
         `BodyIncomplete`.
         """
-        if self._length is not None and self._length > limit:
+        if not self._waiting and (whole := self._request.arrived()) is not None:
+            if len(whole) > limit:
+                raise BodyTooLarge
+            return whole
+        length = self._values.get("content-length")
+        if length is not None and int(length) > limit:
             raise BodyTooLarge
-        if self._request.content is EMPTY_PAYLOAD:
-            return b""
         parts: list[bytes] = []
         size = 0
         async for chunk in self.stream():

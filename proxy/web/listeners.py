@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import StreamReader, web
 from aiohttp.http import HttpRequestParser, RawRequestMessage
+from aiohttp.web_protocol import ERROR
 from typing_extensions import override
 
 from proxy.core.problems import problem
 from proxy.core.refusals import Refusal
+from proxy.web.requests import GatewayRequest
 from proxy.web.responses import RawResponse
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[GatewayRequest], Awaitable[RawResponse]]
 
 # What the parser may be given. `auto_decompress` off: bodies are passed on as they came.
 _PROTOCOL: dict[str, Any] = {
@@ -76,17 +79,133 @@ class _Connection(web.RequestHandler):
     @override
     def handle_error(
         self,
-        request: web.BaseRequest,
+        request: web.BaseRequest | GatewayRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,
-    ) -> web.StreamResponse:
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or request.writer.output_size > 0:
-            # Logs it, and raises where an answer has already begun.
-            super().handle_error(request, status, exc, message)
+    ) -> RawResponse:
+        begun = request.writer.output_size > 0
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or begun:
+            self.log_exception("Error handling request from %s", request.remote, exc_info=exc)
+        if begun:
+            broken = "an answer had begun"
+            raise ConnectionError(broken)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return RawResponse(problem(Refusal.INTERNAL), close=True)
         # Not logged: whoever can connect could fill the log.
         return RawResponse(problem(Refusal.MALFORMED_REQUEST), close=True)
+
+
+class _GatewayConnection(_Connection):
+    """A connection at a gateway's door, where every request goes to one handler.
+
+    aiohttp's own loop waits for requests in one task and makes another task, a request and a writer
+    for each. This one is a task while there is something to answer, and makes no more than that
+    needs. Otherwise it does what aiohttp's does, in the same order.
+    """
+
+    __slots__ = ()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages and self._task_handler is not None and self._task_handler.done():
+            self._task_handler = self._loop.create_task(self.start())
+
+    @override
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # At the end of every body aiohttp resumes what mostly was not paused.
+        if resume_parser or self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    @override
+    async def start(self) -> None:  # noqa: C901 -- step by step, as aiohttp's
+        while self._messages and not self._force_close:
+            message, content = self._messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            try:
+                await self._serve(message, content)
+                if not content.is_eof():
+                    await self._linger(content)
+            except ConnectionError:  # the client has gone
+                self._keepalive = False
+            except Exception as error:  # noqa: BLE001 -- as aiohttp's does
+                self.log_exception("Unhandled exception", exc_info=error)
+                self.force_close()
+            except BaseException:
+                self.force_close()
+                raise
+            if self._force_close:
+                return
+            if self._close or not self._keepalive:
+                self._task_handler = None
+                if self.transport is not None:
+                    self.transport.close()
+                return
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            if self._keepalive_handle is None:
+                self._keepalive_handle = self._loop.call_at(
+                    self._next_keepalive_close_time, self._process_keepalive
+                )
+
+    @override
+    def _process_keepalive(self) -> None:
+        self._keepalive_handle = None
+        if self._force_close or not self._keepalive:
+            return
+        if self._loop.time() < self._next_keepalive_close_time:
+            self._keepalive_handle = self._loop.call_at(
+                self._next_keepalive_close_time, self._process_keepalive
+            )
+        elif not self._request_in_progress:
+            self.force_close()
+
+    async def _serve(self, message: Any, content: StreamReader) -> None:
+        """Answer a request, or what could not be read as one."""
+        readable = isinstance(message, RawRequestMessage)
+        # Any: aiohttp takes it for one of its own, and has of it what it asks for.
+        request: Any = GatewayRequest(self, message if readable else ERROR, content)
+        handler: Any = self._request_handler
+        response: RawResponse
+        self._request_in_progress = True
+        try:
+            self._current_request = request
+            try:
+                if readable:
+                    response = await handler(request)
+                else:
+                    response = self.handle_error(request, HTTPStatus.BAD_REQUEST)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the client gets an answer
+                response = self.handle_error(request, exc=error)
+            finally:
+                self._current_request = None
+            if self._upgraded:
+                # No upgrade is taken up: what came after the request is read as the next one.
+                _, lost = await self.finish_response(request, response, None)
+                if lost:
+                    raise ConnectionResetError
+            else:
+                await response.prepare(request)
+        finally:
+            self._request_in_progress = False
+            if self._handler_waiter is not None:
+                self._handler_waiter.set_result(None)
+        self._keepalive = response.keep_alive
+
+    async def _linger(self, content: StreamReader) -> None:
+        """Take what the client still sends for a while: were the connection ended before it has
+        read its answer, it might never see it.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._lingering_time):
+                while not content.is_eof() and not self._force_close:
+                    await content.readany()
+        if not content.is_eof() and not self._force_close:
+            self.close()
+        content.set_exception(web.PayloadAccessError())
 
 
 class _Server(web.Server):
@@ -97,6 +216,14 @@ class _Server(web.Server):
     @override
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _GatewayServer(_Server):
+    """The same with the connections of a gateway's door."""
+
+    @override
+    def __call__(self) -> web.RequestHandler:
+        return _GatewayConnection(self, loop=self._loop, **self._kwargs)
 
 
 class _AppRunner(web.AppRunner):
@@ -118,7 +245,7 @@ class Listeners:
     async def open_gateway(self, handler: Handler, host: str, port: int) -> int:
         """A gateway's door: aiohttp's low-level server, one handler for everything."""
         # `handler_cancellation` stays off (the default): a backend that hangs up changes nothing.
-        server = _Server(handler, handler_cancellation=False, **_PROTOCOL)
+        server = _GatewayServer(cast("Any", handler), handler_cancellation=False, **_PROTOCOL)
         _ = server()  # a setting that aiohttp does not know fails here, not at the first connection
         runner = web.ServerRunner(server, shutdown_timeout=_CLOSING_SECONDS)
         return await self._open(runner, host, port)

@@ -81,16 +81,26 @@ def mid_answer() -> None:
     real = RawResponse.prepare
 
     async def wrapped(self: RawResponse, request: Any) -> Any:
-        write = request.writer.write
-
-        async def half(data: bytes, **more: Any) -> None:
-            await write(data[: len(data) // 2], **more)
-            die()
-
-        request.writer.write = half
+        request._connection.transport = HalfTransport(request.transport)
         return await real(self, request)
 
     RawResponse.prepare = wrapped  # type: ignore[method-assign]
+
+
+class HalfTransport:
+    """Writes half of what it is given, and dies."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def is_closing(self) -> bool:
+        """As the real one."""
+        return bool(self._transport.is_closing())
+
+    def write(self, data: bytes) -> None:
+        """The last thing it does."""
+        self._transport.write(data[: len(data) // 2])
+        die()
 
 
 ARRANGE: dict[str, Callable[[], None]] = {

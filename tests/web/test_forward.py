@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from proxy.web import listeners
+from proxy.web.requests import GatewayRequest
+from proxy.web.responses import RawResponse
 from tests.support.raw import (
     OK,
     RawConnection,
@@ -1028,7 +1029,7 @@ async def test_it_does_not_start_on_the_pure_python_parser(tmp_path: Path) -> No
 async def test_a_setting_that_aiohttp_does_not_know_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or else aiohttp would fall back to its own settings, unpacking bodies and all."""
 
-    async def handler(_: web.BaseRequest) -> web.StreamResponse:
+    async def handler(_: GatewayRequest) -> RawResponse:
         raise NotImplementedError
 
     monkeypatch.setitem(listeners._PROTOCOL, "no_such_setting", 1)
