@@ -11,13 +11,17 @@ from http import HTTPStatus
 
 from httptools import HttpParserError, HttpResponseParser
 
-from proxy.core.wire import Phase, WireFacts
+from proxy.core.wire import Headers, Phase, WireFacts
 from proxy.ports import Send
 from proxy.upstream.client import MAX_ANSWER_HEADERS, MAX_ANSWER_LINE
 from proxy.upstream.faults import TooLarge, Truncated, Unusable
 
-# The parser tells of a header when it is whole; this bounds what it collects until then.
+# A head is judged when it is whole; these bound what is collected until then.
 _MAX_HEAD = 1024 * 1024
+_MAX_PARTS = 2 * MAX_ANSWER_HEADERS
+
+_INTERIM = range(HTTPStatus.CONTINUE, HTTPStatus.OK)
+_SIZED_BY = frozenset({"content-length", "transfer-encoding"})
 
 
 class Answer:
@@ -31,6 +35,7 @@ class Answer:
         self._without_body = send.method == "HEAD"
         self._limit = send.max_answer_bytes
         self._fed_before_head = 0
+        self._parts: list[bytes] = []  # of its head: names and values in turn
         # None when it is over. One parser per answer: none remembers anything of another.
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
@@ -52,15 +57,19 @@ class Answer:
             self._end(cause if isinstance(cause, Exception) else Unusable())
         if self.status is None:
             self._fed_before_head += len(data)
-            if self._fed_before_head > _MAX_HEAD:
+            if self._fed_before_head > _MAX_HEAD or len(self._parts) > _MAX_PARTS:
                 self._end(Unusable())
 
     def ended(self) -> None:
         """The other side says that nothing follows."""
-        if self.status is None or self._sized:
+        if self.status is None or self._sized():
             self.cut()
         else:
             self._complete(keep=False)
+
+    def _sized(self) -> bool:
+        """Whether it says where it ends. If not, it lasts as long as its connection."""
+        return not _SIZED_BY.isdisjoint(name.lower() for name, _ in self._headers)
 
     def cut(self) -> None:
         """The connection is gone."""
@@ -70,12 +79,13 @@ class Answer:
         self.keep = keep
         self._end(
             WireFacts(
-                sent=True,
-                phase=Phase.ANSWERED,
-                status=self.status or 0,
-                status_text=self._phrase.decode("latin-1"),
-                headers=tuple(self._headers),
-                body=b"".join(self._body),
+                True,
+                Phase.ANSWERED,
+                None,
+                self.status or 0,
+                self._phrase.decode("latin-1"),
+                self._headers,
+                b"".join(self._body),
             )
         )
 
@@ -86,35 +96,23 @@ class Answer:
 
     # --- from the parser --------------------------------------------------------------------------
 
+    on_chunk_header = on_chunk_complete = None  # asked for, too
+
     def on_message_begin(self) -> None:
         if self._parser is None:  # something more, behind the answer
             self.keep = False
             return
         self._phrase = b""  # of the answer, or of an interim one before it
-        self._headers: list[tuple[str, str]] = []
-        self._sized = False  # without, it lasts as long as its connection
-        self._coded = False  # in a way nobody asked for
+        self._parts = []
         self._body: list[bytes] = []
-        self._size = 0
+        self._room = self._limit
 
     def on_status(self, part: bytes) -> None:
         self._phrase += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.status is not None:  # a trailer
-            return
-        value = value.rstrip(b" \t")
-        if len(name) + len(value) > MAX_ANSWER_LINE or b"\0" in value:
-            raise Unusable
-        if len(self._headers) == MAX_ANSWER_HEADERS:
-            raise Unusable
-        self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
-        lower = name.lower()
-        if lower == b"content-length":
-            self._sized = True
-        elif lower == b"transfer-encoding":
-            self._sized = True
-            self._coded = self._coded or value.lower() != b"chunked"
+        if self.status is None:  # else a trailer
+            self._parts += (name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         if self._parser is None:
@@ -122,10 +120,11 @@ class Answer:
         status = self._parser.get_status_code()
         if status == HTTPStatus.SWITCHING_PROTOCOLS:
             raise Unusable
-        if HTTPStatus.CONTINUE <= status < HTTPStatus.OK:  # interim; the answer follows
+        headers = _headers(self._parts)
+        if status in _INTERIM:  # the answer follows
             return
-        if self._coded:
-            raise Unusable
+        _refuse_codings(self._parts)
+        self._headers = headers
         self.status = status
         if self._without_body:
             self._complete(keep=self._parser.should_keep_alive())
@@ -134,8 +133,8 @@ class Answer:
         if self._parser is None:  # behind an answer that has none
             self.keep = False
             return
-        self._size += len(part)
-        if self._size > self._limit:
+        self._room -= len(part)
+        if self._room < 0:
             raise TooLarge
         self._body.append(part)
 
@@ -143,3 +142,25 @@ class Answer:
         if self._parser is not None and self.status is not None:
             # Asked now: when this has returned, the parser has forgotten it.
             self._complete(keep=self._parser.should_keep_alive())
+
+
+def _headers(parts: list[bytes]) -> Headers:
+    """The pairs, decoded in one go: none of the parts has a line break in it."""
+    joined = b"\n".join(parts)
+    if len(parts) > _MAX_PARTS or b"\0" in joined:
+        raise Unusable
+    if len(joined) > MAX_ANSWER_LINE:
+        for name, value in zip(parts[::2], parts[1::2], strict=True):
+            if len(name) + len(value) > MAX_ANSWER_LINE:
+                raise Unusable
+    texts = joined.decode("latin-1").split("\n")
+    return tuple(zip(texts[::2], texts[1::2]))  # noqa: B905 -- nothing is one empty text
+
+
+def _refuse_codings(parts: list[bytes]) -> None:
+    """Coded in a way that nobody asked for, an answer cannot be handed on."""
+    names = b"\n".join(parts[::2]).lower()
+    if b"transfer-encoding" in names:
+        for name, value in zip(names.split(b"\n"), parts[1::2], strict=True):
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                raise Unusable

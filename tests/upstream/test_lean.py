@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -317,6 +318,36 @@ async def test_a_header_that_is_no_line_is_not_sent(bad: str) -> None:
 
         assert seen(facts) == (False, Phase.CONNECTING, Reason.INTERNAL_ERROR)
         assert (asked, server.connections) == ([], [])
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["alone", "with a cancellation"])
+async def test_time_that_is_up_is_no_cancellation(cancelled: bool) -> None:
+    """It ends the send and leaves nothing on its task; a cancellation beside it is still one."""
+    left: list[int] = []
+
+    async def sends() -> WireFacts:
+        facts = await upstream.send(a_send(attempt_timeout=0.05))
+        left.append(task.cancelling())
+        return facts
+
+    async with (
+        raw_server(Swallowing()) as server,
+        lean(server.origin) as upstream,
+        meanwhile(sends()) as task,
+    ):
+        await until(lambda: server.requests)
+        if cancelled:
+            # Due in the same turn of the loop as the time-out, whichever is first.
+            asyncio.get_running_loop().call_later(0.0, time.sleep, 0.1)
+            asyncio.get_running_loop().call_later(0.05, task.cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await soon(task)
+        else:
+            assert (await soon(task)).reason is Reason.ATTEMPT_TIMEOUT
+        assert left == ([] if cancelled else [0])
 
 
 # --- many at once ---------------------------------------------------------------------------------

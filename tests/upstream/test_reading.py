@@ -37,6 +37,8 @@ WHOLE = {
     "chunked": CHUNKED + b"\r\n",
     "trailers": CHUNKED + b"X-Sum: 1\r\nX-End: 2\r\n\r\n",
     "interim": b"HTTP/1.1 103 Early\r\nLink: a\r\nContent-Length: 0\r\n\r\n" + OK,
+    "interim with a body": b"HTTP/1.1 199 Go\r\nContent-Length: 1\r\n\r\nh" + OK,
+    "empty lines before it": b"\r\n\n" + OK,
     "no content": b"HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n",
     "not modified": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
     # Not by the book, but plain enough, and aiohttp's client takes them.
