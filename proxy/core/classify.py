@@ -7,12 +7,12 @@ answer, then the gateway's own retry hint. What no rule names is unknown, never 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from proxy.core.profile import GatewayProfile, JsonTest, RulesByStatus, Verdict
+from proxy.core.profile import GatewayProfile, JsonTest, RetryHint, Rule, StatusRules, Verdict
 from proxy.core.reasons import Reason
 from proxy.core.results import AttemptResult, Repeat
 from proxy.core.states import AttemptStatus
@@ -20,6 +20,9 @@ from proxy.core.wire import Headers, WireFacts, header
 
 _NOT_JSON = object()
 _PLAIN = (str, int, float)
+_JSON_SPACE = " \t\n\r"
+_JSON = json.JSONDecoder()
+_NONE = StatusRules(())
 
 _SETTLED = {
     Verdict.SUCCEEDED: AttemptStatus.SUCCEEDED,
@@ -35,15 +38,18 @@ def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> Attem
     """
     if facts.reason is not None:
         return _without_answer(facts)
-    headers = _by_name(facts.headers)
-    verdict = _verdict(facts, headers, profile.rules)
-    replayed = _is_replay(headers, profile)
-    hint = _hint(headers, profile)
+    # The first value of each.
+    headers = {name.lower(): value for name, value in reversed(facts.headers)}
+    verdict = _verdict(facts, headers, profile)
+    marker = profile.replay_marker
+    replayed = marker is not None and headers.get(marker[0]) == marker[1]
+    hint = _hint(headers, profile.retry_hint)
     if verdict is Verdict.REJECTED and hint is Repeat.YES:
         # The gateway itself says these bytes are worth another try, so it executed nothing.
         verdict = Verdict.NOT_EXECUTED
-    if verdict in _SETTLED:
-        return AttemptResult(_SETTLED[verdict], replayed=replayed)
+    settled = _SETTLED.get(verdict)
+    if settled is not None:
+        return AttemptResult(settled, None, Repeat.NO, None, replayed)
     reason = _reason(verdict, facts.status)
     retry_after = retry_after_seconds(facts.headers, now_ms)
     if verdict is Verdict.NOT_EXECUTED:
@@ -78,31 +84,42 @@ def _without_answer(facts: WireFacts) -> AttemptResult:
     return AttemptResult(AttemptStatus.UNKNOWN, facts.reason, Repeat.BY_CLASS)
 
 
-_ByName = Mapping[str, str]
-
-
-def _by_name(headers: Headers) -> _ByName:
-    """The first value of each header, by lower-case name."""
-    return {name.lower(): value for name, value in reversed(headers)}
-
-
-def _verdict(facts: WireFacts, headers: _ByName, rules: RulesByStatus) -> Verdict:
-    document: object = None
-    for rule in rules.get(facts.status):
-        if rule.headers and any(headers.get(name.lower()) != v for name, v in rule.headers):
-            continue
-        if rule.json:
-            if document is None:
-                document = _parse(facts.body)
-            if not all(_holds(test, document) for test in rule.json):
-                continue
-        return rule.verdict
+def _verdict(facts: WireFacts, headers: Mapping[str, str], profile: GatewayProfile) -> Verdict:
+    few = profile.rules.by_status.get(facts.status, _NONE)
+    document = _parse(facts.body) if few.read_json else None
+    for rule in _left(few, document):
+        for name, value in rule.headers:
+            if headers.get(name) != value:
+                break
+        else:
+            for test in rule.json:
+                if not _holds(test, document):
+                    break
+            else:
+                return rule.verdict
     return Verdict.UNKNOWN
 
 
+def _left(few: StatusRules, document: object) -> Sequence[Rule]:
+    """Those rules of a status that the document does not rule out at once."""
+    if few.key is None or not isinstance(document, dict):
+        return few.rules
+    value = document.get(few.key)
+    return few.by_value.get(value, few.others) if isinstance(value, _PLAIN) else few.others
+
+
 def _parse(body: bytes) -> object:
+    """What `json.loads` makes of it. Nearly every answer is UTF-8, and read without guessing."""
+    document: object
     try:
-        document: object = json.loads(body)
+        text = body.decode().strip(_JSON_SPACE)
+        document, end = _JSON.raw_decode(text)
+        if end == len(text):
+            return document
+    except (ValueError, RecursionError):
+        pass
+    try:
+        document = json.loads(body)
     except (ValueError, RecursionError):  # nested too deeply to be an answer
         return _NOT_JSON
     return document
@@ -111,6 +128,12 @@ def _parse(body: bytes) -> object:
 def _holds(test: JsonTest, document: object) -> bool:
     if document is _NOT_JSON:
         return False
+    key = test.path.key
+    if key is not None and isinstance(document, dict):  # most are one key of an object
+        value = document.get(key)
+        if test.values is None:
+            return (value is not None) is test.present
+        return isinstance(value, _PLAIN) and value in test.values
     reached = test.path.values(document)
     if test.values is None:
         there = any(value is not None for value in reached)
@@ -118,22 +141,13 @@ def _holds(test: JsonTest, document: object) -> bool:
     return any(isinstance(value, _PLAIN) and value in test.values for value in reached)
 
 
-def _is_replay(headers: _ByName, profile: GatewayProfile) -> bool:
-    if profile.replay_marker is None:
-        return False
-    name, value = profile.replay_marker
-    return headers.get(name.lower()) == value
-
-
-def _hint(headers: _ByName, profile: GatewayProfile) -> Repeat | None:
-    if profile.retry_hint is None:
+def _hint(headers: Mapping[str, str], hint: RetryHint | None) -> Repeat | None:
+    value = None if hint is None else headers.get(hint.header)
+    if hint is None or value is None:
         return None
-    value = headers.get(profile.retry_hint.header.lower())
-    if value in profile.retry_hint.retry_values:
+    if value in hint.retry_values:
         return Repeat.YES
-    if value in profile.retry_hint.stop_values:
-        return Repeat.NO
-    return None
+    return Repeat.NO if value in hint.stop_values else None
 
 
 def _reason(verdict: Verdict, status: int) -> Reason:

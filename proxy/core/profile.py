@@ -4,9 +4,12 @@ code.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
 
 from proxy.core.jsonpath import JsonPath
 
@@ -52,37 +55,71 @@ class Rule:
     """All conditions hold → the verdict. An empty condition holds."""
 
     statuses: tuple[tuple[int, int], ...]  # inclusive ranges
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...]  # names in lower case, once sorted by status
     json: tuple[JsonTest, ...]
     verdict: Verdict
+
+
+class StatusRules(NamedTuple):
+    """The rules a status can meet, in the profile's order; fewer once the answer has been read.
+
+    `by_value` has those left for an answer with this value under `key`, `others` those for one
+    with any other value there, or none.
+    """
+
+    rules: tuple[Rule, ...]
+    read_json: bool = False  # whether any of them looks into the body
+    key: str | None = None  # that most of them ask for
+    by_value: Mapping[str | int | float | bool, tuple[Rule, ...]] = MappingProxyType({})
+    others: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RulesByStatus:
     """Rules by the status they can apply to, so that an answer meets only the few that matter."""
 
-    by_status: Mapping[int, tuple[Rule, ...]]
-
-    def get(self, status: int) -> tuple[Rule, ...]:
-        """The rules for a status, in the profile's order."""
-        return self.by_status.get(status, ())
+    by_status: Mapping[int, StatusRules]
 
 
 def rules_by_status(rules: Sequence[Rule]) -> RulesByStatus:
     """Sort rules by the statuses they name."""
     by_status: dict[int, tuple[Rule, ...]] = {}
-    for rule in rules:
+    for written in rules:
+        headers = tuple((name.lower(), value) for name, value in written.headers)
+        rule = replace(written, headers=headers)
         for low, high in rule.statuses:
             for status in range(low, high + 1):
                 by_status[status] = (*by_status.get(status, ()), rule)
-    return RulesByStatus(by_status)
+    # Most statuses share their rules with a hundred others.
+    shared = {tuple(map(id, few)): few for few in by_status.values()}
+    made = {ids: _status_rules(few) for ids, few in shared.items()}
+    return RulesByStatus({s: made[tuple(map(id, few))] for s, few in by_status.items()})
+
+
+def _status_rules(rules: tuple[Rule, ...]) -> StatusRules:
+    tests = [test for rule in rules for test in rule.json]
+    keys = Counter(t.path.key for t in tests if t.values is not None and t.path.key is not None)
+    if not keys:
+        return StatusRules(rules, bool(tests))
+    key = keys.most_common(1)[0][0]
+    wanted = [
+        [test.values for test in rule.json if test.path.key == key and test.values is not None]
+        for rule in rules
+    ]
+    known = {value for sets in wanted for values in sets for value in values}
+
+    def left(value: object) -> tuple[Rule, ...]:
+        pairs = zip(rules, wanted, strict=True)
+        return tuple(rule for rule, sets in pairs if all(value in values for values in sets))
+
+    return StatusRules(rules, True, key, {value: left(value) for value in known}, left(None))
 
 
 @dataclass(frozen=True, slots=True)
 class RetryHint:
     """A header by which the gateway says whether to retry; outranks status codes."""
 
-    header: str
+    header: str  # lower case
     retry_values: frozenset[str]
     stop_values: frozenset[str]
 
@@ -134,7 +171,7 @@ class GatewayProfile:
     resend_horizon: float  # seconds from the first send; a later repeat could be a new charge
     credential_headers: tuple[str, ...]  # lower case
     rules: RulesByStatus
-    replay_marker: tuple[str, str] | None
+    replay_marker: tuple[str, str] | None  # its name in lower case
     retry_hint: RetryHint | None
     lookups: Mapping[str, LookupRecipe]
     error_shape: ErrorShape

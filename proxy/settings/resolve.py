@@ -525,11 +525,11 @@ def _lookup(name: str, model: s.LookupModel) -> facts.LookupRecipe:
 def _hint(model: s.HintModel | None) -> facts.RetryHint | None:
     if model is None:
         return None
-    return facts.RetryHint(model.header, frozenset(model.retry), frozenset(model.stop))
+    return facts.RetryHint(model.header.lower(), frozenset(model.retry), frozenset(model.stop))
 
 
 def _pair(model: s.HeaderModel | None) -> tuple[str, str] | None:
-    return None if model is None else (model.header, model.value)
+    return None if model is None else (model.header.lower(), model.value)
 
 
 def _body_field(model: s.BodyFieldModel | None) -> core.BodyField | None:
