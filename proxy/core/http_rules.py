@@ -200,15 +200,11 @@ def _named_by_connection(values: dict[str, str]) -> set[str]:
 
 def answer_headers(headers: Headers) -> Headers:
     """The gateway's answer headers that go back: all but the hop-by-hop ones."""
-    lowers = [name.lower() for name, _ in headers]
-    if HOP_BY_HOP.isdisjoint(lowers):
+    lowered = [pair[0].lower() for pair in headers]
+    if HOP_BY_HOP.isdisjoint(lowered):
         return headers
-    named: set[str] = set()
-    for lower, (_, value) in zip(lowers, headers, strict=True):
+    dropped = set(HOP_BY_HOP)
+    for lower, (_, value) in zip(lowered, headers, strict=True):
         if lower == "connection":
-            named |= _named_by_connection({lower: value})
-    return tuple(
-        pair
-        for lower, pair in zip(lowers, headers, strict=True)
-        if lower not in HOP_BY_HOP and lower not in named
-    )
+            dropped |= _named_by_connection({lower: value})
+    return tuple(p for lower, p in zip(lowered, headers, strict=True) if lower not in dropped)

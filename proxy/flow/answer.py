@@ -4,6 +4,9 @@ known.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cache
+
 from proxy.core.http_rules import answer_headers
 from proxy.core.problems import problem, session_headers
 from proxy.core.profile import GatewayProfile
@@ -34,12 +37,14 @@ def forwarded(
         ours = {name.lower() for name, _ in profile.final_answer_headers}
         headers = tuple(pair for pair in headers if pair[0].lower() not in ours)
         headers += profile.final_answer_headers
-    outcome = f"; charge={session.outcome}" if session.outcome is Outcome.UNKNOWN else ""
-    seen = ("Proxy-Status", f"holdfast; received-status={facts.status}{outcome}")
+    status = facts.status
+    seen = f"holdfast; received-status={status}"
+    if session.outcome is Outcome.UNKNOWN:
+        seen += f"; charge={session.outcome}"
     return Answer(
-        facts.status,
+        status,
         facts.status_text,
-        (*headers, *session_headers(session), seen),
+        (*headers, *session_headers(session), ("Proxy-Status", seen)),
         facts.body,
         AnswerSource.GATEWAY,
         facts.stream,
@@ -100,14 +105,17 @@ def pack(answer: Answer, replay_headers: frozenset[str]) -> bytes:
 
     Of the gateway's headers only those stay that mean the same later; `Set-Cookie` never does.
     """
-    ours = answer.source is AnswerSource.HOLDFAST
-    lines = [f"{answer.source} {answer.status} {answer.status_text}"]
-    lines += [
-        f"{name}: {value}"
-        for name, value in answer.headers
-        if ours or name.lower() in replay_headers or name.lower() in _OUR_HEADERS
-    ]
-    return "\n".join(lines).encode("latin-1") + b"\n\n" + answer.body
+    headers: Iterable[tuple[str, str]] = answer.headers
+    if answer.source is not AnswerSource.HOLDFAST:
+        kept = _kept(replay_headers)
+        headers = [pair for pair in headers if pair[0].lower() in kept]
+    first = f"{answer.source} {answer.status} {answer.status_text}"
+    return "\n".join((first, *map(": ".join, headers))).encode("latin-1") + b"\n\n" + answer.body
+
+
+@cache  # one for each profile
+def _kept(replay_headers: frozenset[str]) -> frozenset[str]:
+    return replay_headers | _OUR_HEADERS
 
 
 def unpack(data: bytes) -> Answer:
