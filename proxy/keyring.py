@@ -24,9 +24,6 @@ KEY_BYTES = 32
 _SHA256_BLOCK = 64
 _NONCE_BYTES = 12
 _ID_BYTES = 4
-# Sizes of parts as they are hashed. Most parts are short, and writing a number down takes longer
-# than hashing it.
-_SIZES = tuple(b"%d:" % size for size in range(512))
 
 
 class KeyFileError(Exception):
@@ -52,14 +49,11 @@ class Keyring:
         self._id = hashlib.sha256(_derive(key, b"holdfast key id")).digest()[:_ID_BYTES]
 
     def digest(self, *parts: str | bytes) -> str:
-        """HMAC-SHA-256 over the parts, each with its length before it; 64 hex digits."""
-        told_apart: list[bytes] = []
-        for part in parts:
-            data = part.encode() if isinstance(part, str) else part
-            size = len(data)
-            told_apart += (_SIZES[size] if size < len(_SIZES) else b"%d:" % size, data)
+        """HMAC-SHA-256 over the parts, their lengths before them; 64 hex digits."""
+        data = [part.encode() if isinstance(part, str) else part for part in parts]
+        sizes = ",".join(map(str, map(len, data)))
         inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(b"".join(told_apart))
+        inner.update(b"".join((sizes.encode(), b":", *data)))
         outer.update(inner.digest())
         return outer.hexdigest()
 
