@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import random
 import secrets
 import time
+
+_SECRET_BYTES = 20
 
 
 class SystemClock:
@@ -24,7 +27,12 @@ class SystemClock:
 class SystemDice:
     """Jitter, and names nobody can guess."""
 
-    jitter = staticmethod(random.random)  # spreads retries; nothing secret
+    def __init__(self) -> None:
+        # From the system's source, for many names at a time: to ask it is a call of the system.
+        self._pool = io.BytesIO()
+
+    def jitter(self) -> float:
+        return random.random()  # noqa: S311 -- spreads retries; nothing secret
 
     def session_id(self) -> str:
         """When it began and 160 random bits: ids sort by time, and none can be guessed.
@@ -32,7 +40,11 @@ class SystemDice:
         Sorting by time keeps a store's newest rows together; random ids would touch as many pages
         of its file as there are payments in a batch.
         """
-        return f"ps_{int(time.time() * 1000):012x}{os.urandom(20).hex()}"
+        secret = self._pool.read(_SECRET_BYTES)
+        if not secret:
+            self._pool = io.BytesIO(os.urandom(_SECRET_BYTES * 256))
+            secret = self._pool.read(_SECRET_BYTES)
+        return f"ps_{int(time.time() * 1000):012x}{secret.hex()}"
 
     def key(self) -> str:
         """A gateway key when nothing names the payment; 32 hex digits fit every known gateway."""

@@ -185,6 +185,7 @@ class Session(NamedTuple):
 _AT = {name: place for place, name in enumerate(Session._fields)}
 _STATE, _VERSION, _UPDATED_AT = _AT["state"], _AT["version"], _AT["updated_at"]
 _FINISHED_AT, _TIMELINE = _AT["finished_at"], _AT["timeline"]
+_NOTHING_YET = tuple(Session._field_defaults[name] for name in Session._fields[_TIMELINE + 1 :])
 _REVIEW_REQUIRED, _LATE_EVIDENCE = _AT["review_required"], _AT["late_evidence"]
 
 
@@ -216,6 +217,42 @@ class _Facts(TypedDict, total=False):
 
 
 _Change = tuple[_Facts, Move | None]
+
+
+def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them takes longest
+    event: ev.Opened,
+    session_id: str,
+    gateway: str,
+    expires_at: int,
+    max_attempts: int,
+    route: str,
+    operation: str,
+    tenant: str,
+    key_hash: str,
+    gateway_key: str,
+    generation: int,
+    fingerprint: str,
+    *,
+    named: bool,
+    order_ref: str | None,
+    order_locks: bool,
+    user_ref: str | None,
+    amount: str | None,
+    currency: str | None,
+) -> Session:
+    """A durable session whose request has arrived: what `apply` makes of it and `Opened`, in one
+    step (a test holds the two together), for this is done for every payment.
+    """
+    at, state, outcome = event.at, State.INITIATED, Outcome.NOT_CHARGED
+    values = (
+        session_id, gateway, at, expires_at, max_attempts, route, operation, True,
+        tenant, key_hash, gateway_key, generation, fingerprint, named,
+        order_ref, order_locks, user_ref, amount, currency,
+        state, outcome, 1, at, None,
+        (), (), (), (Step(at, "Opened", state, outcome),),
+        *_NOTHING_YET,
+    )  # fmt: skip
+    return tuple.__new__(Session, values)
 
 
 def apply(session: Session, event: ev.Event) -> Session:

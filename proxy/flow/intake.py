@@ -20,7 +20,7 @@ from proxy.core.idempotency import (
 )
 from proxy.core.policy import RoutePolicy, SessionPolicy
 from proxy.core.refusals import Refusal
-from proxy.core.session import Session, apply
+from proxy.core.session import Session, apply, opened
 from proxy.core.states import Outcome
 from proxy.core.wire import InboundRequest
 from proxy.flow.journal import Change, Journal
@@ -79,7 +79,7 @@ class Intake:
         self._secrets = secrets
         self._clock = clock
         self._dice = dice
-        self._policy = policy
+        self._expires_after_ms = int(policy.expires_after * 1000)
 
     def arrival(self, lane: Lane, route: RoutePolicy, request: InboundRequest) -> Arrival:
         """Read who the payment is."""
@@ -136,7 +136,7 @@ class Intake:
         if session_id is not None:
             return await self._bind(arrival, session_id)
         event = ev.Opened(self._clock.now_ms())
-        session = apply(self._new(arrival), event)
+        session = self._new(arrival, event)
         await self._first(session, 0)
         self._journal.opened(session, event)
         return Opened(session)
@@ -221,28 +221,27 @@ class Intake:
             identity = identity._replace(gateway_key=earlier.gateway_key)
         return arrival._replace(identity=identity)
 
-    def _new(self, arrival: Arrival) -> Session:
-        now = self._clock.now_ms()
-        identity = arrival.identity
-        return Session(
-            id=self._dice.session_id(),
-            gateway=arrival.lane.name,
-            route=arrival.route.name,
-            operation=arrival.route.operation,
-            started_at=now,
-            expires_at=now + int(self._policy.expires_after * 1000),
-            max_attempts=arrival.route.retry.max_attempts,
-            tenant=identity.tenant,
-            key_hash=identity.key_hash,
-            gateway_key=identity.gateway_key,
-            generation=identity.generation,
-            fingerprint=identity.fingerprint,
+    def _new(self, arrival: Arrival, event: ev.Opened) -> Session:
+        _, route, request, identity, amount, currency = arrival
+        return opened(
+            event,
+            self._dice.session_id(),
+            arrival.lane.name,
+            event.at + self._expires_after_ms,
+            route.retry.max_attempts,
+            route.name,
+            route.operation,
+            identity.tenant,
+            identity.key_hash,
+            identity.gateway_key,
+            identity.generation,
+            identity.fingerprint,
             named=identity.named,
             order_ref=identity.order_ref,
             order_locks=identity.order_locks,
-            user_ref=arrival.request.user_ref,
-            amount=arrival.amount,
-            currency=arrival.currency,
+            user_ref=request.user_ref,
+            amount=amount,
+            currency=currency,
         )
 
 

@@ -116,11 +116,11 @@ class Pipeline:
 
     def _walk_for(self, arrival: Arrival) -> Walk:
         return Walk(
-            lane=arrival.lane,
-            route=arrival.route,
-            request=arrival.request,
-            started=self._clock.monotonic(),
-            session=_NOBODY,
+            arrival.lane,
+            arrival.route,
+            arrival.request,
+            self._clock.monotonic(),
+            _NOBODY,
             fingerprint=arrival.identity.fingerprint,
         )
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from proxy.core import events as ev
 from proxy.core.reasons import Reason
 from proxy.core.results import AttemptResult, Repeat
-from proxy.core.session import Attempt, Interruption, Retry, Session, Step, apply
+from proxy.core.session import Attempt, Interruption, Retry, Session, Step, apply, opened
 from proxy.core.states import (
     LIVE,
     AttemptStatus,
@@ -350,6 +350,20 @@ def test_one_sender_at_a_time(state: State) -> None:
 
 
 # --- event by event -----------------------------------------------------------------------------
+
+
+def test_a_session_that_opens_with_its_request() -> None:
+    """Made in one step, it is what the event makes of it."""
+    wanted = a_session(order_ref="o-1", order_locks=True, user_ref="u-1", amount="5")
+    wanted = wanted._replace(route="create", tenant="t", key_hash="k", gateway_key="gk")
+    wanted = wanted._replace(fingerprint="f", named=False, generation=2)
+    begun_with_it = opened(
+        ev.Opened(wanted.started_at), wanted.id, "stripe", wanted.expires_at, wanted.max_attempts,
+        "create", "charge", "t", "k", "gk", 2, "f",
+        named=False, order_ref="o-1", order_locks=True, user_ref="u-1", amount="5", currency=None,
+    )  # fmt: skip
+    assert begun_with_it == apply(wanted, ev.Opened(wanted.started_at))
+    assert all(type(mine) is type(its) for mine, its in zip(begun_with_it, wanted, strict=True))
 
 
 def test_a_payment_that_goes_well() -> None:
