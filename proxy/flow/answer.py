@@ -4,7 +4,6 @@ known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
 
 from proxy.core.http_rules import answer_headers
@@ -22,6 +21,8 @@ DURABILITY_HEADER = "X-Payment-Durability"
 _OUR_HEADERS = frozenset(
     {"x-payment-session-id", "x-payment-attempts", "proxy-status", "retry-after"}
 )
+# Looked up once: in Python 3.11 that takes longer than what is done with them.
+_GATEWAY, _HOLDFAST, _UNKNOWN = AnswerSource.GATEWAY, AnswerSource.HOLDFAST, Outcome.UNKNOWN
 _OVERLOAD = frozenset({Reason.QUEUE_FULL, Reason.QUEUE_TIMEOUT})
 
 
@@ -39,14 +40,14 @@ def forwarded(
         headers += profile.final_answer_headers
     status = facts.status
     seen = f"holdfast; received-status={status}"
-    if session.outcome is Outcome.UNKNOWN:
+    if session.outcome is _UNKNOWN:
         seen += f"; charge={session.outcome}"
     return Answer(
         status,
         facts.status_text,
         (*headers, *session_headers(session), ("Proxy-Status", seen)),
         facts.body,
-        AnswerSource.GATEWAY,
+        _GATEWAY,
         facts.stream,
     )
 
@@ -105,12 +106,12 @@ def pack(answer: Answer, replay_headers: frozenset[str]) -> bytes:
 
     Of the gateway's headers only those stay that mean the same later; `Set-Cookie` never does.
     """
-    headers: Iterable[tuple[str, str]] = answer.headers
-    if answer.source is not AnswerSource.HOLDFAST:
-        kept = _kept(replay_headers)
-        headers = [pair for pair in headers if pair[0].lower() in kept]
-    first = f"{answer.source} {answer.status} {answer.status_text}"
-    return "\n".join((first, *map(": ".join, headers))).encode("latin-1") + b"\n\n" + answer.body
+    kept = None if answer.source is _HOLDFAST else _kept(replay_headers)
+    lines = [f"{answer.source} {answer.status} {answer.status_text}"]
+    lines += [
+        f"{name}: {value}" for name, value in answer.headers if kept is None or name.lower() in kept
+    ]
+    return "\n".join(lines).encode("latin-1") + b"\n\n" + answer.body
 
 
 @cache  # one for each profile

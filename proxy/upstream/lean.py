@@ -26,20 +26,18 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 from typing_extensions import override
 from yarl import URL
 
-from proxy.core.wire import Headers, WireFacts
+from proxy.core.wire import WireFacts
 from proxy.ports import Send
 from proxy.upstream.bodies import PIECE
 from proxy.upstream.client import KEEPALIVE_SECONDS, AiohttpUpstream
 from proxy.upstream.faults import lost, reason_of
 from proxy.upstream.reading import Answer
+from proxy.upstream.writing import request_bytes
 
 # As aiohttp's client does it, and on both event loops: a name is looked up again after this time,
 # and its next address is tried beside the first when that has not answered by then.
 _ADDRESSES_SECONDS = 10.0
 _NEXT_ADDRESS_SECONDS = 0.25
-
-_FRAMING = frozenset({"host", "content-length", "transfer-encoding"})  # ours to say
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # the others say a length of 0
 
 
 class LeanUpstream:
@@ -50,7 +48,7 @@ class LeanUpstream:
         url = URL(origin)
         self._host, self._port = url.raw_host or "", url.port
         self._numeric = _is_address(self._host)
-        self._host_line = f"Host: {url.host_port_subcomponent}"
+        self._authority = url.host_port_subcomponent or ""
         self._tls = _trusting(ca_file) if url.scheme == "https" else None
         self._addresses: list[AddrInfoType] = []
         self._addresses_until = 0.0
@@ -78,7 +76,7 @@ class LeanUpstream:
         limit = _Limit(send.attempt_timeout)
         connection: _Connection | None = None
         try:
-            request = self._request(send)
+            request = request_bytes(send, self._authority)
             connection = self._kept(send) or await self._connected(send.connect_timeout)
             await send.before_bytes()
             send.sent = True
@@ -102,23 +100,6 @@ class LeanUpstream:
         else:
             self._keep(connection)
         return facts
-
-    def _request(self, send: Send) -> bytes:
-        headers = send.headers
-        names = "\n".join(dict(headers)).lower().split("\n")
-        if len(set(names)) != len(headers) or not _FRAMING.isdisjoint(names):
-            headers = _tidied(headers)
-        lines = [f"{send.method} {send.target} HTTP/1.1", self._host_line]
-        lines += map(": ".join, headers)
-        if send.body or send.method not in _WITHOUT_BODY:
-            lines.append(f"Content-Length: {len(send.body)}")
-        if send.fresh_connection:
-            lines.append("Connection: close")
-        head = "\r\n".join(lines)
-        if not head.count("\r") == head.count("\n") == len(lines) - 1 or "\0" in head:
-            message = "a line break inside a line"
-            raise ValueError(message)
-        return b"%b\r\n\r\n%b" % (head.encode("latin-1"), send.body)
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -181,16 +162,6 @@ class LeanUpstream:
         self._tidying = None
         if self._idle:
             self._tidying = loop.call_at(self._idle[0].idle_until, self._tidy)
-
-
-def _tidied(headers: Headers) -> Headers:
-    """Without what is ours to say, and each field in its first spelling, whichever client it is."""
-    spelled: dict[str, str] = {}
-    return tuple(
-        (spelled.setdefault(lower, name), value)
-        for name, value in headers
-        if (lower := name.lower()) not in _FRAMING
-    )
 
 
 class _Limit:

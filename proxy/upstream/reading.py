@@ -7,11 +7,12 @@ payment is lost or found by the choice of client.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from httptools import HttpParserError, HttpResponseParser
 
-from proxy.core.wire import Headers, Phase, WireFacts
+from proxy.core.wire import Phase, WireFacts
 from proxy.ports import Send
 from proxy.upstream.client import MAX_ANSWER_HEADERS, MAX_ANSWER_LINE
 from proxy.upstream.faults import TooLarge, Truncated, Unusable
@@ -20,7 +21,10 @@ from proxy.upstream.faults import TooLarge, Truncated, Unusable
 _MAX_HEAD = 1024 * 1024
 _MAX_PARTS = 2 * MAX_ANSWER_HEADERS
 
+# Members of enumerations take Python 3.11 as long to look up as all else that is done with them.
+_ANSWERED = Phase.ANSWERED
 _INTERIM = range(HTTPStatus.CONTINUE, HTTPStatus.OK)
+_SWITCHING = HTTPStatus.SWITCHING_PROTOCOLS.value
 _SIZED_BY = frozenset({"content-length", "transfer-encoding"})
 
 
@@ -80,7 +84,7 @@ class Answer:
         self._end(
             WireFacts(
                 True,
-                Phase.ANSWERED,
+                _ANSWERED,
                 None,
                 self.status or 0,
                 self._phrase.decode("latin-1"),
@@ -118,16 +122,37 @@ class Answer:
         if self._parser is None:
             return
         status = self._parser.get_status_code()
-        if status == HTTPStatus.SWITCHING_PROTOCOLS:
+        if status == _SWITCHING:
             raise Unusable
-        headers = _headers(self._parts)
+        joined = b"\n".join(self._parts)  # none of which has a line break in it
+        if len(joined) > MAX_ANSWER_LINE or len(self._parts) > _MAX_PARTS or b"\0" in joined:
+            self._refuse_excess()
         if status in _INTERIM:  # the answer follows
             return
-        _refuse_codings(self._parts)
-        self._headers = headers
+        if b"transfer-encoding" in joined.lower():
+            self._refuse_codings()
+        texts = iter(joined.decode("latin-1").split("\n"))
+        self._headers = tuple(zip(texts, texts))  # noqa: B905 -- nothing is one empty text
         self.status = status
         if self._without_body:
             self._complete(keep=self._parser.should_keep_alive())
+
+    def _refuse_excess(self) -> None:
+        """Too much of a head, or what no head has."""
+        for name, value in self._pairs():
+            if len(name) + len(value) > MAX_ANSWER_LINE or b"\0" in value:
+                raise Unusable
+        if len(self._parts) > _MAX_PARTS:
+            raise Unusable
+
+    def _refuse_codings(self) -> None:
+        """Coded in a way that nobody asked for, it cannot be handed on."""
+        for name, value in self._pairs():
+            if name.lower() == b"transfer-encoding" and value.lower() != b"chunked":
+                raise Unusable
+
+    def _pairs(self) -> Iterable[tuple[bytes, bytes]]:
+        return zip(self._parts[::2], self._parts[1::2], strict=True)
 
     def on_body(self, part: bytes) -> None:
         if self._parser is None:  # behind an answer that has none
@@ -142,25 +167,3 @@ class Answer:
         if self._parser is not None and self.status is not None:
             # Asked now: when this has returned, the parser has forgotten it.
             self._complete(keep=self._parser.should_keep_alive())
-
-
-def _headers(parts: list[bytes]) -> Headers:
-    """The pairs, decoded in one go: none of the parts has a line break in it."""
-    joined = b"\n".join(parts)
-    if len(parts) > _MAX_PARTS or b"\0" in joined:
-        raise Unusable
-    if len(joined) > MAX_ANSWER_LINE:
-        for name, value in zip(parts[::2], parts[1::2], strict=True):
-            if len(name) + len(value) > MAX_ANSWER_LINE:
-                raise Unusable
-    texts = joined.decode("latin-1").split("\n")
-    return tuple(zip(texts[::2], texts[1::2]))  # noqa: B905 -- nothing is one empty text
-
-
-def _refuse_codings(parts: list[bytes]) -> None:
-    """Coded in a way that nobody asked for, an answer cannot be handed on."""
-    names = b"\n".join(parts[::2]).lower()
-    if b"transfer-encoding" in names:
-        for name, value in zip(names.split(b"\n"), parts[1::2], strict=True):
-            if name == b"transfer-encoding" and value.lower() != b"chunked":
-                raise Unusable

@@ -20,6 +20,7 @@ from proxy.core.reasons import Reason
 from proxy.core.wire import Phase, WireFacts
 from proxy.upstream.bodies import PIECE
 from proxy.upstream.lean import LeanUpstream, _Connection
+from proxy.upstream.writing import request_bytes
 from tests.support.certificates import authority
 from tests.support.raw import OK, RawConnection, always, raw_server
 from tests.support.running import free_port
@@ -459,7 +460,7 @@ async def test_a_name_whose_addresses_all_refuse() -> None:
 async def test_the_host_as_it_is_written(host: str) -> None:
     """An address or a name, with a port that is not its scheme's own."""
     async with lean(f"http://{host}:8080") as upstream:
-        line = upstream._request(a_send()).split(b"\r\n")[1]
+        line = request_bytes(a_send(), upstream._authority).split(b"\r\n")[1]
 
     assert line == f"Host: {host}:8080".encode()
 
