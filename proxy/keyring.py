@@ -48,12 +48,11 @@ class Keyring:
         # Names the key in what it sealed, so that a later key can be told from it.
         self._id = hashlib.sha256(_derive(key, b"holdfast key id")).digest()[:_ID_BYTES]
 
-    def digest(self, *parts: str | bytes) -> str:
-        """HMAC-SHA-256 over the parts, their lengths before them; 64 hex digits."""
-        data = [part.encode() if isinstance(part, str) else part for part in parts]
-        sizes = ",".join(map(str, map(len, data)))
+    def digest(self, *texts: str, body: bytes = b"") -> str:
+        """HMAC-SHA-256 over the texts, their lengths before them, and the body; 64 hex digits."""
+        told_apart = ",".join(map(str, map(len, texts)))
         inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(b"".join((sizes.encode(), b":", *data)))
+        inner.update(b"%b:%b%b" % (told_apart.encode(), "".join(texts).encode(), body))
         outer.update(inner.digest())
         return outer.hexdigest()
 

@@ -25,8 +25,8 @@ _TENANTS = 256  # remembered at once; one more and the longest unseen is forgott
 class Digest(Hashable, Protocol):
     """A keyed hash of some text parts, as hex. Keyed, because bodies hold guessable secrets."""
 
-    def __call__(self, *parts: str | bytes) -> str:
-        """The hash; parts are told apart by their length."""
+    def __call__(self, *texts: str, body: bytes = b"") -> str:
+        """The hash; texts are told apart by their length."""
         ...
 
 
@@ -70,7 +70,7 @@ def _tenant(digest: Digest, gateway: str, *credentials: str | None) -> str:
 
 def fingerprint_of(request: InboundRequest, digest: Digest) -> str:
     """What makes two requests the same one: method, target and body, byte for byte."""
-    return digest("fingerprint", request.method, request.target, request.body)
+    return digest("fingerprint", request.method, request.target, body=request.body)
 
 
 def identify(  # noqa: PLR0913 -- the parts of an identity, each from another place

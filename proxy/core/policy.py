@@ -6,6 +6,7 @@ Durations are seconds. Where the values come from and why the defaults are what 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -124,6 +125,10 @@ class RoutePolicy:
     lookup: str | None = None  # the name of the profile's look-up recipe for this route
     # Whether this route moves money: the same as `session`, for those who ask at every step.
     durable: bool = field(init=False)
+    # Where the body tells of the payment, by what it tells: put together once.
+    places: Mapping[str, BodyField | None] = field(init=False)
 
     def __post_init__(self) -> None:
+        places = {"order": self.order, "amount": self.amount, "currency": self.currency}
+        object.__setattr__(self, "places", places)
         object.__setattr__(self, "durable", self.session is SessionKind.DURABLE)

@@ -83,8 +83,7 @@ class Intake:
 
     def arrival(self, lane: Lane, route: RoutePolicy, request: InboundRequest) -> Arrival:
         """Read who the payment is."""
-        places = {"order": route.order, "amount": route.amount, "currency": route.currency}
-        told = body_values(request, places)
+        told = body_values(request, route.places)
         identity = self._identity(lane, route, request, body_order=told["order"], generation=1)
         return Arrival(lane, route, request, identity, told["amount"], told["currency"])
 

@@ -135,7 +135,6 @@ def _steps(folder: Path) -> dict[str, Callable[[], object]]:
         sent=True, phase=Phase.ANSWERED, status=200, status_text="OK", headers=HEADERS, body=ANSWER
     )
     answer = forwarded(facts, done, gateway.profile, gave_up=False)
-    places = {"order": route.order, "amount": route.amount, "currency": route.currency}
     sink = LineSink(open("/dev/null", "wb"))  # noqa: SIM115, PTH123 -- for the life of the bench
     recorder = MetricsRecorder(Metrics(), sink, clock, lambda _: None)
 
@@ -150,7 +149,7 @@ def _steps(folder: Path) -> dict[str, Callable[[], object]]:
             METHOD, TARGET, HEAD, "holdfast-b", "idempotency-key"
         ),
         "find the route": lambda: gateway.routes.match("POST", "/v1/payment_intents"),
-        "read order and amount from the body": lambda: body_values(request, places),
+        "read order and amount from the body": lambda: body_values(request, route.places),
         "who is it (three keyed hashes)": lambda: identify(
             request,
             route,
