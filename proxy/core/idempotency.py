@@ -39,6 +39,16 @@ class KeySource(StrEnum):
     GENERATED = "generated"
 
 
+# Bound once: reaching a member through its enum costs more than what is done with it.
+_CLIENT, _SESSION, _ORDER, _GENERATED = (
+    KeySource.CLIENT,
+    KeySource.SESSION,
+    KeySource.ORDER,
+    KeySource.GENERATED,
+)
+_BODY, _OFF = OrderLock.BODY, OrderLock.OFF
+
+
 class Identity(NamedTuple):
     """Who a payment is."""
 
@@ -54,7 +64,7 @@ class Identity(NamedTuple):
     @property
     def named(self) -> bool:
         """Whether the same bytes again are the same payment."""
-        return self.source is not KeySource.GENERATED
+        return self.source is not _GENERATED
 
 
 def tenant_of(request: InboundRequest, credential_headers: tuple[str, ...], digest: Digest) -> str:
@@ -89,20 +99,20 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
     named_order = request.order_ref
     if request.client_key is not None:
         # Quoted or bare it is the same payment. What the gateway saw is kept as it was sent.
-        source, name = KeySource.CLIENT, normal_key(request.client_key) or request.client_key
+        source, name = _CLIENT, normal_key(request.client_key) or request.client_key
     elif request.session_id is not None:
-        source, name = KeySource.SESSION, request.session_id
+        source, name = _SESSION, request.session_id
     elif named_order is not None:
         # The body is part of an order's key: another body for the same order is another payment,
         # and whether it may happen is for the order lock to say.
-        source, name = KeySource.ORDER, f"{named_order}\n{fingerprint}\n{generation}"
+        source, name = _ORDER, f"{named_order}\n{fingerprint}\n{generation}"
     else:
-        source, name = KeySource.GENERATED, random_key()
+        source, name = _GENERATED, random_key()
     key_hash = digest("key", tenant, route.name, source, name)[:32]
     gateway_key = request.client_key or digest("gateway key", tenant, route.name, source, name)[:32]
     # A session that the backend created names its order too: binding must not lose the lock.
     named = named_order is not None or request.session_id is not None
-    locks = named or route.order_lock is OrderLock.BODY
+    locks = named or route.order_lock is _BODY
     return Identity(
         tenant,
         source,
@@ -111,7 +121,7 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
         fingerprint,
         generation,
         named_order or body_order,
-        locks and route.order_lock is not OrderLock.OFF,
+        locks and route.order_lock is not _OFF,
     )
 
 
@@ -179,7 +189,7 @@ def may_supersede(session: Session, identity: Identity) -> bool:
     """
     closed = {State.CANCELLED, State.EXPIRED, State.FAILED_MAX_RETRIES}
     return (
-        identity.source is KeySource.ORDER
+        identity.source is _ORDER
         and session.state in closed
         and session.outcome is Outcome.NOT_CHARGED
     )

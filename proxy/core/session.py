@@ -25,6 +25,12 @@ from proxy.core.states import (
 )
 from proxy.core.wire import Phase
 
+# Bound once: reaching a member through its enum costs more than what is done with it.
+_INITIATED, _COMPLETED = State.INITIATED, State.COMPLETED
+_NOT_CHARGED, _UNKNOWN, _CHARGED = Outcome.NOT_CHARGED, Outcome.UNKNOWN, Outcome.CHARGED
+_IN_FLIGHT, _SUCCEEDED = AttemptStatus.IN_FLIGHT, AttemptStatus.SUCCEEDED
+_SEND, _CHARGE_SEEN, _INTERRUPT = Move.SEND, Move.CHARGE_SEEN, Move.INTERRUPT
+
 
 class Attempt(NamedTuple):
     """One send to the gateway, counted from 1. `generation` numbers the gateway key it used."""
@@ -98,8 +104,8 @@ class Session(NamedTuple):
     user_ref: str | None = None
     amount: str | None = None
     currency: str | None = None
-    state: State = State.INITIATED
-    outcome: Outcome = Outcome.NOT_CHARGED
+    state: State = _INITIATED
+    outcome: Outcome = _NOT_CHARGED
     version: int = 0
     updated_at: int = 0
     finished_at: int | None = None
@@ -124,12 +130,12 @@ class Session(NamedTuple):
     @property
     def listed(self) -> bool:
         """Whether it must stay visible: live, or nobody knows whether the customer was charged."""
-        return self.live or self.outcome is Outcome.UNKNOWN
+        return self.live or self.outcome is _UNKNOWN
 
     @property
     def locks_order(self) -> bool:
         """Whether another key for the same order must be refused."""
-        open_or_charged = self.live or self.outcome is not Outcome.NOT_CHARGED
+        open_or_charged = self.live or self.outcome is not _NOT_CHARGED
         return self.order_locks and self.order_ref is not None and open_or_charged
 
     @property
@@ -141,7 +147,7 @@ class Session(NamedTuple):
     def in_flight(self) -> bool:
         """Whether a send is recorded whose end is not."""
         for attempt in self.attempts:  # noqa: SIM110 -- asked often, and `any` takes three times as long
-            if attempt.status is AttemptStatus.IN_FLIGHT:
+            if attempt.status is _IN_FLIGHT:
                 return True
         return False
 
@@ -164,7 +170,7 @@ class Session(NamedTuple):
         """How many attempts were made. A charge that was only seen stands among them, unsent."""
         count = len(self.attempts)
         for attempt in self.attempts:
-            if attempt.status is AttemptStatus.SUCCEEDED and not attempt.sent:
+            if attempt.status is _SUCCEEDED and not attempt.sent:
                 count -= 1
         return count
 
@@ -174,12 +180,12 @@ class Session(NamedTuple):
 
     def due_to_expire(self, now_ms: int) -> bool:
         """Whether the deadline has passed while provably nothing is charged or in flight."""
-        return self.live and self.outcome is Outcome.NOT_CHARGED and now_ms >= self.expires_at
+        return self.live and self.outcome is _NOT_CHARGED and now_ms >= self.expires_at
 
     @property
     def recovered(self) -> bool:
         """Settled with a charge after at least one interruption."""
-        return self.outcome is Outcome.CHARGED and bool(self.interruptions)
+        return self.outcome is _CHARGED and bool(self.interruptions)
 
 
 _AT = {name: place for place, name in enumerate(Session._fields)}
@@ -243,7 +249,7 @@ def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them
     """A durable session whose request has arrived: what `apply` makes of it and `Opened`, in one
     step (a test holds the two together), for this is done for every payment.
     """
-    at, state, outcome = event.at, State.INITIATED, Outcome.NOT_CHARGED
+    at, state, outcome = event.at, _INITIATED, _NOT_CHARGED
     values = (
         session_id, gateway, at, expires_at, max_attempts, route, operation, True,
         tenant, key_hash, gateway_key, generation, fingerprint, named,
@@ -268,7 +274,7 @@ def apply(session: Session, event: ev.Event) -> Session:
         values[_STATE] = state
         if state not in LIVE:
             _finish(values, session, state, outcome, at)
-    if outcome is not Outcome.UNKNOWN:
+    if outcome is not _UNKNOWN:
         values[_REVIEW_REQUIRED] = False  # settled, so nobody need look at it any more
     values[_VERSION] = session.version + 1
     values[_UPDATED_AT] = at
@@ -280,7 +286,7 @@ def _finish(
     values: list[object], session: Session, state: State, outcome: Outcome, at: int
 ) -> None:
     """What goes with an end."""
-    if outcome is Outcome.CHARGED and _closed_without_charge(session):
+    if outcome is _CHARGED and _closed_without_charge(session):
         values[_LATE_EVIDENCE] = True
     # Finished anew when what it came to changes later: it is kept for as long from then on.
     came_to_more = state is not session.state or outcome is not session.outcome
@@ -290,8 +296,8 @@ def _finish(
 
 def _closed_without_charge(session: Session) -> bool:
     """Whether the backend may have been told "not charged": a charge now contradicts that."""
-    closed = not session.live and session.state is not State.COMPLETED
-    return closed and session.outcome is Outcome.NOT_CHARGED
+    closed = not session.live and session.state is not _COMPLETED
+    return closed and session.outcome is _NOT_CHARGED
 
 
 # One case per event, all in one place.
@@ -303,7 +309,7 @@ def _change(session: Session, event: ev.Event) -> _Change:  # noqa: C901, PLR091
                 message = "a send is in flight already"
                 raise IllegalTransition(message)
             attempt = _begun(session, event.number, event.endpoint, event.at)
-            return _attempts((*session.attempts, attempt)), Move.SEND
+            return _attempts((*session.attempts, attempt)), _SEND
         case ev.AttemptEnded():
             return _attempt_ended(session, event)
         case ev.Opened():
@@ -314,7 +320,7 @@ def _change(session: Session, event: ev.Event) -> _Change:  # noqa: C901, PLR091
             retry = Retry(event.at, event.attempt, event.delay_ms, event.because)
             return {"retries": (*session.retries, retry)}, None
         case ev.Interrupted():
-            return _interrupted(session, event), Move.INTERRUPT
+            return _interrupted(session, event), _INTERRUPT
         case ev.Resumed():
             # A hold is a person's; only a person's resume lifts it.
             hold = session.hold and event.by is not ev.ResumedBy.REQUEST
@@ -326,16 +332,16 @@ def _change(session: Session, event: ev.Event) -> _Change:  # noqa: C901, PLR091
         case ev.Expired():
             return {}, Move.EXPIRE
         case ev.Exhausted():
-            return {"review_required": session.outcome is Outcome.UNKNOWN}, Move.EXHAUST
+            return {"review_required": session.outcome is _UNKNOWN}, Move.EXHAUST
         case ev.EvidenceFound():
             return _evidence_found(session, event)
         case ev.LookedUp():
             facts: _Facts = {"lookups": session.lookups + 1, "next_at": event.next_at}
-            return facts, Move.INTERRUPT if session.live else None
+            return facts, _INTERRUPT if session.live else None
         case ev.ReviewNeeded():
             return {"review_required": True}, None
         case ev.ProcessRestarted():
-            return _process_restarted(session, event), Move.INTERRUPT
+            return _process_restarted(session, event), _INTERRUPT
         case _:
             assert_never(event)
 
@@ -356,7 +362,7 @@ def _bound(event: ev.Bound) -> _Facts:
 
 
 def _begun(session: Session, number: int, endpoint: str, at: int) -> Attempt:
-    return Attempt(number, session.generation, endpoint, AttemptStatus.IN_FLIGHT, at)
+    return Attempt(number, session.generation, endpoint, _IN_FLIGHT, at)
 
 
 def _attempts(attempts: tuple[Attempt, ...]) -> _Facts:
@@ -397,13 +403,13 @@ def _move_after(
     session: Session, outcome: Outcome, status: AttemptStatus, *, settled: bool
 ) -> Move:
     """Which row an ended attempt (or a proof) takes, given what is now proved of the session."""
-    if outcome is Outcome.CHARGED:
-        return Move.CHARGE_SEEN
+    if outcome is _CHARGED:
+        return _CHARGE_SEEN
     # Wanted cancelled, and now provably not charged: this is when it may be.
-    if outcome is Outcome.NOT_CHARGED and session.cancel_requested and session.live:
+    if outcome is _NOT_CHARGED and session.cancel_requested and session.live:
         return Move.CANCEL
-    if outcome is Outcome.UNKNOWN or not settled:
-        return Move.INTERRUPT
+    if outcome is _UNKNOWN or not settled:
+        return _INTERRUPT
     return Move.ACCEPTANCE_SEEN if status is AttemptStatus.ACCEPTED else Move.DECLINE_SEEN
 
 
@@ -419,7 +425,7 @@ def _interrupted(session: Session, event: ev.Interrupted) -> _Facts:
 def _evidence_found(session: Session, event: ev.EvidenceFound) -> _Change:
     # A charge is the last word. Anything else was seen by someone who asked before a send that is
     # still in flight had ended, and says nothing about that one.
-    charged = event.status is AttemptStatus.SUCCEEDED
+    charged = event.status is _SUCCEEDED
     settles = OPEN if charged else {AttemptStatus.UNKNOWN}
     attempts = tuple(
         a._replace(status=join(a.status, event.status), ended_at=a.ended_at or event.at)
@@ -427,7 +433,7 @@ def _evidence_found(session: Session, event: ev.EvidenceFound) -> _Change:
         else a
         for a in session.attempts
     )
-    if charged and session.outcome is not Outcome.CHARGED and attempts == session.attempts:
+    if charged and session.outcome is not _CHARGED and attempts == session.attempts:
         # A charge nobody here knew of (paid elsewhere, or after a proof of the contrary): the
         # evidence becomes an attempt of its own, so that the derived outcome holds it.
         seen = _begun(session, len(attempts) + 1, event.source, event.at)
@@ -448,7 +454,7 @@ def _process_restarted(session: Session, event: ev.ProcessRestarted) -> _Facts:
             reason=Reason.PROCESS_RESTART,
             phase=phase,
         )
-        if a.status is AttemptStatus.IN_FLIGHT
+        if a.status is _IN_FLIGHT
         else a
         for a in session.attempts
     )

@@ -184,6 +184,12 @@ def join(known: AttemptStatus, learned: AttemptStatus) -> AttemptStatus:
     return learned if _RANK[learned] > _RANK[known] else known
 
 
+# Bound once: reaching a member through its enum costs more than what is done with it.
+_IN_FLIGHT, _LOST = AttemptStatus.IN_FLIGHT, AttemptStatus.UNKNOWN
+_SUCCEEDED = AttemptStatus.SUCCEEDED
+_NOT_CHARGED, _UNKNOWN, _CHARGED = Outcome.NOT_CHARGED, Outcome.UNKNOWN, Outcome.CHARGED
+
+
 def outcome_of(attempts: Iterable[tuple[int, AttemptStatus]]) -> Outcome:
     """The outcome that (generation of the gateway key, status) pairs prove, in the order sent.
 
@@ -193,15 +199,15 @@ def outcome_of(attempts: Iterable[tuple[int, AttemptStatus]]) -> Outcome:
     doubtful: set[int] | None = None  # hardly ever needed
     in_flight = False
     for generation, status in attempts:
-        if status is AttemptStatus.SUCCEEDED:
-            return Outcome.CHARGED
-        if status is AttemptStatus.UNKNOWN:
+        if status is _SUCCEEDED:
+            return _CHARGED
+        if status is _LOST:
             doubtful = {generation, *(doubtful or ())}
         elif doubtful and status in SPEAKS_FOR_THE_KEY:
             doubtful.discard(generation)
-        elif status is AttemptStatus.IN_FLIGHT:
+        elif status is _IN_FLIGHT:
             in_flight = True
-    return Outcome.UNKNOWN if in_flight or doubtful else Outcome.NOT_CHARGED
+    return _UNKNOWN if in_flight or doubtful else _NOT_CHARGED
 
 
 def mermaid() -> str:

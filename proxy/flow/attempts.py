@@ -41,6 +41,16 @@ from proxy.flow.journal import Change, Journal
 from proxy.flow.walk import Walk
 from proxy.ports import Clock, Dice, Recorder, Send, SendForbidden, StoreUnavailable
 
+# Bound once: reaching a member through its enum costs more than what is done with it.
+_UNKNOWN = Outcome.UNKNOWN
+_NOT_SENT, _REJECTED, _IN_FLIGHT = (
+    AttemptStatus.NOT_SENT,
+    AttemptStatus.REJECTED,
+    AttemptStatus.IN_FLIGHT,
+)
+_INTERRUPTED, _CANCELLED = State.INTERRUPTED, State.CANCELLED
+_A_STRONG = GatewayClass.A_STRONG
+
 # Reasons for which a send was stopped by ourselves before its first byte.
 _OUR_OWN_NO = frozenset({Reason.NOT_ALLOWED, Reason.STORE_UNAVAILABLE})
 # States that come with an answer of the gateway, kept for whoever asks.
@@ -156,7 +166,7 @@ class Attempts:
             return await self._not_begun(walk, facts, ended)
         if facts.reason is None:
             walk.last_answer = facts
-        elif result.status is not AttemptStatus.NOT_SENT:
+        elif result.status is not _NOT_SENT:
             walk.last_answer = None
         return await self._conclude(walk, ended)
 
@@ -206,7 +216,7 @@ class Attempts:
     def _send(self, walk: Walk, number: int, endpoint: str) -> Send:
         route = walk.route
         remaining = max(0.001, walk.deadline - self._clock.monotonic())
-        weak = walk.lane.profile.gateway_class is not GatewayClass.A_STRONG
+        weak = walk.lane.profile.gateway_class is not _A_STRONG
         return Send(
             method=walk.request.method,
             target=walk.request.target,
@@ -264,7 +274,7 @@ class Attempts:
         def begin(session: Session) -> Change:
             nonlocal repeats
             now = self._clock.now_ms()
-            repeats = session.outcome is Outcome.UNKNOWN
+            repeats = session.outcome is _UNKNOWN
             unwanted = session.cancel_requested or session.hold or not session.live
             if unwanted or self.draining or late(session, now):
                 walk.session = session
@@ -273,7 +283,7 @@ class Attempts:
                 raise SendForbidden(message)
             walk.intended_at = now
             started = ev.AttemptStarted(now, number, endpoint)
-            if session.state is State.INTERRUPTED:
+            if session.state is _INTERRUPTED:
                 return Change([ev.Resumed(now, walk.resumed_by), started])
             return Change([started])
 
@@ -356,7 +366,7 @@ class Attempts:
         admitted: list[Suppressed | None],
     ) -> Verdict:
         if ended.result.reason is None:
-            if after.outcome is not Outcome.UNKNOWN:
+            if after.outcome is not _UNKNOWN:
                 return _SETTLED_VERDICT
         elif walk.stream_touched:
             return GiveUp(Suppressed.BODY_CONSUMED)
@@ -366,7 +376,7 @@ class Attempts:
             outcome=after.outcome,
             attempts=ended.number,
             limit=walk.limit,
-            cancel_requested=after.cancel_requested or after.state is State.CANCELLED,
+            cancel_requested=after.cancel_requested or after.state is _CANCELLED,
             hold=after.hold,
             barrier=self._barrier(walk, after, ended.at),
             remaining_seconds=walk.deadline - self._clock.monotonic(),
@@ -400,9 +410,9 @@ class Attempts:
         # backend that nothing was charged, which nobody knows.
         misleading = (
             session.durable
-            and session.outcome is Outcome.UNKNOWN
+            and session.outcome is _UNKNOWN
             and walk.result is not None
-            and walk.result.status is AttemptStatus.REJECTED
+            and walk.result.status is _REJECTED
         )
         if walk.last_answer is not None and not misleading:
             return forwarded(walk.last_answer, session, profile, gave_up=gave_up)
@@ -434,13 +444,13 @@ def _not_again(verdict: Verdict) -> Verdict:
 
 def _intended(walk: Walk, session: Session, number: int) -> bool:
     """Whether the walk's intent of that number is on record, without its end."""
-    mine = (number, AttemptStatus.IN_FLIGHT, walk.intended_at)
+    mine = (number, _IN_FLIGHT, walk.intended_at)
     return any((a.number, a.status, a.started_at) == mine for a in session.attempts)
 
 
 def _exhausted(session: Session) -> bool:
     """All sends are spent and provably nothing was charged: no further send will be made."""
-    stopped = session.state is State.INTERRUPTED and session.outcome is Outcome.NOT_CHARGED
+    stopped = session.state is _INTERRUPTED and session.outcome is Outcome.NOT_CHARGED
     return stopped and session.sends_left() == 0
 
 

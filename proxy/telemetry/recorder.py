@@ -25,6 +25,7 @@ _ENDS = (
     (State.FAILED_MAX_RETRIES, Outcome.NOT_CHARGED),
     (State.FAILED_MAX_RETRIES, Outcome.UNKNOWN),
 )
+_UNKNOWN = Outcome.UNKNOWN  # bound once: reaching it through its enum costs more than comparing
 
 
 class MetricsRecorder:
@@ -105,7 +106,7 @@ class MetricsRecorder:
         first = self._lines.add(
             {
                 "timestamp": self._timestamp(),
-                "level": "info" if outcome is not Outcome.UNKNOWN else "warning",
+                "level": "info" if outcome is not _UNKNOWN else "warning",
                 "event": event,
                 "session_id": session.id,
                 "gateway": session.gateway,

@@ -100,8 +100,6 @@ class Answer:
 
     # --- from the parser --------------------------------------------------------------------------
 
-    on_chunk_header = on_chunk_complete = None  # asked for, too
-
     def on_message_begin(self) -> None:
         if self._parser is None:  # something more, behind the answer
             self.keep = False
