@@ -170,7 +170,7 @@ class Session(NamedTuple):
         """How many attempts were made. A charge that was only seen stands among them, unsent."""
         count = len(self.attempts)
         for attempt in self.attempts:
-            if attempt.status is _SUCCEEDED and not attempt.sent:
+            if not attempt.sent and attempt.status is _SUCCEEDED:
                 count -= 1
         return count
 

@@ -65,11 +65,17 @@ class Admission:
         self._in_flight = 0
         self._queue: deque[asyncio.Future[None]] = deque()
 
+    def take(self) -> Ticket | None:
+        """A place, if one is free now."""
+        if self._in_flight >= self._concurrency.max_in_flight:
+            return None
+        self._in_flight += 1
+        return self._ticket
+
     async def enter(self) -> Ticket | Reason:
         """A place for a payment, or why there is none."""
-        if self._in_flight < self._concurrency.max_in_flight:
-            self._in_flight += 1
-            return self._ticket
+        if (ticket := self.take()) is not None:
+            return ticket
         if len(self._queue) >= self._concurrency.max_queue:
             return Reason.QUEUE_FULL
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()

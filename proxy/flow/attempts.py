@@ -49,7 +49,7 @@ _NOT_SENT, _REJECTED, _IN_FLIGHT = (
     AttemptStatus.IN_FLIGHT,
 )
 _INTERRUPTED, _CANCELLED = State.INTERRUPTED, State.CANCELLED
-_A_STRONG = GatewayClass.A_STRONG
+_A_STRONG, _TIMER = GatewayClass.A_STRONG, ev.ResumedBy.TIMER
 
 # Reasons for which a send was stopped by ourselves before its first byte.
 _OUR_OWN_NO = frozenset({Reason.NOT_ALLOWED, Reason.STORE_UNAVAILABLE})
@@ -292,7 +292,7 @@ class Attempts:
             await self._update(walk, begin)
         finally:
             walk.intent_seconds = self._clock.monotonic() - begun
-        walk.resumed_by = ev.ResumedBy.TIMER
+        walk.resumed_by = _TIMER
         if late(walk.session, self._clock.now_ms()):
             message = "recording the intent took longer than there was time"
             raise SendForbidden(message)

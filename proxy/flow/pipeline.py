@@ -21,6 +21,7 @@ from proxy.core.retrying import repeat_barrier
 from proxy.core.session import Session, apply
 from proxy.core.states import Outcome
 from proxy.core.wire import Answer, InboundRequest
+from proxy.flow.admission import Ticket
 from proxy.flow.answer import refusal_for, replayed, unpack, without_answer
 from proxy.flow.attempts import Attempts
 from proxy.flow.held import HeldRequests
@@ -183,9 +184,11 @@ class Pipeline:
         """Admission, then the attempts."""
         self._walks.enter(walk)
         admission = walk.lane.admission
-        begun = self._clock.monotonic()
-        ticket = await admission.enter()
-        walk.waited_seconds += self._clock.monotonic() - begun
+        ticket: Ticket | Reason | None = admission.take()
+        if ticket is None:
+            begun = self._clock.monotonic()
+            ticket = await admission.enter()
+            walk.waited_seconds += self._clock.monotonic() - begun
         if isinstance(ticket, Reason):
             return await self._attempts.never_sent(walk, ticket)
         with ticket:

@@ -31,8 +31,11 @@ class Index:
         session_id = session.id
         before = self.by_id.get(session_id)
         self.by_id[session_id] = session
-        if session.key_hash is not None:
-            self._by_key[session.key_hash] = session_id
+        key, order_ref = session.key_hash, session.order_ref
+        if key is not None:
+            self._by_key[key] = session_id
+        if order_ref is None and (before is None or before.order_ref is None):
+            return
         order = order_key(session) if session.order_ref is not None else None
         if before is not None and before.order_ref is not None and order_key(before) != order:
             self._unlock(before)

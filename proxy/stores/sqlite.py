@@ -42,6 +42,7 @@ from proxy.ports import (
 )
 from proxy.stores.codec import decode, encode
 from proxy.stores.index import Index
+from proxy.stores.known_keys import KnownKeys
 from proxy.stores.searching import page_of
 
 MIGRATIONS = sorted((Path(__file__).parent / "sql").glob("sqlite-*.sql"))
@@ -80,6 +81,7 @@ INSERT OR REPLACE INTO answers (session, kept_at, sealed)
 SELECT number, ?, ? FROM sessions WHERE id = ?
 """
 _BY_ID = "SELECT doc FROM sessions WHERE id = ?"
+_ALL_KEYS = "SELECT key_hash FROM sessions WHERE key_hash IS NOT NULL"
 _BY_KEY = "SELECT doc FROM sessions WHERE key_hash = ?"
 _BY_LOCKED_ORDER = (
     "SELECT doc FROM sessions WHERE order_ref = ? AND operation = ? AND locks_order = 1"
@@ -165,6 +167,11 @@ class SqliteStore:
         self._loop: asyncio.AbstractEventLoop
         self._lock_file: int | None = None
         self._flush_due = False
+        self._closing = threading.Event()
+        # The keys on file, once they have been read; until then every key may be there.
+        self._known = KnownKeys()
+        self._all_known = False
+        self._reading_keys: asyncio.Task[None] | None = None
 
     # --- opening and closing ------------------------------------------------------------------
 
@@ -188,6 +195,8 @@ class SqliteStore:
                 target=self._write_batches, args=(writer,), name="sqlite", daemon=True
             )
             self._thread.start()
+            self._closing.clear()
+            self._reading_keys = self._loop.create_task(self._learn_keys())
             opened.pop_all()
 
     async def _opened(self, opened: contextlib.ExitStack) -> apsw.Connection:
@@ -214,9 +223,31 @@ class SqliteStore:
                 raise StoreUnavailable(message) from None
         return sessions
 
+    async def _learn_keys(self) -> None:
+        """Read the keys on file beside the payments; a million take some seconds."""
+        with contextlib.suppress(apsw.Error):  # then every key is looked for, as before
+            on_file = await asyncio.to_thread(self._keys_on_disk)
+            self._known.join(on_file)
+            self._all_known = not self._closing.is_set()
+
+    def _keys_on_disk(self) -> KnownKeys:
+        found = KnownKeys()
+        connection = self._connect(read_only=True)
+        try:
+            for (key,) in connection.execute(_ALL_KEYS):
+                found.add(str(key))
+                if self._closing.is_set():
+                    break
+        finally:
+            connection.close()
+        return found
+
     async def close(self) -> None:
         if self._thread is None:
             return
+        self._closing.set()
+        if self._reading_keys is not None:
+            await self._reading_keys
         if self.ready:
             await self._do(lambda _: 0)  # behind everything that was accepted
         self._batches.put(None)
@@ -287,7 +318,10 @@ class SqliteStore:
 
     async def claim(self, session: Session, expected_version: int) -> None:
         self._check(session.id, expected_version)
-        holder = self._hot.with_key(session.key_hash) or self._cold(_BY_KEY, session.key_hash)
+        key = session.key_hash
+        holder = self._hot.with_key(key)
+        if holder is None and (not self._all_known or self._known.may_hold(key or "")):
+            holder = self._cold(_BY_KEY, key)
         if holder is not None and holder.id != session.id:
             raise KeyTaken(holder)
         if session.locks_order:
@@ -308,6 +342,8 @@ class SqliteStore:
         else:  # claimed and never written, or long settled and not in memory any more
             statement = _UPDATE if hot is None else _INSERT
         self._hot.put(session)
+        if statement is not _UPDATE and session.key_hash is not None:
+            self._known.add(session.key_hash)
         keys[session_id] = session.key_hash
         kept_at = 0 if answer is None else self._clock.now_ms()
         done = self._loop.create_future()

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from proxy.core.events import StoreTimed
 from proxy.core.states import AttemptStatus
-from proxy.ports import StoreUnavailable
+from proxy.ports import KeyTaken, StoreUnavailable
 from proxy.stores.codec import encode
 from proxy.stores.sqlite import MIGRATIONS, SqliteStore
 from proxy.system import SystemClock
@@ -390,3 +390,41 @@ async def test_a_link_to_the_file_is_the_same_file(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="in use by another Holdfast"):
         await SqliteStore(link, SystemClock(), Notes()).open()
     await store.close()
+
+
+# --- the keys on file -----------------------------------------------------------------------------
+
+
+async def test_a_key_of_an_earlier_run_is_taken(tmp_path: Path) -> None:
+    """Before the keys on file have been read and afterwards: a repeat is never taken for new."""
+    first = SqliteStore(tmp_path / "s.db", SystemClock(), Notes())
+    await first.open()
+    done = await finished(first, 1, AttemptStatus.SUCCEEDED)
+    await first.close()
+    again = opened(2)._replace(key_hash=done.key_hash)
+    store = SqliteStore(tmp_path / "s.db", SystemClock(), Notes())
+    await store.open()
+    with pytest.raises(KeyTaken):
+        await store.claim(again, 0)
+    await until(lambda: store._all_known)
+    with pytest.raises(KeyTaken):
+        await store.claim(again, 0)
+    await store.close()
+
+
+async def test_a_new_key_is_not_looked_for(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the keys are known, a payment that is new asks the file nothing; a known one does."""
+    await until(lambda: store._all_known)
+    asked: list[str | None] = []
+
+    def cold(_sql: str, *values: str | None) -> None:
+        asked.append(values[0])
+
+    done = await finished(store, 1, AttemptStatus.SUCCEEDED)
+    monkeypatch.setattr(store, "_cold", cold)
+    await store.claim(opened(2)._replace(order_ref=None), 0)
+    assert asked == []
+    await store.claim(opened(3)._replace(key_hash=done.key_hash, order_ref=None), 0)
+    assert asked == [done.key_hash]
