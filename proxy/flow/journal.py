@@ -48,12 +48,11 @@ class Journal:
             events, keep, after = change(session)
             if not events:
                 return session
-            steps: list[tuple[Session, Event, Session]] = []
-            last = session
-            for event in events:
-                before, last = last, after or apply(last, event)
-                after = None
-                steps.append((before, event, last))
+            last = after or apply(session, events[0])
+            versions = [last]
+            for event in events[1:]:
+                last = apply(last, event)
+                versions.append(last)
             try:
                 await self._commit(session, last, keep, replay_headers)
             except Conflict as conflict:
@@ -65,8 +64,9 @@ class Journal:
                     raise StoreUnavailable(message) from None
                 session = conflict.current
                 continue
-            for step in steps:
-                self._recorder.moved(*step)
+            for event, version in zip(events, versions, strict=True):
+                self._recorder.moved(session, event, version)
+                session = version
             return last
 
     async def _commit(
