@@ -42,15 +42,14 @@ def body_values(
 def _from_form(body: bytes, places: Mapping[str, BodyField | None]) -> dict[str, str | None]:
     """The first value of each field. Looks for these fields instead of parsing them all."""
     body = b"&" + body
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = dict.fromkeys(places)
     for name, place in places.items():
-        found[name] = None
         if place is None or place.form is None:
             continue
         for spelled in _spellings(place.form):
-            _, there, rest = body.partition(spelled)
-            if there:
-                found[name] = _form_value(rest.partition(b"&")[0])
+            at = body.find(spelled)
+            if at >= 0:
+                found[name] = _form_value(body[at + len(spelled) :].partition(b"&")[0])
                 break
     return found
 

@@ -7,7 +7,7 @@ of its session, and making one from the values of the one before costs 1 µs, `_
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from proxy.core import events as ev
 from proxy.core.reasons import Reason
@@ -188,41 +188,19 @@ class Session(NamedTuple):
         return self.outcome is _CHARGED and bool(self.interruptions)
 
 
+# Where each value of a session has its place, for those who change some of them in a list.
 _AT = {name: place for place, name in enumerate(Session._fields)}
-_STATE, _VERSION, _UPDATED_AT = _AT["state"], _AT["version"], _AT["updated_at"]
-_FINISHED_AT, _TIMELINE = _AT["finished_at"], _AT["timeline"]
+_STATE, _OUTCOME, _ATTEMPTS = _AT["state"], _AT["outcome"], _AT["attempts"]
+_VERSION, _UPDATED_AT, _FINISHED_AT = _AT["version"], _AT["updated_at"], _AT["finished_at"]
+_INTERRUPTIONS, _RETRIES, _TIMELINE = _AT["interruptions"], _AT["retries"], _AT["timeline"]
+_CANCEL_REQUESTED, _CANCEL_REASON, _HOLD = (
+    _AT["cancel_requested"],
+    _AT["cancel_reason"],
+    _AT["hold"],
+)
+_REFERENCE, _LOOKUPS, _NEXT_AT = _AT["reference"], _AT["lookups"], _AT["next_at"]
 _NOTHING_YET = tuple(Session._field_defaults[name] for name in Session._fields[_TIMELINE + 1 :])
 _REVIEW_REQUIRED, _LATE_EVIDENCE = _AT["review_required"], _AT["late_evidence"]
-
-
-class _Facts(TypedDict, total=False):
-    """What an event changes, by field of `Session`. One `_replace` per event, not one per fact."""
-
-    gateway: str
-    route: str
-    operation: str
-    tenant: str
-    key_hash: str
-    gateway_key: str
-    fingerprint: str
-    named: bool
-    order_locks: bool
-    max_attempts: int
-    outcome: Outcome
-    attempts: tuple[Attempt, ...]
-    interruptions: tuple[Interruption, ...]
-    retries: tuple[Retry, ...]
-    cancel_requested: bool
-    cancel_reason: str
-    hold: bool
-    review_required: bool
-    late_evidence: bool
-    reference: str
-    lookups: int
-    next_at: int | None
-
-
-_Change = tuple[_Facts, Move | None]
 
 
 def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them takes longest
@@ -261,15 +239,15 @@ def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them
     return tuple.__new__(Session, values)
 
 
+_Values = list[Any]  # of the next session, while they are being changed
+
+
 def apply(session: Session, event: ev.Event) -> Session:
     """The session after `event`. Raises `IllegalTransition` and changes nothing if it may not."""
-    facts, move = _change(session, event)
-    at, state, outcome = event.at, session.state, session.outcome
-    values: list[object] = list(session)
-    for name, value in facts.items():
-        values[_AT[name]] = value
+    values: _Values = list(session)
+    move = _change(session, event, values)
+    at, state, outcome = event.at, session.state, values[_OUTCOME]
     if move is not None:
-        outcome = facts.get("outcome", outcome)
         state = next_state(state, move, outcome)
         values[_STATE] = state
         if state not in LIVE:
@@ -282,9 +260,7 @@ def apply(session: Session, event: ev.Event) -> Session:
     return tuple.__new__(Session, values)
 
 
-def _finish(
-    values: list[object], session: Session, state: State, outcome: Outcome, at: int
-) -> None:
+def _finish(values: _Values, session: Session, state: State, outcome: Outcome, at: int) -> None:
     """What goes with an end."""
     if outcome is _CHARGED and _closed_without_charge(session):
         values[_LATE_EVIDENCE] = True
@@ -301,79 +277,78 @@ def _closed_without_charge(session: Session) -> bool:
 
 
 # One case per event, all in one place.
-def _change(session: Session, event: ev.Event) -> _Change:  # noqa: C901, PLR0911, PLR0912
-    """What the event changes, and the row of the table to take (None: no row)."""
+def _change(  # noqa: C901, PLR0912, PLR0915
+    session: Session, event: ev.Event, values: _Values
+) -> Move | None:
+    """Change what the event changes; the row of the table to take (None: no row)."""
+    move: Move | None = None
     match event:
         case ev.AttemptStarted():
             if session.in_flight:  # one sender at a time, whoever it is
                 message = "a send is in flight already"
                 raise IllegalTransition(message)
             attempt = _begun(session, event.number, event.endpoint, event.at)
-            return _attempts((*session.attempts, attempt)), _SEND
+            _set_attempts(values, (*session.attempts, attempt))
+            move = _SEND
         case ev.AttemptEnded():
-            return _attempt_ended(session, event)
+            move = _attempt_ended(session, event, values)
         case ev.Opened():
-            return {}, None
+            pass
         case ev.Bound():
-            return _bound(event), None
+            _bind(event, values)
         case ev.RetryScheduled():
             retry = Retry(event.at, event.attempt, event.delay_ms, event.because)
-            return {"retries": (*session.retries, retry)}, None
+            values[_RETRIES] = (*session.retries, retry)
         case ev.Interrupted():
-            return _interrupted(session, event), _INTERRUPT
+            _interrupt(session, event, values)
+            move = _INTERRUPT
         case ev.Resumed():
             # A hold is a person's; only a person's resume lifts it.
-            hold = session.hold and event.by is not ev.ResumedBy.REQUEST
-            return {"hold": hold, "next_at": None}, Move.RESUME
+            values[_HOLD] = session.hold and event.by is not ev.ResumedBy.REQUEST
+            values[_NEXT_AT] = None
+            move = Move.RESUME
         case ev.CancelRequested():
-            return {"cancel_requested": True, "cancel_reason": event.reason}, None
+            values[_CANCEL_REQUESTED], values[_CANCEL_REASON] = True, event.reason
         case ev.Cancelled():
-            return {"cancel_requested": True, "cancel_reason": event.reason}, Move.CANCEL
+            values[_CANCEL_REQUESTED], values[_CANCEL_REASON] = True, event.reason
+            move = Move.CANCEL
         case ev.Expired():
-            return {}, Move.EXPIRE
+            move = Move.EXPIRE
         case ev.Exhausted():
-            return {"review_required": session.outcome is _UNKNOWN}, Move.EXHAUST
+            values[_REVIEW_REQUIRED] = session.outcome is _UNKNOWN
+            move = Move.EXHAUST
         case ev.EvidenceFound():
-            return _evidence_found(session, event)
+            move = _evidence_found(session, event, values)
         case ev.LookedUp():
-            facts: _Facts = {"lookups": session.lookups + 1, "next_at": event.next_at}
-            return facts, _INTERRUPT if session.live else None
+            values[_LOOKUPS], values[_NEXT_AT] = session.lookups + 1, event.next_at
+            move = _INTERRUPT if session.live else None
         case ev.ReviewNeeded():
-            return {"review_required": True}, None
+            values[_REVIEW_REQUIRED] = True
         case ev.ProcessRestarted():
-            return _process_restarted(session, event), _INTERRUPT
+            _process_restarted(session, event, values)
+            move = _INTERRUPT
         case _:
             assert_never(event)
+    return move
 
 
-def _bound(event: ev.Bound) -> _Facts:
-    return {
-        "gateway": event.gateway,
-        "route": event.route,
-        "operation": event.operation,
-        "tenant": event.tenant,
-        "key_hash": event.key_hash,
-        "gateway_key": event.gateway_key,
-        "fingerprint": event.fingerprint,
-        "named": event.named,
-        "order_locks": event.order_locks,
-        "max_attempts": event.max_attempts,
-    }
+def _bind(event: ev.Bound, values: _Values) -> None:
+    for name in ev.Bound._fields[1:]:  # all but when
+        values[_AT[name]] = getattr(event, name)
 
 
 def _begun(session: Session, number: int, endpoint: str, at: int) -> Attempt:
     return Attempt(number, session.generation, endpoint, _IN_FLIGHT, at)
 
 
-def _attempts(attempts: tuple[Attempt, ...]) -> _Facts:
+def _set_attempts(values: _Values, attempts: tuple[Attempt, ...]) -> Outcome:
     """Attempts with the outcome they prove; the two are never set apart."""
-    return {
-        "attempts": attempts,
-        "outcome": outcome_of([(a.generation, a.status) for a in attempts]),
-    }
+    outcome = outcome_of([(a.generation, a.status) for a in attempts])
+    values[_ATTEMPTS], values[_OUTCOME] = attempts, outcome
+    return outcome
 
 
-def _attempt_ended(session: Session, event: ev.AttemptEnded) -> _Change:
+def _attempt_ended(session: Session, event: ev.AttemptEnded, values: _Values) -> Move:
     number, result = event.number, event.result
     known = {attempt.number: attempt for attempt in session.attempts}
     before = known.get(number)
@@ -391,12 +366,12 @@ def _attempt_ended(session: Session, event: ev.AttemptEnded) -> _Change:
         event.phase,
         event.http_status or None,
     )
-    facts = _attempts(tuple(known.values()))
+    outcome = _set_attempts(values, tuple(known.values()))
+    settled = result.reason is None
     if result.reason is not None:
         stop = Interruption(event.at, result.reason, event.phase, event.number, event.sent)
-        facts["interruptions"] = (*session.interruptions, stop)
-    settled = result.reason is None
-    return facts, _move_after(session, facts["outcome"], result.status, settled=settled)
+        values[_INTERRUPTIONS] = (*session.interruptions, stop)
+    return _move_after(session, outcome, result.status, settled=settled)
 
 
 def _move_after(
@@ -413,16 +388,14 @@ def _move_after(
     return Move.ACCEPTANCE_SEEN if status is AttemptStatus.ACCEPTED else Move.DECLINE_SEEN
 
 
-def _interrupted(session: Session, event: ev.Interrupted) -> _Facts:
+def _interrupt(session: Session, event: ev.Interrupted, values: _Values) -> None:
     number = len(session.attempts)
     stop = Interruption(event.at, event.reason, event.phase, number, event.sent, event.detail)
-    return {
-        "interruptions": (*session.interruptions, stop),
-        "hold": session.hold or event.hold,
-    }
+    values[_INTERRUPTIONS] = (*session.interruptions, stop)
+    values[_HOLD] = session.hold or event.hold
 
 
-def _evidence_found(session: Session, event: ev.EvidenceFound) -> _Change:
+def _evidence_found(session: Session, event: ev.EvidenceFound, values: _Values) -> Move:
     # A charge is the last word. Anything else was seen by someone who asked before a send that is
     # still in flight had ended, and says nothing about that one.
     charged = event.status is _SUCCEEDED
@@ -438,13 +411,12 @@ def _evidence_found(session: Session, event: ev.EvidenceFound) -> _Change:
         # evidence becomes an attempt of its own, so that the derived outcome holds it.
         seen = _begun(session, len(attempts) + 1, event.source, event.at)
         attempts = (*attempts, seen._replace(status=event.status, ended_at=event.at, sent=False))
-    facts = _attempts(attempts)
-    facts["reference"] = event.reference
-    facts["next_at"] = None
-    return facts, _move_after(session, facts["outcome"], event.status, settled=True)
+    outcome = _set_attempts(values, attempts)
+    values[_REFERENCE], values[_NEXT_AT] = event.reference, None
+    return _move_after(session, outcome, event.status, settled=True)
 
 
-def _process_restarted(session: Session, event: ev.ProcessRestarted) -> _Facts:
+def _process_restarted(session: Session, event: ev.ProcessRestarted, values: _Values) -> None:
     in_flight = session.in_flight
     phase = Phase.AWAITING_RESPONSE if in_flight else Phase.BEFORE_SEND
     attempts = tuple(
@@ -460,6 +432,5 @@ def _process_restarted(session: Session, event: ev.ProcessRestarted) -> _Facts:
     )
     number = len(session.attempts)
     stop = Interruption(event.at, Reason.PROCESS_RESTART, phase, number, in_flight)
-    facts = _attempts(attempts)
-    facts["interruptions"] = (*session.interruptions, stop)
-    return facts
+    _set_attempts(values, attempts)
+    values[_INTERRUPTIONS] = (*session.interruptions, stop)

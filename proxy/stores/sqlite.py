@@ -347,9 +347,8 @@ class SqliteStore:
         if statement is not _UPDATE and session.key_hash is not None:
             self._known.add(session.key_hash)
         keys[session_id] = session.key_hash
-        kept_at = 0 if answer is None else self._clock.now_ms()
         done = self._loop.create_future()
-        write = _Write(session, session.listed, statement, answer, kept_at, done)
+        write = _Write(session, session.listed, statement, answer, session.updated_at, done)
         self._waiting.writes.append(write)
         if self._writing is None and not self._flush_due:
             self._flush_soon()

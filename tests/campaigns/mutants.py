@@ -308,14 +308,14 @@ def in_flight_after_a_restart_was_not_sent(patch: Patch) -> None:
     """What the last process left behind counts as not sent."""
     restarted = core._process_restarted
 
-    def hopeful(session: Session, event: ev.ProcessRestarted) -> Any:
-        facts = restarted(session, event)
+    def hopeful(session: Session, event: ev.ProcessRestarted, values: list[Any]) -> None:
+        restarted(session, event, values)
         unsent = [a.status is AttemptStatus.IN_FLIGHT for a in session.attempts]
         closed = tuple(
             a._replace(status=AttemptStatus.NOT_SENT) if was else a
-            for a, was in zip(facts["attempts"], unsent, strict=True)
+            for a, was in zip(values[core._ATTEMPTS], unsent, strict=True)
         )
-        return {**facts, **core._attempts(closed)}
+        core._set_attempts(values, closed)
 
     patch.setattr(core, "_process_restarted", hopeful)
 
@@ -350,11 +350,12 @@ def failed_when_the_retries_are_spent(patch: Patch) -> None:
     """After the last look-up an unknown payment counts as not charged."""
     change = core._change
 
-    def give_up(session: Session, event: ev.Event) -> Any:
+    def give_up(session: Session, event: ev.Event, values: list[Any]) -> Move | None:
         if not isinstance(event, ev.Exhausted) or session.outcome is not Outcome.UNKNOWN:
-            return change(session, event)
+            return change(session, event, values)
         closed = tuple(a._replace(status=AttemptStatus.VOIDED) for a in session.attempts)
-        return core._attempts(closed), Move.EXHAUST
+        core._set_attempts(values, closed)
+        return Move.EXHAUST
 
     patch.setattr(core, "_change", give_up)
 
