@@ -22,7 +22,6 @@ from proxy.core import events as ev
 from proxy.core.classify import classify, classify_read
 from proxy.core.profile import GatewayClass
 from proxy.core.reasons import Reason, Suppressed
-from proxy.core.results import AttemptResult
 from proxy.core.retrying import (
     GiveUp,
     RetryAfter,
@@ -146,19 +145,23 @@ class Attempts:
     # --- one attempt --------------------------------------------------------------------------
 
     async def _attempt(self, walk: Walk) -> Verdict:
+        lane, route, clock = walk.lane, walk.route, self._clock
         number = len(walk.session.attempts) + 1
-        endpoint = walk.lane.name
-        generation = walk.lane.admission.breaker.generation
-        started_ms, begun = self._clock.now_ms(), self._clock.monotonic()
+        endpoint = lane.name
+        generation = lane.admission.breaker.generation
+        started_ms, begun = clock.now_ms(), clock.monotonic()
         walk.intent_seconds = 0.0
         walk.facts = facts = await self._exchange(walk, self._send(walk, number, endpoint))
-        took = self._clock.monotonic() - begun - walk.intent_seconds
+        took = clock.monotonic() - begun - walk.intent_seconds
         walk.gateway_seconds += took
-        self._recorder.note(ev.AttemptTimed(walk.lane.name, walk.route.name, took))
-        now_ms = self._clock.now_ms()
-        walk.result = result = self._classify(walk, facts, now_ms)
-        if walk.route.durable:
-            walk.lane.admission.record(result, generation)
+        self._recorder.note(ev.AttemptTimed(endpoint, route.name, took))
+        now_ms = clock.now_ms()
+        if route.durable:
+            result = classify(facts, lane.profile, now_ms=now_ms)
+            lane.admission.record(result, generation)
+        else:
+            result = classify_read(facts, now_ms=now_ms)
+        walk.result = result
         ended = ev.AttemptEnded(
             now_ms, number, endpoint, result, facts.phase, facts.sent, facts.status, started_ms
         )
@@ -296,11 +299,6 @@ class Attempts:
         if late(walk.session, self._clock.now_ms()):
             message = "recording the intent took longer than there was time"
             raise SendForbidden(message)
-
-    def _classify(self, walk: Walk, facts: WireFacts, now_ms: int) -> AttemptResult:
-        if walk.route.durable:
-            return classify(facts, walk.lane.profile, now_ms=now_ms)
-        return classify_read(facts, now_ms=now_ms)
 
     # --- what it came to ----------------------------------------------------------------------
 
