@@ -314,7 +314,7 @@ class Stage:
     async def _pages(self, number: int) -> None:
         store: Any = self.running.holdfast._store
         # In the writer thread, on the connection that writes.
-        await store._write(
+        await store._do(
             lambda cursor: cursor.execute(f"PRAGMA max_page_count = {number}").fetchall()
         )
 

@@ -142,10 +142,14 @@ class World:
         await self._heal()
         await asyncio.gather(*(client.ask_until_it_knows() for client in clients))
         await asyncio.sleep(300.0)
+        await self._until_quiet()
+        await asyncio.gather(*(client.ask_once_more() for client in clients))
+        await self._until_quiet()  # what that has begun must end, too
+
+    async def _until_quiet(self) -> None:
         if any(session.listed for session in self.disk.sessions.values()):
             deadline = self.settings.session.expires_after
-            await asyncio.sleep(max(_UNTIL_QUIET, deadline + _HOUR))
-        await asyncio.gather(*(client.ask_once_more() for client in clients))
+            await asyncio.sleep(max(_UNTIL_QUIET, deadline + 6 * _HOUR))
 
     async def _heal(self) -> None:
         """From now on nothing goes wrong."""
