@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import io
 import os
 import secrets
 import tempfile
@@ -46,8 +45,6 @@ class Keyring:
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
         self._token_key = _derive(key, b"holdfast client token")
         self._seal = AESGCM(_derive(key, b"holdfast answer"))
-        # From the system's source, for many answers at a time: to ask it is a call of the system.
-        self._nonces = io.BytesIO()
         # Names the key in what it sealed, so that a later key can be told from it.
         self._id = hashlib.sha256(_derive(key, b"holdfast key id")).digest()[:_ID_BYTES]
 
@@ -66,10 +63,7 @@ class Keyring:
 
     def seal(self, session_id: str, data: bytes) -> bytes:
         """AES-256-GCM with the session's id as associated data: key id, nonce, ciphertext."""
-        nonce = self._nonces.read(_NONCE_BYTES)
-        if not nonce:
-            self._nonces = io.BytesIO(os.urandom(_NONCE_BYTES * 256))
-            nonce = self._nonces.read(_NONCE_BYTES)
+        nonce = os.urandom(_NONCE_BYTES)
         return self._id + nonce + self._seal.encrypt(nonce, data, session_id.encode())
 
     def unseal(self, session_id: str, sealed: bytes) -> bytes:

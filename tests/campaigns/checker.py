@@ -45,6 +45,7 @@ SETTLE_SECONDS = 120.0
 _CLOSED = frozenset(
     {State.DECLINED, State.CANCELLED, State.EXPIRED, State.COMPLETED, State.FAILED_MAX_RETRIES}
 )
+# The judge's own, not that of `proxy.core.states`: who asks the accused sees no mistake of theirs.
 _RANK = {
     AttemptStatus.IN_FLIGHT: 0,
     AttemptStatus.UNKNOWN: 1,

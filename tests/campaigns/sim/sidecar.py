@@ -50,7 +50,6 @@ gateways:
   none: {{profile: generic, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"}}
 """
 _MANY = "defaults: {retry: {max_attempts: 8, automatic_attempts: 2}}\n"
-_FEW_IN_A_ROW = "  breaker: {min_calls: 4, open_for: 5s}\n"
 _CREDENTIAL = "lookup_credential: {env: LOOK_UP}"
 _POLICIES = {
     # As shipped: three attempts, fifteen minutes.
