@@ -1,7 +1,7 @@
 """START HERE: the walk of one request through the rooms, with every branch of it in this file.
 
 A request that moves money is read whole, becomes one payment (or joins it), is admitted, sent,
-recorded and answered. The walk belongs to the application, not to the connection: a backend that
+recorded and answered. Its task is not ended with the connection (`web/listeners.py`): a backend that
 hangs up changes nothing. Requests that move no money stream through, with a session in memory only.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from proxy.core import events as ev
 from proxy.core.idempotency import Duplicate
@@ -82,7 +83,10 @@ class Pipeline:
         )
 
     async def handle(self, lane: Lane, request: InboundRequest, body: Body) -> Answer:
-        """Bring a request to its answer. Never raises but for cancellation."""
+        """Bring a request to its answer. Never raises but for cancellation.
+
+        To be called in a task that outlives the backend's connection.
+        """
         route = lane.routes.match(request.method, request.path)
         if self._attempts.draining:
             return self.refuse(lane, Refusal.DRAINING)
@@ -112,8 +116,9 @@ class Pipeline:
             return await self._join(known, arrival)
         walk = self._walk_for(arrival)
         self._walks.by_key[arrival.identity.key_hash] = walk
-        self._start(walk, arrival.identity.key_hash, lambda: self._open_and_go(walk, arrival))
-        return await walk.answered()
+        walk.task = asyncio.current_task()
+        steps = self._open_and_go(walk, arrival)
+        return await self._see_through(walk, arrival.identity.key_hash, steps)
 
     def _walk_for(self, arrival: Arrival) -> Walk:
         return Walk(
@@ -125,18 +130,17 @@ class Pipeline:
             fingerprint=arrival.identity.fingerprint,
         )
 
-    def _start(self, walk: Walk, key: str | None, steps: Callable[[], Awaitable[Answer]]) -> None:
-        walk.task = self._tasks.start(self._see_through(walk, key, steps), "walk")
-
     async def _see_through(
-        self, walk: Walk, key: str | None, steps: Callable[[], Awaitable[Answer]]
-    ) -> None:
+        self, walk: Walk, key: str | None, steps: Coroutine[Any, Any, Answer]
+    ) -> Answer:
         """Whatever happens, whoever waits gets an answer, and the walk ends."""
         try:
-            answer = await steps()
+            answer = await steps
         except StoreUnavailable:
             answer = self._cut_short(walk, Reason.STORE_UNAVAILABLE)
         except asyncio.CancelledError:  # the drain's patience is over, and nothing is out
+            if walk.task is not None:
+                walk.task.uncancel()
             answer = self._cut_short(walk, Reason.SHUTDOWN)
         except Exception as error:  # noqa: BLE001 -- a bug must not leave a backend unanswered
             self._on_bug(error)
@@ -149,6 +153,7 @@ class Pipeline:
             self._held.drop(walk.session.id)
         self._timed(walk)
         walk.end(answer)
+        return answer
 
     def _cut_short(self, walk: Walk, reason: Reason) -> Answer:
         """The answer of a walk that came to none: what is known of its session, if it has one."""
@@ -307,7 +312,7 @@ class Pipeline:
         if key is not None:
             self._walks.by_key[key] = walk
         self._walks.enter(walk)
-        self._start(walk, key, lambda: self._go(walk))
+        walk.task = self._tasks.start(self._see_through(walk, key, self._go(walk)), "walk")
         return True
 
     # --- requests that move no money ----------------------------------------------------------

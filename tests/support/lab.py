@@ -230,7 +230,9 @@ class Lab:
             user_ref=checked.values.get("x-payment-user-id"),
             values=checked.values,
         )
-        answer = await self.pipeline.handle(lane, inbound, GivenBody(body))
+        # As at a gateway's door: who hangs up does not end the request's task.
+        handling = asyncio.ensure_future(self.pipeline.handle(lane, inbound, GivenBody(body)))
+        answer = await asyncio.shield(handling)
         self.transcript.append(f"answer {answer.status}{_code(answer)}")
         return answer
 

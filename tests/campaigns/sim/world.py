@@ -411,7 +411,7 @@ class World:
         if self._sidecar is None:
             return None
         answered: asyncio.Future[Answer] = self.loop.create_future()
-        handler = self._process.run(self._serve(self._sidecar, request, answered))
+        self._process.run(self._serve(self._sidecar, request, answered))
         try:
             answer = await self._connected(answered)
         except ConnectionError:
@@ -419,10 +419,6 @@ class World:
         except TimeoutError:
             self.history.hung.append(who)
             return None
-        except asyncio.CancelledError:  # it hung up, and some front servers then stop the handler
-            if self._chance.random() < 0.5 and self._process.alive:
-                handler.cancel()
-            raise
         told = self._told(who, payment, answer)
         self.history.told.append(told)
         text = f"{told.status} {told.outcome}{' over' if told.over else ''}"
