@@ -201,7 +201,9 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def commit(self, session: Session, expected_version: int, answer: bytes | None) -> None:
+    def commit(
+        self, session: Session, expected_version: int, answer: bytes | None
+    ) -> Awaitable[None]:
         """Make a version durable; returns when it would survive a power cut.
 
         `answer` is the sealed answer to keep with it. Raises `Conflict` if the stored (or claimed)

@@ -16,7 +16,7 @@ class SystemClock:
     """Wall clock for what is stored and shown, monotonic clock for durations."""
 
     def now_ms(self) -> int:
-        return int(time.time() * 1000)
+        return time.time_ns() // 1_000_000
 
     monotonic = staticmethod(time.monotonic)
 

@@ -5,10 +5,8 @@ stand.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from functools import cache
-from urllib.parse import quote_plus, unquote_plus
+from urllib.parse import unquote_plus
 
 from proxy.core.jsonpath import parse_json_path
 from proxy.core.policy import BodyField
@@ -44,12 +42,12 @@ def _from_form(body: bytes, places: Mapping[str, BodyField | None]) -> dict[str,
     body = b"&" + body
     found: dict[str, str | None] = dict.fromkeys(places)
     for name, place in places.items():
-        if place is None or place.form is None:
+        if place is None:
             continue
-        for spelled in _spellings(place.form):
-            at = body.find(spelled)
-            if at >= 0:
-                found[name] = _form_value(body[at + len(spelled) :].partition(b"&")[0])
+        for spelled in place.spellings:
+            _, there, rest = body.partition(spelled)
+            if there:
+                found[name] = _form_value(rest.partition(b"&")[0])
                 break
     return found
 
@@ -59,15 +57,6 @@ def _form_value(value: bytes) -> str | None:
     if value.isalnum():  # as most are: nothing in it is escaped or unprintable
         return text if len(text) <= MAX_VALUE_LENGTH else None
     return _named(unquote_plus(text, errors="strict"))
-
-
-@cache
-def _spellings(name: str) -> tuple[bytes, ...]:
-    """A field's name as clients write it, where one begins: brackets escaped or not."""
-    plain = f"&{name}=".encode()
-    escaped = f"&{quote_plus(name)}=".encode()
-    lower = re.sub(rb"%[0-9A-F]{2}", lambda escape: escape[0].lower(), escaped)
-    return tuple(dict.fromkeys((plain, escaped, lower)))
 
 
 def _from_json(body: bytes, places: Mapping[str, BodyField | None]) -> dict[str, str | None]:

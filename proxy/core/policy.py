@@ -6,9 +6,11 @@ Durations are seconds. Where the values come from and why the defaults are what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from urllib.parse import quote_plus
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,18 @@ class BodyField:
 
     json: str | None = None
     form: str | None = None
+    # The form field as clients write it, where one begins: brackets escaped or not.
+    spellings: tuple[bytes, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spellings", () if self.form is None else _spellings(self.form))
+
+
+def _spellings(name: str) -> tuple[bytes, ...]:
+    plain = f"&{name}=".encode()
+    escaped = f"&{quote_plus(name)}=".encode()
+    lower = re.sub(rb"%[0-9A-F]{2}", lambda escape: escape[0].lower(), escaped)
+    return tuple(dict.fromkeys((plain, escaped, lower)))
 
 
 @dataclass(frozen=True, slots=True)

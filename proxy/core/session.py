@@ -7,6 +7,7 @@ of its session, and making one from the values of the one before costs 1 µs, `_
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any, NamedTuple, assert_never
 
 from proxy.core import events as ev
@@ -47,6 +48,9 @@ class Attempt(NamedTuple):
     http_status: int | None = None
 
 
+_generation_and_status = itemgetter(*map(Attempt._fields.index, ("generation", "status")))
+
+
 class Interruption(NamedTuple):
     """A stop without a definite answer."""
 
@@ -68,12 +72,12 @@ class Retry(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One entry of the timeline: the session as it was from `at` on."""
+    """One entry of the timeline: the session as it was from `at` on, in words."""
 
     at: int
     event: str
-    state: State
-    outcome: Outcome
+    state: str
+    outcome: str
 
 
 class Session(NamedTuple):
@@ -233,7 +237,7 @@ def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them
         tenant, key_hash, gateway_key, generation, fingerprint, named,
         order_ref, order_locks, user_ref, amount, currency,
         state, outcome, 1, at, None,
-        (), (), (), (Step(at, "Opened", state, outcome),),
+        (), (), (), (Step(at, "Opened", state._value_, outcome._value_),),
         *_NOTHING_YET,
     )  # fmt: skip
     return tuple.__new__(Session, values)
@@ -256,7 +260,8 @@ def apply(session: Session, event: ev.Event) -> Session:
         values[_REVIEW_REQUIRED] = False  # settled, so nobody need look at it any more
     values[_VERSION] = session.version + 1
     values[_UPDATED_AT] = at
-    values[_TIMELINE] = (*session.timeline, Step(at, type(event).__name__, state, outcome))
+    step = Step(at, type(event).__name__, state._value_, outcome._value_)
+    values[_TIMELINE] = (*session.timeline, step)
     return tuple.__new__(Session, values)
 
 
@@ -343,7 +348,7 @@ def _begun(session: Session, number: int, endpoint: str, at: int) -> Attempt:
 
 def _set_attempts(values: _Values, attempts: tuple[Attempt, ...]) -> Outcome:
     """Attempts with the outcome they prove; the two are never set apart."""
-    outcome = outcome_of([(a.generation, a.status) for a in attempts])
+    outcome = outcome_of(map(_generation_and_status, attempts))
     values[_ATTEMPTS], values[_OUTCOME] = attempts, outcome
     return outcome
 
@@ -363,7 +368,7 @@ def _attempt_ended(session: Session, event: ev.AttemptEnded, values: _Values) ->
         event.at,
         event.sent,
         result.reason,
-        event.phase,
+        event.phase._value_,
         event.http_status or None,
     )
     outcome = _set_attempts(values, tuple(known.values()))

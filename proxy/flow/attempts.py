@@ -151,7 +151,12 @@ class Attempts:
         generation = lane.admission.breaker.generation
         started_ms, begun = clock.now_ms(), clock.monotonic()
         walk.intent_seconds = 0.0
-        walk.facts = facts = await self._exchange(walk, self._send(walk, number, endpoint))
+        send = self._send(walk, number, endpoint)
+        try:
+            facts = await lane.upstream.send(send)
+        except asyncio.CancelledError:
+            facts = _cut_off(send)
+        walk.facts = facts
         took = clock.monotonic() - begun - walk.intent_seconds
         walk.gateway_seconds += took
         self._recorder.note(ev.AttemptTimed(endpoint, route.name, took))
@@ -220,19 +225,20 @@ class Attempts:
         route = walk.route
         remaining = max(0.001, walk.deadline - self._clock.monotonic())
         weak = walk.lane.profile.gateway_class is not _A_STRONG
-        return Send(
-            method=walk.request.method,
-            target=walk.request.target,
-            headers=self._headers(walk),
-            body=walk.request.body,
-            stream=_touching(walk) if walk.stream is not None else None,
-            answer_whole=route.durable,
-            max_answer_bytes=route.max_answer_bytes,
-            connect_timeout=min(route.timeouts.connect, remaining),
-            attempt_timeout=min(route.timeouts.attempt, remaining),
+        request, timeouts, durable = walk.request, route.timeouts, route.durable
+        return Send(  # in the order of the fields: naming them takes longest
+            request.method,
+            request.target,
+            self._headers(walk),
+            request.body,
+            _touching(walk) if walk.stream is not None else None,
+            durable,  # answer_whole
+            route.max_answer_bytes,
+            min(timeouts.connect, remaining),
+            min(timeouts.attempt, remaining),
             # Where a lost answer cannot be repeated, a connection that may be dying is not used.
-            fresh_connection=route.durable and weak,
-            before_bytes=partial(self._intent, walk, number, endpoint),
+            durable and weak,
+            partial(self._intent, walk, number, endpoint),
         )
 
     def _headers(self, walk: Walk) -> Headers:
@@ -253,17 +259,6 @@ class Attempts:
             lower = key_header.lower()
             return tuple((n, key if n.lower() == lower else v) for n, v in headers)
         return (*headers, (key_header, key))
-
-    async def _exchange(self, walk: Walk, send: Send) -> WireFacts:
-        try:
-            return await walk.lane.upstream.send(send)
-        except asyncio.CancelledError:
-            # The drain's patience is over. What was sent is out there; it must not be forgotten.
-            current = asyncio.current_task()
-            if current is not None:
-                current.uncancel()
-            phase = Phase.AWAITING_RESPONSE if send.sent else Phase.CONNECTING
-            return WireFacts(send.sent, phase, Reason.SHUTDOWN)
 
     async def _intent(self, walk: Walk, number: int, endpoint: str) -> None:
         """T1: the last thing before the first byte, and the last chance to say no."""
@@ -432,6 +427,15 @@ def _delay(state: RetryCallState) -> float:
     """How long to wait: what the verdict says."""
     verdict = state.outcome.result() if state.outcome is not None else None
     return verdict.delay_seconds if isinstance(verdict, RetryAfter) else 0.0
+
+
+def _cut_off(send: Send) -> WireFacts:
+    """The drain's patience is over. What was sent is out there; it must not be forgotten."""
+    current = asyncio.current_task()
+    if current is not None:
+        current.uncancel()
+    phase = Phase.AWAITING_RESPONSE if send.sent else Phase.CONNECTING
+    return WireFacts(send.sent, phase, Reason.SHUTDOWN)
 
 
 def _not_again(verdict: Verdict) -> Verdict:

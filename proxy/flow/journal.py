@@ -7,7 +7,7 @@ lost or overwriting it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from proxy.core.events import Event
@@ -54,31 +54,37 @@ class Journal:
                 last = apply(last, event)
                 versions.append(last)
             try:
-                await self._commit(session, last, keep, replay_headers)
+                if last.durable:
+                    await self._commit(session, last, keep, replay_headers)
             except Conflict as conflict:
-                if conflict.current is None:
-                    message = f"session {session.id} is gone"
-                    raise StoreUnavailable(message) from None
-                if conflict.current.version < session.version:
-                    message = f"what was decided on of session {session.id} was never recorded"
-                    raise StoreUnavailable(message) from None
-                session = conflict.current
+                session = _moved_on(session, conflict.current)
                 continue
             for event, version in zip(events, versions, strict=True):
                 self._recorder.moved(session, event, version)
                 session = version
             return last
 
-    async def _commit(
+    def _commit(
         self, before: Session, after: Session, keep: Answer | None, replay_headers: frozenset[str]
-    ) -> None:
-        if not after.durable:
-            return
+    ) -> Awaitable[None]:
         sealed = None
         if keep is not None:
             sealed = self._secrets.seal(after.id, pack(keep, replay_headers))
-        await self._store.commit(after, before.version, sealed)
+        return self._store.commit(after, before.version, sealed)
 
     def opened(self, session: Session, event: Event) -> None:
         """Tell of a session that has just begun (it becomes durable with its first change)."""
         self._recorder.moved(None, event, session)
+
+
+def _moved_on(session: Session, current: Session | None) -> Session:
+    """What somebody else made of the session meanwhile. Raises `StoreUnavailable` if that is no
+    later than what was decided on: then it never was recorded.
+    """
+    if current is None:
+        message = f"session {session.id} is gone"
+        raise StoreUnavailable(message) from None
+    if current.version < session.version:
+        message = f"what was decided on of session {session.id} was never recorded"
+        raise StoreUnavailable(message) from None
+    return current

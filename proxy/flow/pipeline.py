@@ -1,8 +1,9 @@
 """START HERE: the walk of one request through the rooms, with every branch of it in this file.
 
 A request that moves money is read whole, becomes one payment (or joins it), is admitted, sent,
-recorded and answered. Its task is not ended with the connection (`web/listeners.py`): a backend that
-hangs up changes nothing. Requests that move no money stream through, with a session in memory only.
+recorded and answered. Its task does not end with the connection (`web/listeners.py`): a backend
+that hangs up changes nothing. Requests that move no money stream through, with a session in memory
+only.
 """
 
 from __future__ import annotations

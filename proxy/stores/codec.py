@@ -29,16 +29,13 @@ def decode(data: bytes) -> Session:
         raise TypeError(message)
     session = Session(*values)
     attempts = [Attempt(*row) for row in session.attempts]
-    steps = [Step(*row) for row in session.timeline]
     return session._replace(
         state=State(session.state),
         outcome=Outcome(session.outcome),
         attempts=tuple(a._replace(status=AttemptStatus(a.status)) for a in attempts),
         interruptions=tuple(Interruption(*row) for row in session.interruptions),
         retries=tuple(Retry(*row) for row in session.retries),
-        timeline=tuple(
-            step._replace(state=State(step.state), outcome=Outcome(step.outcome)) for step in steps
-        ),
+        timeline=tuple(Step(*row) for row in session.timeline),
     )
 
 

@@ -335,7 +335,9 @@ class SqliteStore:
                 raise OrderTaken(holder)
         self._hot.put(session)
 
-    async def commit(self, session: Session, expected_version: int, answer: bytes | None) -> None:
+    def commit(
+        self, session: Session, expected_version: int, answer: bytes | None
+    ) -> asyncio.Future[None]:
         session_id = session.id
         hot = self._check(session_id, expected_version)
         keys = self._keys_on_file
@@ -352,7 +354,7 @@ class SqliteStore:
         self._waiting.writes.append(write)
         if self._writing is None and not self._flush_due:
             self._flush_soon()
-        await done
+        return done
 
     def _check(self, session_id: str, expected_version: int) -> Session | None:
         """Whether a write is taken, and this one. Returns what memory holds of the session."""

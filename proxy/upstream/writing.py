@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import itemgetter
 
 from proxy.core.wire import Headers
 from proxy.ports import Send
@@ -14,20 +15,20 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # the others say
 def request_bytes(send: Send, host: str) -> bytes:
     """Head and body. Raises ValueError for what would not be the lines it should be."""
     headers = send.headers
-    if not _tidy("\n".join([name for name, _ in headers])):
+    if not _tidy("\n".join(map(itemgetter(0), headers))):
         headers = _tidied(headers)
     lines = [f"{send.method} {send.target} HTTP/1.1", f"Host: {host}"]
-    lines += [f"{name}: {value}" for name, value in headers]
+    lines += map(": ".join, headers)
     if send.body or send.method not in _WITHOUT_BODY:
         lines.append(f"Content-Length: {len(send.body)}")
     if send.fresh_connection:
         lines.append("Connection: close")
-    unbroken = "".join(lines)
-    if "\r" in unbroken or "\n" in unbroken or "\0" in unbroken:
+    head = "\r\n".join(lines)
+    breaks = len(lines) - 1
+    if head.count("\r") != breaks or head.count("\n") != breaks or "\0" in head:
         message = "a line break inside a line"
         raise ValueError(message)
-    lines += ("", "")
-    return "\r\n".join(lines).encode("latin-1") + send.body
+    return f"{head}\r\n\r\n".encode("latin-1") + send.body
 
 
 @lru_cache(maxsize=256)  # a backend's requests have the same few names each time

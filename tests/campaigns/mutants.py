@@ -32,6 +32,7 @@ from proxy.flow.walk import Lane, Walk
 from proxy.ports import Conflict, Send, StoreUnavailable
 from tests.campaigns.model import ALONE, search
 from tests.campaigns.sim.plan import plan_of
+from tests.campaigns.sim.wire import SimUpstream
 from tests.campaigns.simulate import play
 
 Patch = pytest.MonkeyPatch
@@ -80,15 +81,15 @@ async def _nothing() -> None:
 @mutant
 def intent_after_the_send(patch: Patch) -> None:
     """The bytes leave first, and are written down when they are back."""
-    exchange = attempts.Attempts._exchange
+    in_time = SimUpstream.send
 
-    async def late(self: attempts.Attempts, walk: Walk, send: Send) -> WireFacts:
+    async def late(self: SimUpstream, send: Send) -> WireFacts:
         intent, send.before_bytes = send.before_bytes, _nothing
-        facts = await exchange(self, walk, send)
+        facts = await in_time(self, send)
         await intent()
         return facts
 
-    patch.setattr(attempts.Attempts, "_exchange", late)
+    patch.setattr(SimUpstream, "send", late)
 
 
 def _not_awaited(patch: Patch, which: Callable[[Session, Session], bool]) -> None:

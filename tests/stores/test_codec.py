@@ -34,7 +34,6 @@ def test_kinds_come_back_as_what_they_were() -> None:
     session = decode(encode(sent(opened(1))))
     assert type(session.state).__name__ == "State"
     assert type(session.attempts[0].status).__name__ == "AttemptStatus"
-    assert type(session.timeline[0].outcome).__name__ == "Outcome"
 
 
 def test_the_order_of_fields_is_that_of_the_files() -> None:

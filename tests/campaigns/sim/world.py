@@ -411,7 +411,7 @@ class World:
         if self._sidecar is None:
             return None
         answered: asyncio.Future[Answer] = self.loop.create_future()
-        self._process.run(self._serve(self._sidecar, request, answered))
+        _ = self._process.run(self._serve(self._sidecar, request, answered))
         try:
             answer = await self._connected(answered)
         except ConnectionError:
