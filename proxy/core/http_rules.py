@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from itertools import compress, repeat
+from operator import itemgetter
 from typing import NamedTuple
 
 from proxy.core.refusals import Refusal
@@ -200,7 +201,7 @@ def _named_by_connection(values: dict[str, str]) -> set[str]:
 
 def answer_headers(headers: Headers) -> Headers:
     """The gateway's answer headers that go back: all but the hop-by-hop ones."""
-    lowered = [pair[0].lower() for pair in headers]
+    lowered = list(map(str.lower, map(itemgetter(0), headers)))
     if HOP_BY_HOP.isdisjoint(lowered):
         return headers
     dropped = set(HOP_BY_HOP)

@@ -7,7 +7,6 @@ of its session, and making one from the values of the one before costs 1 µs, `_
 
 from __future__ import annotations
 
-from operator import itemgetter
 from typing import Any, NamedTuple, assert_never
 
 from proxy.core import events as ev
@@ -46,9 +45,6 @@ class Attempt(NamedTuple):
     reason: str | None = None
     phase: str | None = None
     http_status: int | None = None
-
-
-_generation_and_status = itemgetter(*map(Attempt._fields.index, ("generation", "status")))
 
 
 class Interruption(NamedTuple):
@@ -348,7 +344,7 @@ def _begun(session: Session, number: int, endpoint: str, at: int) -> Attempt:
 
 def _set_attempts(values: _Values, attempts: tuple[Attempt, ...]) -> Outcome:
     """Attempts with the outcome they prove; the two are never set apart."""
-    outcome = outcome_of(map(_generation_and_status, attempts))
+    outcome = outcome_of([(a.generation, a.status) for a in attempts])
     values[_ATTEMPTS], values[_OUTCOME] = attempts, outcome
     return outcome
 

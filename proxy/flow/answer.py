@@ -4,10 +4,7 @@ known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
-from itertools import compress
-from operator import itemgetter
 
 from proxy.core.http_rules import answer_headers
 from proxy.core.problems import problem, session_headers
@@ -110,13 +107,11 @@ def pack(answer: Answer, replay_headers: frozenset[str]) -> bytes:
     Of the gateway's headers only those stay that mean the same later; `Set-Cookie` never does.
     """
     kept = None if answer.source is _HOLDFAST else _kept(replay_headers)
-    headers: Iterable[tuple[str, str]] = answer.headers
-    if kept is not None:
-        lowered = map(str.lower, map(itemgetter(0), headers))
-        headers = compress(headers, map(kept.__contains__, lowered))
-    first = f"{answer.source._value_} {answer.status} {answer.status_text}"
-    head = "\n".join((first, *map(": ".join, headers)))
-    return head.encode("latin-1") + b"\n\n" + answer.body
+    lines = [f"{answer.source._value_} {answer.status} {answer.status_text}"]
+    lines += [
+        f"{name}: {value}" for name, value in answer.headers if kept is None or name.lower() in kept
+    ]
+    return "\n".join(lines).encode("latin-1") + b"\n\n" + answer.body
 
 
 @cache  # one for each profile

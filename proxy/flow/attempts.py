@@ -13,7 +13,7 @@ concurrent calls (jd/tenacity#93), and most payments never need one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_before_delay
@@ -96,7 +96,7 @@ class Attempts:
             stop = ev.Interrupted(self._clock.now_ms(), reason, Phase.BEFORE_SEND)
             return Change([stop] if session.live else [])
 
-        await self._update(walk, refused)
+        walk.session = await self._updated(walk, refused)
         retry_after = walk.lane.admission.retry_after_ms()
         return without_answer(walk.session, walk.lane.profile, reason, retry_after_ms=retry_after)
 
@@ -139,7 +139,9 @@ class Attempts:
         if walk.answer is not None:  # it had just come to its end; is that on record?
             return not_recorded_yet(walk.answer) if walk.session.in_flight else walk.answer
         stop = ev.Interrupted(self._clock.now_ms(), Reason.SHUTDOWN, Phase.BEFORE_SEND)
-        await self._update(walk, lambda session: Change([stop] if session.live else []))
+        walk.session = await self._updated(
+            walk, lambda session: Change([stop] if session.live else [])
+        )
         return without_answer(walk.session, walk.lane.profile, Reason.SHUTDOWN)
 
     # --- one attempt --------------------------------------------------------------------------
@@ -204,7 +206,7 @@ class Attempts:
             return Change(events)
 
         try:
-            await self._update(walk, record)
+            walk.session = await self._updated(walk, record)
         except StoreUnavailable:
             self._take_back(walk, ended)
         self._suppressed(walk, why)
@@ -287,7 +289,7 @@ class Attempts:
 
         begun = self._clock.monotonic()
         try:
-            await self._update(walk, begin)
+            walk.session = await self._updated(walk, begin)
         finally:
             walk.intent_seconds = self._clock.monotonic() - begun
         walk.resumed_by = _TIMER
@@ -321,7 +323,7 @@ class Attempts:
             return Change(events, walk.answer if keep else None, concluded)
 
         try:
-            await self._update(walk, conclude)
+            walk.session = await self._updated(walk, conclude)
         except StoreUnavailable:
             self._unrecorded(walk, conclude, ended)
             verdict = _not_again(verdict)
@@ -417,10 +419,8 @@ class Attempts:
     def _suppressed(self, walk: Walk, why: Suppressed) -> None:
         self._recorder.note(ev.RetrySuppressed(walk.lane.name, walk.route.name, why))
 
-    async def _update(self, walk: Walk, change: Callable[[Session], Change]) -> None:
-        walk.session = await self._journal.update(
-            walk.session, change, walk.lane.profile.replay_headers
-        )
+    def _updated(self, walk: Walk, change: Callable[[Session], Change]) -> Awaitable[Session]:
+        return self._journal.update(walk.session, change, walk.lane.profile.replay_headers)
 
 
 def _delay(state: RetryCallState) -> float:

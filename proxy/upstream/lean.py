@@ -72,8 +72,9 @@ class LeanUpstream:
         """Send once. Never raises but for cancellation, and then `send.sent` still says how far."""
         if send.stream is not None or not send.answer_whole:
             return await self._streaming.send(send)
-        answer = Answer(send)
-        limit = _Limit(send.attempt_timeout)
+        loop = asyncio.get_running_loop()  # asked once: it asks the system who we are
+        answer = Answer(send, loop)
+        limit = _Limit(send.attempt_timeout, loop)
         connection: _Connection | None = None
         try:
             request = request_bytes(send, self._authority)
@@ -98,7 +99,7 @@ class LeanUpstream:
         if not connection.release() or not answer.keep or send.fresh_connection or self._closed:
             connection.abort()
         else:
-            self._keep(connection)
+            self._keep(connection, loop)
         return facts
 
     # --- connections ------------------------------------------------------------------------------
@@ -147,8 +148,7 @@ class LeanUpstream:
         flags = socket.AI_ADDRCONFIG
         return await loop.getaddrinfo(self._host, self._port, type=kind, flags=flags)
 
-    def _keep(self, connection: _Connection) -> None:
-        loop = asyncio.get_running_loop()
+    def _keep(self, connection: _Connection, loop: asyncio.AbstractEventLoop) -> None:
         connection.idle_until = loop.time() + KEEPALIVE_SECONDS
         self._idle.append(connection)
         if self._tidying is None:
@@ -167,11 +167,11 @@ class LeanUpstream:
 class _Limit:
     """The time for one send: what `asyncio.timeout` does, for a third of what that costs."""
 
-    def __init__(self, seconds: float) -> None:
-        self._task = cast("asyncio.Task[object]", asyncio.current_task())  # a send runs in one
+    def __init__(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._task = cast("asyncio.Task[object]", asyncio.current_task(loop))  # a send runs in one
         self._cancelling = self._task.cancelling()
         self._fired = False
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._fire)
+        self._timer = loop.call_later(seconds, self._fire)
 
     def _fire(self) -> None:
         self._fired = True

@@ -31,9 +31,8 @@ _SIZED_BY = frozenset({"content-length", "transfer-encoding"})
 class Answer:
     """One answer. `over` is what it came to; the `on_…` methods are called by its parser."""
 
-    def __init__(self, send: Send) -> None:
-        self.over: asyncio.Future[WireFacts | Exception]
-        self.over = asyncio.get_running_loop().create_future()
+    def __init__(self, send: Send, loop: asyncio.AbstractEventLoop) -> None:
+        self.over: asyncio.Future[WireFacts | Exception] = loop.create_future()
         self.status: int | None = None  # once its head is there
         self.keep = False  # whether its connection may be used again
         self._without_body = send.method == "HEAD"

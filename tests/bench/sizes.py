@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The whole of a run: about two minutes."""
+    """The whole of a run: about three minutes."""
 
     proof_payments: int = 500
     connections: int = 64
-    rounds: int = 7
-    slice_seconds: float = 1.0
+    trials: int = 3
+    rounds: int = 8
+    warm_up_seconds: float = 0.1
+    slice_seconds: float = 0.4
     rate: float = 1000.0
     runs: int = 3
     run_seconds: float = 5.0
@@ -29,7 +31,9 @@ class Sizes:
 QUICK = Sizes(
     proof_payments=20,
     connections=4,
+    trials=1,
     rounds=1,
+    warm_up_seconds=0.05,
     slice_seconds=0.1,
     rate=100.0,
     runs=1,

@@ -80,10 +80,9 @@ class Targets:
         command = ["-m", "tests.bench.stub", *(["hang"] if hang else [])]
         return self._printing("stub", command, {min(self._all_cpus)})
 
-    def bare(self, upstream: int, *, uvloop: bool = False) -> Target:
+    def bare(self, upstream: int, *, name: str = "bare", uvloop: bool = False) -> Target:
         """The yardstick."""
         command = ["-m", "tests.bench.bare", str(upstream), *(["--uvloop"] if uvloop else [])]
-        name = "bare+uvloop" if uvloop else "bare"
         return self._printing(name, command, {max(self._all_cpus)})
 
     def holdfast(self, upstream: int, more: str = "") -> Target:

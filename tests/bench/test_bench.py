@@ -124,7 +124,12 @@ def test_a_small_run_prints_ratios(tmp_path: Path) -> None:
     assert "goal: requests/s of holdfast / bare at least 0.85" in done.stdout
     found = json.loads(figures.read_text())
     ratios = found["throughput"]["figures"]["ratios"]
-    assert set(ratios) == {"holdfast / bare", "bare+uvloop / bare", "holdfast / bare+uvloop"}
+    assert set(ratios) == {
+        "holdfast / bare",
+        "bare again / bare",
+        "bare+uvloop / bare",
+        "holdfast / bare+uvloop",
+    }
     for measure in [measure for ratio in ratios.values() for measure in ratio.values()]:
         assert all(math.isfinite(value) and value > 0 for value in measure.values())
     assert all(math.isfinite(price) for price in found["steps"]["figures"]["steps"].values())

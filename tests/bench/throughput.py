@@ -1,12 +1,16 @@
 """Payments per second at saturation, as ratios to the bare pass-through in slices side by side.
 
-Absolutes of a shared machine differ twofold between minutes; two slices one second apart do not.
+Absolutes of a shared machine differ twofold between minutes; two short slices one after the other
+do not. Two more things would lie. Whoever has just run is faster for a moment, so every slice has a
+warm-up of its own that does not count, and the order is another in each round. And two processes of
+the same program can differ by a tenth, so all are started anew several times; how far a second bare
+pass-through is from the first tells how much of a ratio is chance.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -17,7 +21,12 @@ from tests.bench.targets import Target, Targets
 
 GOAL = 0.85
 _MEASURES = ("rate", "cpu_us", "p50_ms", "p99_ms")
-_Pairs = dict[tuple[str, str], list[tuple["Slice", "Slice"]]]
+_PAIRS = (
+    ("holdfast", "bare"),
+    ("bare again", "bare"),
+    ("bare+uvloop", "bare"),
+    ("holdfast", "bare+uvloop"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,67 +45,68 @@ class _Bench:
     sizes: Sizes
     stub: Target
     lines: dict[str, list[Line]]
-    slices: dict[str, list[Slice]]
 
-    async def slice(self, target: Target, *, keep: bool = True) -> Slice:
+    async def slice(self, target: Target) -> Slice:
         """Load a target; every payment must be answered, and reach the stub once."""
+        warm_up = await closed(self.lines[target.name], self.sizes.warm_up_seconds)
         own, stub, proxy = time.process_time(), self.stub.cpu_seconds(), target.cpu_seconds()
         begun = time.perf_counter()
         tally = await closed(self.lines[target.name], self.sizes.slice_seconds)
         elapsed = time.perf_counter() - begun
         proxy = target.cpu_seconds() - proxy
         own, stub = time.process_time() - own, self.stub.cpu_seconds() - stub
-        tally.checked(target.name)
-        await compare(target.name, tally.sent, self.stub.port)
-        measured = Slice(
+        sent = warm_up.checked(target.name).sent + tally.checked(target.name).sent
+        await compare(target.name, sent, self.stub.port)
+        return Slice(
             rate=tally.rate,
             cpu_us=proxy / tally.sent * 1e6,
             p50_ms=percentile(tally.latencies, 0.5) * 1000,
             p99_ms=percentile(tally.latencies, 0.99) * 1000,
             generator=(own + stub) / elapsed,
         )
-        if keep:
-            self.slices[target.name].append(measured)
-        return measured
 
 
 async def throughput(targets: Targets, sizes: Sizes) -> Report:
-    """All targets up at once; in each round every one has a slice of the base beside it."""
-    stub = targets.stub()
-    base, twin = targets.bare(stub.port), targets.bare(stub.port, uvloop=True)
-    ours = targets.holdfast(stub.port)
-    every = (base, twin, ours)
-    proofs = [await prove(t.name, t.port, stub.port, sizes.proof_payments) for t in every]
-    lines = {t.name: await open_lines(t.port, sizes.connections) for t in every}
-    bench = _Bench(sizes, stub, lines, defaultdict(list))
-    for target in every:
-        await bench.slice(target, keep=False)
-    pairs: _Pairs = defaultdict(list)
-    for number in range(sizes.rounds):
-        first, second = (ours, twin) if number % 2 == 0 else (twin, ours)
-        before, one = await bench.slice(base), await bench.slice(first)
-        two, after = await bench.slice(second), await bench.slice(base)
-        pairs[first.name, base.name].append((one, before))
-        pairs[second.name, base.name].append((two, after))
-        both = (one, two) if first is ours else (two, one)
-        pairs[ours.name, twin.name].append(both)
-    return _report(sizes, pairs, bench.slices, proofs)
+    """All targets up at once; in each round every one has a slice, one after the other."""
+    rounds: list[dict[str, Slice]] = []
+    proofs: list[str] = []
+    for _ in range(sizes.trials):
+        stub = targets.stub()
+        every = [
+            targets.bare(stub.port),
+            targets.bare(stub.port, name="bare again"),
+            targets.bare(stub.port, name="bare+uvloop", uvloop=True),
+            targets.holdfast(stub.port),
+        ]
+        proofs = [await prove(t.name, t.port, stub.port, sizes.proof_payments) for t in every]
+        lines = {t.name: await open_lines(t.port, sizes.connections) for t in every}
+        bench = _Bench(sizes, stub, lines)
+        for number in range(sizes.rounds):
+            first = number % len(every)
+            order = every[first:] + every[:first]
+            if number // len(every) % 2:
+                order.reverse()
+            rounds.append({target.name: await bench.slice(target) for target in order})
+        for line in itertools.chain(*lines.values()):
+            line.close()
+        for target in (*every, stub):
+            targets.end(target)
+    return _report(sizes, rounds, proofs)
 
 
-def _report(
-    sizes: Sizes, pairs: _Pairs, slices: dict[str, list[Slice]], proofs: list[str]
-) -> Report:
+def _report(sizes: Sizes, rounds: list[dict[str, Slice]], proofs: list[str]) -> Report:
     table = Table(("ratio, median (min-max)", "requests/s", "CPU/request", "p50", "p99"))
     ratios = {}
-    for (name, base), sides in sorted(pairs.items()):
-        found = {m: Spread.of([_ratio(a, b, m) for a, b in sides]) for m in _MEASURES}
+    for name, base in _PAIRS:
+        found = {m: Spread.of([_ratio(r[name], r[base], m) for r in rounds]) for m in _MEASURES}
         ratios[f"{name} / {base}"] = found
         table.rows.append((f"{name} / {base}", *map(str, found.values())))
     absolute = Table(
         ("absolute, median", "requests/s", "CPU us (best)", "p50 ms", "p99 ms", "gen %")
     )
     absolutes = {}
-    for name, taken in slices.items():
+    for name in rounds[0]:
+        taken = [each[name] for each in rounds]
         found = {m: Spread.of([attrgetter(m)(s) for s in taken]) for m in (*_MEASURES, "generator")}
         absolutes[name] = found
         rate, cpu, p50, p99, generator = found.values()
@@ -112,14 +122,15 @@ def _report(
         )
     reached = ratios["holdfast / bare"]["rate"].median
     return Report(
-        f"throughput: {sizes.connections} connections, {sizes.rounds} rounds of slices of "
-        f"{sizes.slice_seconds:g} s",
+        f"throughput: {sizes.connections} connections, {sizes.trials} times all started anew, "
+        f"{sizes.rounds} rounds each of slices of {sizes.slice_seconds:g} s",
         {"ratios": ratios, "absolutes": absolutes, "proofs": proofs},
         [table, absolute],
         [
             verdict(
                 met=reached >= GOAL, goal=f"goal: requests/s of holdfast / bare at least {GOAL}"
             ),
+            "bare again / bare: the same program twice, so this is how far off the method is",
             "gen %: of the CPU that load and stub share; near 100, only CPU/request tells",
             "held to account before, and in every slice:",
             *(f"  {proof}" for proof in proofs),

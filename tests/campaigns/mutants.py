@@ -141,7 +141,7 @@ def intent_without_its_guard(patch: Patch) -> None:
             again = resumed if session.state is State.INTERRUPTED else []
             return Change([*again, ev.AttemptStarted(now, number, endpoint)])
 
-        await self._update(walk, begin)
+        walk.session = await self._updated(walk, begin)
 
     patch.setattr(attempts.Attempts, "_intent", intent)
 

@@ -5,6 +5,8 @@ What the wire suite shows over sockets is not shown again, but for this: however
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from proxy.core.wire import WireFacts
@@ -19,7 +21,7 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
 
 def fed(*parts: bytes, method: str = "POST", limit: int = 1000) -> Answer:
     """An answer that has had these bytes."""
-    answer = Answer(a_send(method, limit=limit))
+    answer = Answer(a_send(method, limit=limit), asyncio.get_running_loop())
     for part in parts:
         answer.feed(part)
     return answer
