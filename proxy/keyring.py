@@ -13,6 +13,7 @@ import hmac
 import os
 import secrets
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -24,6 +25,7 @@ KEY_BYTES = 32
 _SHA256_BLOCK = 64
 _NONCE_BYTES = 12
 _ID_BYTES = 4
+_BEGUN_KEPT = 256
 
 
 class KeyFileError(Exception):
@@ -43,18 +45,28 @@ class Keyring:
         padded = _derive(key, b"holdfast fingerprint").ljust(_SHA256_BLOCK, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
+        # What stands before the body is mostly the same: a route, a credential.
+        self._begun = lru_cache(maxsize=_BEGUN_KEPT)(self._begin)
         self._token_key = _derive(key, b"holdfast client token")
         self._seal = AESGCM(_derive(key, b"holdfast answer"))
         # Names the key in what it sealed, so that a later key can be told from it.
         self._id = hashlib.sha256(_derive(key, b"holdfast key id")).digest()[:_ID_BYTES]
 
     def digest(self, *texts: str, body: bytes = b"") -> str:
-        """HMAC-SHA-256 over the texts, their lengths before them, and the body; 64 hex digits."""
-        told_apart = ",".join(map(str, map(len, texts)))
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(b"%b:%b%b" % (told_apart.encode(), "".join(texts).encode(), body))
+        """HMAC-SHA-256 over the texts, their lengths before them, and the body; 64 hex digits.
+
+        What is another one each time is best given as the body.
+        """
+        inner, outer = self._begun(*texts).copy(), self._outer.copy()
+        inner.update(body)
         outer.update(inner.digest())
         return outer.hexdigest()
+
+    def _begin(self, *texts: str) -> hashlib._Hash:
+        told_apart = ",".join(map(str, map(len, texts)))
+        inner = self._inner.copy()
+        inner.update(b"%b:%b" % (told_apart.encode(), "".join(texts).encode()))
+        return inner
 
     def client_token(self, session_id: str) -> str:
         """The token that lets a browser follow one session. Derived, so it is stored nowhere."""

@@ -6,7 +6,8 @@ Pure functions over header lists. Everything a rule refuses is refused before a 
 from __future__ import annotations
 
 import re
-from itertools import compress, repeat
+from collections.abc import Sequence
+from itertools import compress
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 _NOT_FORWARDED = HOP_BY_HOP | _REPLACED | _CONTROL | {TOKEN_HEADER.lower()}
 # What has rules of its own; most requests have none of them.
-_RARE = _CONTROL | {"transfer-encoding", "expect", "via"}
+_RARE = _CONTROL | {"transfer-encoding", "expect", "via", "connection"}
 
 # Absolute form names a host, and the client never chooses the host; a fragment or an empty query
 # would not survive the trip unchanged.
@@ -63,26 +64,37 @@ class Checked(NamedTuple):
     has_body: bool
 
 
-class _Names(dict[bytes, tuple[str, str, bool]]):
-    """A header's name as text, the same in lower case, and whether it is forwarded, by its bytes.
+class _Names(NamedTuple):
+    """The names of one head's headers in turn: as text, in lower case, and which are forwarded."""
 
-    Clients send the same few names over and over. Who makes up new ones cannot fill it.
-    """
-
-    def __missing__(self, raw: bytes) -> tuple[str, str, bool]:
-        name = raw.decode("latin-1")
-        lower = name.lower()
-        known = (name, lower, lower not in _NOT_FORWARDED)
-        if len(self) < _NAMES_KEPT and len(raw) <= _NAME_LENGTH_KEPT:
-            self[raw] = known
-        return known
+    names: tuple[str, ...]
+    lowers: tuple[str, ...]
+    forwarded: tuple[bool, ...]
+    plain: bool  # none stands twice, and none has a rule of its own
 
 
-_NAMES_KEPT = 512
+def _read_names(raw: tuple[bytes, ...]) -> _Names:
+    names = tuple(name.decode("latin-1") for name in raw)
+    lowers = tuple(name.lower() for name in names)
+    forwarded = tuple(lower not in _NOT_FORWARDED for lower in lowers)
+    plain = len(set(lowers)) == len(lowers) and _RARE.isdisjoint(lowers)
+    return _Names(names, lowers, forwarded, plain)
+
+
+# Clients send the same few names in the same order each time. Who makes up new ones fills this up
+# and no more.
+_KNOWN: dict[tuple[bytes, ...], _Names] = {}
+_HEADS_KEPT = 256
+_NAMES_KEPT = 32
 _NAME_LENGTH_KEPT = 64
-_NAMES = _Names()
-_known_name = _NAMES.__getitem__
-_LATIN1 = repeat("latin-1")
+
+
+def _names_of(raw: tuple[bytes, ...]) -> _Names:
+    found = _read_names(raw)
+    short = len(raw) <= _NAMES_KEPT and max(map(len, raw)) <= _NAME_LENGTH_KEPT
+    if short and len(_KNOWN) < _HEADS_KEPT:
+        _KNOWN[raw] = found
+    return found
 
 
 def check_request(  # noqa: C901, PLR0911 -- one list of refusals
@@ -101,23 +113,23 @@ def check_request(  # noqa: C901, PLR0911 -- one list of refusals
         return Checked((("Via", f"1.1 {via}"),), {}, None, has_body=False)
     # Column by column, not header by header: so the loops are not Python's.
     raw_names, raw_values = zip(*headers, strict=True)
-    names, lowers, kept = zip(*map(_known_name, raw_names), strict=True)
-    texts = tuple(map(bytes.decode, raw_values, _LATIN1))
+    names, lowers, forwarded, plain = _KNOWN.get(raw_names) or _names_of(raw_names)
+    together = b"\n".join(raw_values)  # no line break is in any of them
+    texts = together.decode("latin-1").split("\n")
     values = dict(zip(lowers, texts, strict=True))
-    if len(values) != len(lowers) or not "".join(texts).isascii():
+    forward = list(compress(zip(names, texts, strict=True), forwarded))
+    if not plain or not together.isascii():
         joined = _joined(lowers, texts, key_header)
         if isinstance(joined, Refusal):
             return joined
         values = joined
-    forward = list(compress(zip(names, texts, strict=True), kept))
-    if not _RARE.isdisjoint(values):
         refusal = _bad_framing(values) or _loop(values, via) or _bad_names(values)
         if refusal is not None:
             return refusal
     key = values.get(key_header)
     if key is not None and normal_key(key) is None:
         return Refusal.KEY_INVALID
-    if "connection" in values:
+    if not plain and "connection" in values:
         named = _named_by_connection(values)
         if key_header in named:
             return Refusal.KEY_INVALID  # for this hop only, says the caller: then it is no key
@@ -129,7 +141,7 @@ def check_request(  # noqa: C901, PLR0911 -- one list of refusals
 
 
 def _joined(
-    lowers: tuple[str, ...], texts: tuple[str, ...], key_header: str
+    lowers: Sequence[str], texts: Sequence[str], key_header: str
 ) -> dict[str, str] | Refusal:
     """Each header's value by its name, where one stands twice or is not ASCII."""
     values: dict[str, str] = {}

@@ -108,8 +108,9 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
         source, name = _ORDER, f"{named_order}\n{fingerprint}\n{generation}"
     else:
         source, name = _GENERATED, random_key()
-    key_hash = digest("key", tenant, route.name, source, name)[:32]
-    gateway_key = request.client_key or digest("gateway key", tenant, route.name, source, name)[:32]
+    scope, text = (tenant, route.name, source), name.encode()
+    key_hash = digest("key", *scope, body=text)[:32]
+    gateway_key = request.client_key or digest("gateway key", *scope, body=text)[:32]
     # A session that the backend created names its order too: binding must not lose the lock.
     named = named_order is not None or request.session_id is not None
     locks = named or route.order_lock is _BODY

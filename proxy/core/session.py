@@ -240,6 +240,7 @@ def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them
 
 
 _Values = list[Any]  # of the next session, while they are being changed
+_made = tuple.__new__  # a NamedTuple from its values at once, in a third of the time
 
 
 def apply(session: Session, event: ev.Event) -> Session:
@@ -256,8 +257,8 @@ def apply(session: Session, event: ev.Event) -> Session:
         values[_REVIEW_REQUIRED] = False  # settled, so nobody need look at it any more
     values[_VERSION] = session.version + 1
     values[_UPDATED_AT] = at
-    step = Step(at, type(event).__name__, state._value_, outcome._value_)
-    values[_TIMELINE] = (*session.timeline, step)
+    step = (at, type(event).__name__, state._value_, outcome._value_)
+    values[_TIMELINE] = (*session.timeline, _made(Step, step))
     return tuple.__new__(Session, values)
 
 
@@ -355,17 +356,20 @@ def _attempt_ended(session: Session, event: ev.AttemptEnded, values: _Values) ->
     before = known.get(number)
     if before is None:  # it never came to an intent, so provably nothing was sent
         before = _begun(session, number, event.endpoint, event.started_at)
-    known[number] = Attempt(
-        number,
-        before.generation,
-        before.endpoint,
-        join(before.status, result.status),
-        before.started_at,
-        event.at,
-        event.sent,
-        result.reason,
-        event.phase._value_,
-        event.http_status or None,
+    known[number] = _made(
+        Attempt,
+        (
+            number,
+            before.generation,
+            before.endpoint,
+            join(before.status, result.status),
+            before.started_at,
+            event.at,
+            event.sent,
+            result.reason,
+            event.phase._value_,
+            event.http_status or None,
+        ),
     )
     outcome = _set_attempts(values, tuple(known.values()))
     settled = result.reason is None
