@@ -5,7 +5,8 @@ metrics, logs and the operator's view subscribe to them. Times are epoch millise
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from proxy.core.reasons import Reason
 from proxy.core.results import AttemptResult
@@ -13,13 +14,13 @@ from proxy.core.states import AttemptStatus
 from proxy.core.wire import Phase
 
 
-class Opened(NamedTuple):
+class Opened(Struct, frozen=True):
     """A session began: a request arrived, or a backend created it ahead of its request."""
 
     at: int
 
 
-class Bound(NamedTuple):
+class Bound(Struct, frozen=True, gc=False):
     """The request of a session that was created ahead arrived."""
 
     at: int
@@ -35,7 +36,7 @@ class Bound(NamedTuple):
     max_attempts: int
 
 
-class AttemptStarted(NamedTuple):
+class AttemptStarted(Struct, frozen=True, gc=False):
     """T1, the intent: durable before the first byte leaves."""
 
     at: int
@@ -43,7 +44,7 @@ class AttemptStarted(NamedTuple):
     endpoint: str
 
 
-class AttemptEnded(NamedTuple):
+class AttemptEnded(Struct, frozen=True, gc=False):
     """T2, the outcome: durable before the client is answered.
 
     `started_at` is set for a send that ended before its intent was recorded: it proves NOT_SENT.
@@ -59,7 +60,7 @@ class AttemptEnded(NamedTuple):
     started_at: int
 
 
-class RetryScheduled(NamedTuple):
+class RetryScheduled(Struct, frozen=True, gc=False):
     """Another send is due after a delay."""
 
     at: int
@@ -68,7 +69,7 @@ class RetryScheduled(NamedTuple):
     because: Reason
 
 
-class Interrupted(NamedTuple):
+class Interrupted(Struct, frozen=True, gc=False):
     """The walk stopped without a definite answer, outside of an attempt."""
 
     at: int
@@ -88,34 +89,34 @@ class ResumedBy(StrEnum):
     RECONCILER = "reconciler"
 
 
-class Resumed(NamedTuple):
+class Resumed(Struct, frozen=True, gc=False):
     """An interrupted session goes on, by sending or by asking the gateway."""
 
     at: int
     by: ResumedBy
 
 
-class CancelRequested(NamedTuple):
+class CancelRequested(Struct, frozen=True, gc=False):
     """Someone wants it cancelled while a charge cannot be excluded: no further sends."""
 
     at: int
     reason: str
 
 
-class Cancelled(NamedTuple):
+class Cancelled(Struct, frozen=True, gc=False):
     """Cancelled, and provably nothing charged."""
 
     at: int
     reason: str
 
 
-class Expired(NamedTuple):
+class Expired(Struct, frozen=True, gc=False):
     """The deadline passed, and provably nothing charged."""
 
     at: int
 
 
-class Exhausted(NamedTuple):
+class Exhausted(Struct, frozen=True, gc=False):
     """No further send will be made; the outcome stays what is proved."""
 
     at: int
@@ -128,7 +129,7 @@ class EvidenceSource(StrEnum):
     PERSON = "person"
 
 
-class EvidenceFound(NamedTuple):
+class EvidenceFound(Struct, frozen=True, gc=False):
     """The truth came by another way than an answer to a send.
 
     `status` is SUCCEEDED, ACCEPTED, DECLINED or VOIDED. It settles every attempt whose outcome is
@@ -141,20 +142,20 @@ class EvidenceFound(NamedTuple):
     reference: str
 
 
-class LookedUp(NamedTuple):
+class LookedUp(Struct, frozen=True, gc=False):
     """A look-up was inconclusive; the next is due at `next_at`."""
 
     at: int
     next_at: int
 
 
-class ReviewNeeded(NamedTuple):
+class ReviewNeeded(Struct, frozen=True, gc=False):
     """Nothing Holdfast can do will settle it: a person, a webhook or the client must."""
 
     at: int
 
 
-class ProcessRestarted(NamedTuple):
+class ProcessRestarted(Struct, frozen=True, gc=False):
     """The process that owned the open attempts is gone; what they came to is unknown."""
 
     at: int
@@ -183,7 +184,7 @@ Event = (
 # -----------------------------
 
 
-class RetrySuppressed(NamedTuple):
+class RetrySuppressed(Struct, frozen=True, gc=False):
     """A failed attempt was not repeated, and why."""
 
     gateway: str
@@ -191,7 +192,7 @@ class RetrySuppressed(NamedTuple):
     reason: str
 
 
-class DuplicateSeen(NamedTuple):
+class DuplicateSeen(Struct, frozen=True, gc=False):
     """A request was a duplicate of a known session, and what came of it."""
 
     gateway: str
@@ -199,14 +200,14 @@ class DuplicateSeen(NamedTuple):
     verdict: str
 
 
-class RequestRefused(NamedTuple):
+class RequestRefused(Struct, frozen=True, gc=False):
     """A request was refused before a session was touched."""
 
     gateway: str
     code: str
 
 
-class WalkEnded(NamedTuple):
+class WalkEnded(Struct, frozen=True, gc=False):
     """A request was answered: how long it took, and how much of that was Holdfast's own time.
 
     `session_id` names the session if it was interrupted, so that a slow bucket leads to a case.
@@ -219,7 +220,7 @@ class WalkEnded(NamedTuple):
     overhead_seconds: float
 
 
-class AttemptTimed(NamedTuple):
+class AttemptTimed(Struct, frozen=True, gc=False):
     """How long one send took, gateway included."""
 
     gateway: str
@@ -227,7 +228,7 @@ class AttemptTimed(NamedTuple):
     seconds: float
 
 
-class StoreTimed(NamedTuple):
+class StoreTimed(Struct, frozen=True, gc=False):
     """How long a store operation took, waiting included."""
 
     operation: str

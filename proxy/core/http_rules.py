@@ -11,6 +11,8 @@ from itertools import compress
 from operator import itemgetter
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from proxy.core.refusals import Refusal
 from proxy.core.wire import Headers
 
@@ -55,7 +57,7 @@ _QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\]){1,255})"')
 _NAME = re.compile(r"[!-~]{1,200}")
 
 
-class Checked(NamedTuple):
+class Checked(Struct, frozen=True, gc=False):
     """A request head that may be forwarded, taken apart."""
 
     forward: Headers

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from proxy.core.http_rules import normal_key
 from proxy.core.policy import OrderLock, RoutePolicy
@@ -49,7 +51,7 @@ _CLIENT, _SESSION, _ORDER, _GENERATED = (
 _BODY, _OFF = OrderLock.BODY, OrderLock.OFF
 
 
-class Identity(NamedTuple):
+class Identity(Struct, frozen=True, gc=False):
     """Who a payment is."""
 
     tenant: str

@@ -5,7 +5,8 @@ read.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from proxy.core.reasons import Reason
 from proxy.core.states import AttemptStatus
@@ -19,7 +20,7 @@ class Repeat(StrEnum):
     YES = "yes"  # nothing was executed (or the gateway asks for the repeat)
 
 
-class AttemptResult(NamedTuple):
+class AttemptResult(Struct, frozen=True, gc=False):
     """The classified outcome of a send.
 
     `reason` is None when the attempt settled the payment. `retry_after_seconds` is what the gateway

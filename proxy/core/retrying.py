@@ -7,7 +7,8 @@ The rule is a function of what the gateway can have seen and of what it promises
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from proxy.core.policy import RetryPolicy
 from proxy.core.profile import GatewayClass
@@ -24,14 +25,14 @@ class Settled:
     """The last answer stands; there is nothing to retry."""
 
 
-class RetryAfter(NamedTuple):
+class RetryAfter(Struct, frozen=True, gc=False):
     """Send the same bytes under the same key again, after `delay_seconds`."""
 
     delay_seconds: float
     because: Reason
 
 
-class GiveUp(NamedTuple):
+class GiveUp(Struct, frozen=True, gc=False):
     """Stop sending; the session keeps whatever outcome is proved."""
 
     why: Suppressed
@@ -40,7 +41,7 @@ class GiveUp(NamedTuple):
 Verdict = Settled | RetryAfter | GiveUp
 
 
-class Situation(NamedTuple):
+class Situation(Struct, frozen=True, gc=False):
     """What `decide` needs to know of a session, right after an attempt ended."""
 
     outcome: Outcome

@@ -1,6 +1,7 @@
 """What travels: the request as it came in, what was seen on the wire, the answer that goes back.
 
-What is made for every request is a NamedTuple: a frozen dataclass takes four times as long to make.
+What is made for every request is a Struct of msgspec: a frozen dataclass takes ten times as long to
+make, a NamedTuple four times.
 
 Header values are kept as latin-1 text, one character per byte, so that what came in as bytes goes
 out as the same bytes whatever their encoding.
@@ -11,7 +12,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.core.reasons import Reason
 
@@ -29,7 +32,7 @@ class Phase(StrEnum):
     ANSWERED = "answered"
 
 
-class InboundRequest(NamedTuple):
+class InboundRequest(Struct, frozen=True, gc=False):
     """A backend's request, ready to be forwarded: hop-by-hop and our own control
     headers are gone.
     """
@@ -53,17 +56,13 @@ class InboundRequest(NamedTuple):
         return f"InboundRequest({self.gateway}, {self.method})"
 
     def with_body(self, body: bytes) -> InboundRequest:
-        """The same with the body that was read; `_replace` takes three times as long."""
-        at = _BODY_AT
-        return tuple.__new__(InboundRequest, (*self[:at], body, *self[at + 1 :]))
+        """The same with the body that was read."""
+        return replace(self, body=body)
 
     @property
     def path(self) -> str:
         """The target without its query."""
         return self.target.partition("?")[0]
-
-
-_BODY_AT = InboundRequest._fields.index("body")
 
 
 def header(headers: Headers, name: str) -> str | None:
@@ -75,7 +74,7 @@ def header(headers: Headers, name: str) -> str | None:
     return None
 
 
-class WireFacts(NamedTuple):
+class WireFacts(Struct, frozen=True):
     """What one send came to, as seen on the wire and nothing else.
 
     `sent` False is a proof: no byte of the request left this process. `reason` is None exactly when
@@ -99,7 +98,7 @@ class AnswerSource(StrEnum):
     HOLDFAST = "holdfast"
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True):
     """What the backend hears."""
 
     status: int

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from msgspec.structs import replace
+
 from proxy.core.http_rules import answer_headers
 from proxy.core.problems import problem, session_headers
 from proxy.core.profile import GatewayProfile
@@ -93,12 +95,12 @@ def refusal_for(session: Session, reason: Reason) -> Refusal:
 def replayed(answer: Answer) -> Answer:
     """The same answer again, marked."""
     kept = tuple(pair for pair in answer.headers if pair[0].lower() != REPLAYED_HEADER.lower())
-    return answer._replace(headers=(*kept, (REPLAYED_HEADER, "true")))
+    return replace(answer, headers=(*kept, (REPLAYED_HEADER, "true")))
 
 
 def not_recorded_yet(answer: Answer) -> Answer:
     """The true answer, marked: the store could not take it, so the session still says unknown."""
-    return answer._replace(headers=(*answer.headers, (DURABILITY_HEADER, "pending")))
+    return replace(answer, headers=(*answer.headers, (DURABILITY_HEADER, "pending")))
 
 
 def pack(answer: Answer, replay_headers: frozenset[str]) -> bytes:

@@ -6,7 +6,8 @@ payment, everyone else is told who has it. Nothing is sent on a claim alone.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.core import events as ev
 from proxy.core.bodyfields import body_values
@@ -28,27 +29,27 @@ from proxy.flow.walk import Lane, Walks
 from proxy.ports import Clock, Conflict, Dice, KeyTaken, OrderTaken, Secrets, SessionStore
 
 
-class Opened(NamedTuple):
+class Opened(Struct, frozen=True):
     """A new payment: the session is claimed, and the caller brings it forward."""
 
     session: Session
 
 
-class Known(NamedTuple):
+class Known(Struct, frozen=True):
     """A duplicate: the session it is of, and what it gets."""
 
     session: Session
     verdict: Duplicate
 
 
-class Refused(NamedTuple):
+class Refused(Struct, frozen=True):
     """The request contradicts what is known."""
 
     refusal: Refusal
     session: Session | None = None
 
 
-class Arrival(NamedTuple):
+class Arrival(Struct, frozen=True):
     """A request with who it says it is and what its body tells."""
 
     lane: Lane
@@ -217,11 +218,11 @@ class Intake:
             generation=arrival.identity.generation + 1,
         )
         if earlier.gateway_key is not None and not any(a.sent for a in earlier.attempts):
-            identity = identity._replace(gateway_key=earlier.gateway_key)
-        return arrival._replace(identity=identity)
+            identity = replace(identity, gateway_key=earlier.gateway_key)
+        return replace(arrival, identity=identity)
 
     def _new(self, arrival: Arrival, event: ev.Opened) -> Session:
-        _, route, request, identity, amount, currency = arrival
+        route, identity = arrival.route, arrival.identity
         return opened(
             event,
             self._dice.session_id(),
@@ -238,9 +239,9 @@ class Intake:
             named=identity.named,
             order_ref=identity.order_ref,
             order_locks=identity.order_locks,
-            user_ref=request.user_ref,
-            amount=amount,
-            currency=currency,
+            user_ref=arrival.request.user_ref,
+            amount=arrival.amount,
+            currency=arrival.currency,
         )
 
 

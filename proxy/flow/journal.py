@@ -8,7 +8,8 @@ lost or overwriting it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from proxy.core.events import Event
 from proxy.core.session import Session, apply
@@ -17,7 +18,7 @@ from proxy.flow.answer import pack
 from proxy.ports import Conflict, Recorder, Secrets, SessionStore, StoreUnavailable
 
 
-class Change(NamedTuple):
+class Change(Struct, frozen=True):
     """Events to apply, and the answer to keep with them.
 
     `after`: the session with the first event, if it was decided on that one; it is not made again.
@@ -45,17 +46,18 @@ class Journal:
         `IllegalTransition` if the table forbids what it wants.
         """
         while True:
-            events, keep, after = change(session)
+            wanted = change(session)
+            events = wanted.events
             if not events:
                 return session
-            last = after or apply(session, events[0])
+            last = wanted.after or apply(session, events[0])
             versions = [last]
             for event in events[1:]:
                 last = apply(last, event)
                 versions.append(last)
             try:
                 if last.durable:
-                    await self._commit(session, last, keep, replay_headers)
+                    await self._commit(session, last, wanted.keep, replay_headers)
             except Conflict as conflict:
                 session = _moved_on(session, conflict.current)
                 continue

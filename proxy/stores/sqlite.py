@@ -22,7 +22,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,7 +71,7 @@ UPDATE sessions SET key_hash = ?, order_ref = ?, operation = ?, user_ref = ?, ga
 
 def _values_of(*names: str) -> Callable[[Session], tuple[object, ...]]:
     """Reads these fields of a session in one call, instead of one each."""
-    return itemgetter(*map(Session._fields.index, names))
+    return attrgetter(*names)
 
 
 _identity = _values_of("key_hash", "order_ref", "operation", "user_ref", "gateway", "started_at")
@@ -218,7 +218,7 @@ class SqliteStore:
         for session_id, doc in rows:
             try:
                 sessions.append(decode(_blob(doc)))
-            except (StoreUnavailable, LookupError, TypeError, ValueError):
+            except (StoreUnavailable, ValueError):
                 message = f"the store {self._path} holds a session it cannot read: {session_id}"
                 raise StoreUnavailable(message) from None
         return sessions

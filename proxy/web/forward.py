@@ -49,7 +49,7 @@ class Forward:
         checked = check_request(method, target, message.raw_headers, self._via, self._key_header)
         if isinstance(checked, Refusal):
             return self._refused(checked)
-        forward, values, client_key, has_body = checked
+        values = checked.values
         if request.version < (1, 1) and _too_old(request.version, values):
             return self._refused(Refusal.AMBIGUOUS_FRAMING)
         if self._token is not None and not _same(values.get(_TOKEN), self._token):
@@ -58,10 +58,10 @@ class Forward:
             self._lane.name,
             method,
             target,
-            forward,
+            checked.forward,
             b"",
-            has_body,
-            client_key,
+            checked.has_body,
+            checked.client_key,
             values.get(_SESSION),
             values.get(_ORDER),
             values.get(_USER),

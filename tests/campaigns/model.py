@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from proxy.core import events as ev
 from proxy.core import idempotency, retrying
 from proxy.core import session as core
@@ -141,7 +143,8 @@ class Model:
     def opened(self, generation: int, moment: int) -> int:
         """A payment that begins: claimed, not durable yet."""
         late = _MOMENTS[moment] >= _EXPIRES_AT
-        started = _NOBODY._replace(
+        started = replace(
+            _NOBODY,
             generation=generation,
             max_attempts=self._sends,
             expires_at=_EXPIRES_AT + (_MOMENTS[moment] if late else 0),
@@ -434,10 +437,10 @@ def _moved(session: Session, events: list[ev.Event]) -> Session | None:
 def _normal(session: Session) -> Session:
     """Without what decides nothing."""
     attempts = tuple(
-        attempt._replace(ended_at=None, reason=None, phase=None, http_status=None)
+        replace(attempt, ended_at=None, reason=None, phase=None, http_status=None)
         for attempt in session.attempts
     )
-    return session._replace(
+    return replace(session,
         version=0, updated_at=0, finished_at=None, attempts=attempts, interruptions=(),
         retries=(), timeline=(), cancel_reason=None, reference=None, lookups=0, next_at=None,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.background import reconciler
 from proxy.core import events as ev
@@ -309,14 +310,14 @@ def in_flight_after_a_restart_was_not_sent(patch: Patch) -> None:
     """What the last process left behind counts as not sent."""
     restarted = core._process_restarted
 
-    def hopeful(session: Session, event: ev.ProcessRestarted, values: list[Any]) -> None:
-        restarted(session, event, values)
+    def hopeful(session: Session, event: ev.ProcessRestarted, changes: dict[str, Any]) -> None:
+        restarted(session, event, changes)
         unsent = [a.status is AttemptStatus.IN_FLIGHT for a in session.attempts]
         closed = tuple(
-            a._replace(status=AttemptStatus.NOT_SENT) if was else a
-            for a, was in zip(values[core._ATTEMPTS], unsent, strict=True)
+            replace(a, status=AttemptStatus.NOT_SENT) if was else a
+            for a, was in zip(changes["attempts"], unsent, strict=True)
         )
-        core._set_attempts(values, closed)
+        core._set_attempts(changes, closed)
 
     patch.setattr(core, "_process_restarted", hopeful)
 
@@ -351,11 +352,11 @@ def failed_when_the_retries_are_spent(patch: Patch) -> None:
     """After the last look-up an unknown payment counts as not charged."""
     change = core._change
 
-    def give_up(session: Session, event: ev.Event, values: list[Any]) -> Move | None:
+    def give_up(session: Session, event: ev.Event, changes: dict[str, Any]) -> Move | None:
         if not isinstance(event, ev.Exhausted) or session.outcome is not Outcome.UNKNOWN:
-            return change(session, event, values)
-        closed = tuple(a._replace(status=AttemptStatus.VOIDED) for a in session.attempts)
-        core._set_attempts(values, closed)
+            return change(session, event, changes)
+        closed = tuple(replace(a, status=AttemptStatus.VOIDED) for a in session.attempts)
+        core._set_attempts(changes, closed)
         return Move.EXHAUST
 
     patch.setattr(core, "_change", give_up)

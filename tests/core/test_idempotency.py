@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.core.idempotency import (
     Duplicate,
@@ -42,7 +43,7 @@ def who(
     generation: int = 1,
 ) -> Identity:
     """The identity of a request to Stripe."""
-    policy = replace(stripe.routes.match("POST", route), order_lock=lock)
+    policy = dataclasses.replace(stripe.routes.match("POST", route), order_lock=lock)
     return identify(
         request,
         policy,
@@ -70,21 +71,21 @@ def test_where_the_key_comes_from(
     stripe: Gateway, named: dict[str, Any], source: KeySource
 ) -> None:
     """The caller's own key, else the session it names, else the order, else a new one."""
-    assert who(stripe, PAY._replace(**named)).source is source
+    assert who(stripe, replace(PAY, **named)).source is source
 
 
 def test_the_callers_key_goes_to_the_gateway_as_it_is(stripe: Gateway) -> None:
     """It is never rewritten: the gateway may know it from before."""
-    assert who(stripe, PAY._replace(client_key="k-1")).gateway_key == "k-1"
-    assert who(stripe, PAY._replace(client_key='"k-1"')).gateway_key == '"k-1"'
+    assert who(stripe, replace(PAY, client_key="k-1")).gateway_key == "k-1"
+    assert who(stripe, replace(PAY, client_key='"k-1"')).gateway_key == '"k-1"'
 
 
 def test_quoted_and_bare_are_the_same_payment(stripe: Gateway) -> None:
     """Which spelling was sent first is the gateway's to know."""
-    bare = who(stripe, PAY._replace(client_key="k-1"))
-    quoted = who(stripe, PAY._replace(client_key='"k-1"'))
+    bare = who(stripe, replace(PAY, client_key="k-1"))
+    quoted = who(stripe, replace(PAY, client_key='"k-1"'))
     assert bare.key_hash == quoted.key_hash
-    assert bare.key_hash != who(stripe, PAY._replace(client_key="k-2")).key_hash
+    assert bare.key_hash != who(stripe, replace(PAY, client_key="k-2")).key_hash
 
 
 @pytest.mark.parametrize("named", [{"session_id": "ps_1"}, {"order_ref": "o-1"}])
@@ -92,7 +93,7 @@ def test_a_derived_key_is_the_same_after_losing_the_store(
     stripe: Gateway, named: dict[str, Any]
 ) -> None:
     """It follows from what the request says, so that a repeat leads to the same gateway key."""
-    first, second = who(stripe, PAY._replace(**named)), who(stripe, PAY._replace(**named))
+    first, second = who(stripe, replace(PAY, **named)), who(stripe, replace(PAY, **named))
     assert first == second
     assert len(first.gateway_key) == 32
     assert first.gateway_key != first.key_hash
@@ -124,8 +125,8 @@ def test_a_generated_key(stripe: Gateway) -> None:
 )
 def test_keys_are_scoped_by_gateway_and_credential(stripe: Gateway, change: dict[str, Any]) -> None:
     """The same key of another merchant is another payment."""
-    mine = who(stripe, PAY._replace(client_key="k-1"))
-    theirs = who(stripe, PAY._replace(client_key="k-1", **change))
+    mine = who(stripe, replace(PAY, client_key="k-1"))
+    theirs = who(stripe, replace(PAY, client_key="k-1", **change))
     assert mine.tenant != theirs.tenant
     assert mine.key_hash != theirs.key_hash
 
@@ -134,9 +135,9 @@ def test_only_credentials_make_a_tenant() -> None:
     """Another header of the request does not."""
     names = ("authorization", "x-api-key")
     plain = tenant_of(PAY, names, digest)
-    traced = PAY._replace(values={**PAY.values, "traceparent": "00-1"})
+    traced = replace(PAY, values={**PAY.values, "traceparent": "00-1"})
     assert tenant_of(traced, names, digest) == plain
-    swapped = PAY._replace(values={"x-api-key": "Bearer sk_1"})
+    swapped = replace(PAY, values={"x-api-key": "Bearer sk_1"})
     assert tenant_of(swapped, names, digest) != plain
 
 
@@ -150,7 +151,7 @@ def test_a_tenant_is_remembered_for_its_install_alone() -> None:
 
 def test_keys_are_scoped_by_route(stripe: Gateway) -> None:
     """A key of a payment says nothing about a refund."""
-    request = PAY._replace(client_key="k-1")
+    request = replace(PAY, client_key="k-1")
     pay, refund = who(stripe, request), who(stripe, request, route="/v1/refunds")
     assert pay.key_hash != refund.key_hash
 
@@ -160,28 +161,28 @@ def test_keys_are_scoped_by_route(stripe: Gateway) -> None:
 )
 def test_the_fingerprint_is_method_target_and_body(change: dict[str, Any]) -> None:
     """Byte for byte; headers may differ."""
-    changed = PAY._replace(**change)
+    changed = replace(PAY, **change)
     assert fingerprint_of(changed, digest) != fingerprint_of(PAY, digest)
-    retold = PAY._replace(headers=(("User-Agent", "x"),), values={})
+    retold = replace(PAY, headers=(("User-Agent", "x"),), values={})
     assert fingerprint_of(retold, digest) == fingerprint_of(PAY, digest)
 
 
 def test_another_body_for_an_order_is_another_payment(stripe: Gateway) -> None:
     """Whether it may happen is for the order lock to say."""
-    named = PAY._replace(order_ref="o-1")
-    again, other = who(stripe, named), who(stripe, named._replace(body=b"amount=1"))
+    named = replace(PAY, order_ref="o-1")
+    again, other = who(stripe, named), who(stripe, replace(named, body=b"amount=1"))
     assert again.key_hash != other.key_hash
     assert again.order_ref == other.order_ref == "o-1"
 
 
 def test_the_next_generation_has_keys_of_its_own(stripe: Gateway) -> None:
     """A new try of an order that ended without a charge; a client's own key stays what it is."""
-    named = PAY._replace(order_ref="o-1")
+    named = replace(PAY, order_ref="o-1")
     first, second = who(stripe, named), who(stripe, named, generation=2)
     assert first.key_hash != second.key_hash
     assert first.gateway_key != second.gateway_key
     assert second.generation == 2
-    mine = PAY._replace(client_key="k-1")
+    mine = replace(PAY, client_key="k-1")
     assert who(stripe, mine).key_hash == who(stripe, mine, generation=2).key_hash
 
 
@@ -214,7 +215,7 @@ def test_the_order_and_its_lock(
     locks: bool,
 ) -> None:
     """Who named the order decides whether it locks."""
-    identity = who(stripe, PAY._replace(**named), lock=lock, body_order=body_order)
+    identity = who(stripe, replace(PAY, **named), lock=lock, body_order=body_order)
     assert (identity.order_ref, identity.order_locks) == (order, locks)
 
 
@@ -232,7 +233,7 @@ SAME = Identity(
     order_ref=None,
     order_locks=False,
 )
-OTHER_BODY = SAME._replace(fingerprint="another")
+OTHER_BODY = replace(SAME, fingerprint="another")
 
 
 def known(*statuses: AttemptStatus, state: State, **changes: Any) -> Session:
@@ -316,7 +317,7 @@ def test_closed(session: Session, verdict: Duplicate) -> None:
 @pytest.mark.parametrize("outcome", Outcome)
 def test_who_may_start_over(source: KeySource, state: State, outcome: Outcome) -> None:
     """Only who names nothing but the order, and only when its try is closed without a charge."""
-    session = a_session(state=state)._replace(outcome=outcome)
+    session = replace(a_session(state=state), outcome=outcome)
     closed = state in {State.CANCELLED, State.EXPIRED, FAILED}
     expected = source is KeySource.ORDER and closed and outcome is Outcome.NOT_CHARGED
-    assert may_supersede(session, SAME._replace(source=source)) is expected
+    assert may_supersede(session, replace(SAME, source=source)) is expected

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.core.jsonpath import parse_json_path
 from proxy.core.lookup import SETTLE_SECONDS, Ask, Found, Inconclusive, begin, proceed
@@ -75,7 +76,7 @@ def test_the_first_question(recipe: LookupRecipe) -> None:
 
 def test_later_questions_reach_further(recipe: LookupRecipe) -> None:
     """Close behind the last send first, where a busy merchant's payment is found soonest."""
-    reaches = [begin(recipe, LOST._replace(lookups=n)).target.split("=")[-1] for n in range(5)]
+    reaches = [begin(recipe, replace(LOST, lookups=n)).target.split("=")[-1] for n in range(5)]
     assert reaches == ["1706000020", "1706000065", "1706000185", "1706000185", "1706000185"]
 
 
@@ -87,9 +88,9 @@ def test_the_question_about_a_session_that_never_sent(recipe: LookupRecipe) -> N
 
 def test_the_key_is_escaped_in_a_target(recipe: LookupRecipe) -> None:
     """A key may hold anything; it must not change what is asked."""
-    by_key = replace(recipe, find_target="/payments?key={gateway_key}&from={since}")
+    by_key = dataclasses.replace(recipe, find_target="/payments?key={gateway_key}&from={since}")
     assert begin(by_key, LOST).target == "/payments?key=k%201%2F%7Bid%7D&from=1705999940"
-    nobody = LOST._replace(gateway_key=None)
+    nobody = replace(LOST, gateway_key=None)
     assert begin(by_key, nobody).target == "/payments?key=&from=1705999940"
 
 
@@ -154,7 +155,7 @@ def test_more_must_be_true_and_not_just_there(stripe: Gateway) -> None:
 
 def test_a_recipe_without_pages(stripe: Gateway) -> None:
     """Some gateways answer in one."""
-    single = replace(stripe.profile.lookups["payment-intent"], more=None, cursor=None)
+    single = dataclasses.replace(stripe.profile.lookups["payment-intent"], more=None, cursor=None)
     facts = page(event("x"), more=True)
     found = proceed(single, stripe.profile, LOST, Ask(SEARCH), facts, now_ms=SETTLED)
     assert found == Inconclusive("the gateway shows nothing for this key")
@@ -162,7 +163,9 @@ def test_a_recipe_without_pages(stripe: Gateway) -> None:
 
 def test_a_list_at_the_top(stripe: Gateway) -> None:
     """The path to the items is the profile's to say."""
-    bare = replace(stripe.profile.lookups["payment-intent"], items=parse_json_path("[*]"))
+    bare = dataclasses.replace(
+        stripe.profile.lookups["payment-intent"], items=parse_json_path("[*]")
+    )
     found = proceed(bare, stripe.profile, LOST, Ask(SEARCH), answered([event()]), now_ms=SETTLED)
     assert isinstance(found, Ask)
 

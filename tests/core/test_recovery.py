@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.core.profile import GatewayClass
 from proxy.core.recovery import LOOKUP_SCHEDULE, Care, care_for, next_lookup_at
@@ -73,17 +74,17 @@ def test_what_is_unknown_is_asked_about(session: Session, gateway_class: Gateway
 
 def test_not_before_its_turn() -> None:
     """After an inconclusive look-up the schedule says when."""
-    waiting = LOST._replace(lookups=3, next_at=AT + 30_000)
+    waiting = replace(LOST, lookups=3, next_at=AT + 30_000)
     assert care(waiting, AT + 29_999) is Care.LEAVE
     assert care(waiting, AT + 30_000) is Care.ASK_GATEWAY
 
 
 def test_when_the_schedule_is_spent() -> None:
     """No further send, but the asking goes on at its slowest pace."""
-    spent = LOST._replace(lookups=len(LOOKUP_SCHEDULE), next_at=LATE)
+    spent = replace(LOST, lookups=len(LOOKUP_SCHEDULE), next_at=LATE)
     assert care(spent, AT) is Care.EXHAUST
-    assert care(spent._replace(lookups=len(LOOKUP_SCHEDULE) - 1), AT) is Care.LEAVE
-    given_up = GIVEN_UP._replace(lookups=20, next_at=LATE)
+    assert care(replace(spent, lookups=len(LOOKUP_SCHEDULE) - 1), AT) is Care.LEAVE
+    given_up = replace(GIVEN_UP, lookups=20, next_at=LATE)
     assert care(given_up, LATE - 1) is Care.LEAVE
     assert care(given_up, LATE) is Care.ASK_GATEWAY
     resumed = a_session(UNKNOWN, state=State.RESUMED, lookups=20, next_at=AT)
@@ -108,7 +109,7 @@ def test_where_nobody_can_be_asked(
 ) -> None:
     """A person is called once nothing else can settle it, and called once."""
     assert care(session, now, gateway_class, lookup=False) is expected
-    called = session._replace(review_required=True)
+    called = replace(session, review_required=True)
     assert care(called, now, gateway_class, lookup=False) is Care.LEAVE
 
 
@@ -130,7 +131,7 @@ def test_the_schedule() -> None:
     """Quick while a shopper waits, then ever slower, then once a day for as long as it takes."""
     assert LOOKUP_SCHEDULE == (1, 5, 30, 120, 600, 3600, 21_600, 86_400)
     assert all(sooner < later for sooner, later in pairwise(LOOKUP_SCHEDULE))
-    after_each = [next_lookup_at(LOST._replace(lookups=n), AT) - AT for n in range(10)]
+    after_each = [next_lookup_at(replace(LOST, lookups=n), AT) - AT for n in range(10)]
     assert [ms // 1000 for ms in after_each] == [
         5, 30, 120, 600, 3600, 21_600, 86_400, 86_400, 86_400, 86_400,
     ]  # fmt: skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.core.policy import Backoff, RetryPolicy
 from proxy.core.profile import GatewayClass
@@ -44,7 +45,7 @@ UNKNOWN = Situation(
     barrier=None,
     remaining_seconds=30.0,
 )
-NOT_CHARGED = UNKNOWN._replace(outcome=Outcome.NOT_CHARGED)
+NOT_CHARGED = replace(UNKNOWN, outcome=Outcome.NOT_CHARGED)
 UNSAFE = Suppressed.UNSAFE_TO_REPEAT
 
 
@@ -56,40 +57,40 @@ UNSAFE = Suppressed.UNSAFE_TO_REPEAT
         (REFUSED, NOT_CHARGED, RetryAfter(0.1, Reason.CONNECTION_REFUSED)),
         (THROTTLED, NOT_CHARGED, RetryAfter(0.1, Reason.RATE_LIMITED)),
         # What was provably not executed is repeated at any gateway.
-        (REFUSED, NOT_CHARGED._replace(barrier=UNSAFE), RetryAfter(0.1, Reason.CONNECTION_REFUSED)),
-        (THROTTLED, NOT_CHARGED._replace(barrier=UNSAFE), RetryAfter(0.1, Reason.RATE_LIMITED)),
+        (REFUSED, replace(NOT_CHARGED, barrier=UNSAFE), RetryAfter(0.1, Reason.CONNECTION_REFUSED)),
+        (THROTTLED, replace(NOT_CHARGED, barrier=UNSAFE), RetryAfter(0.1, Reason.RATE_LIMITED)),
         # Not so when an earlier send is still open.
-        (REFUSED, UNKNOWN._replace(barrier=UNSAFE), GiveUp(UNSAFE)),
-        (THROTTLED, UNKNOWN._replace(barrier=UNSAFE), GiveUp(UNSAFE)),
-        (LOST, UNKNOWN._replace(barrier=UNSAFE), GiveUp(UNSAFE)),
+        (REFUSED, replace(UNKNOWN, barrier=UNSAFE), GiveUp(UNSAFE)),
+        (THROTTLED, replace(UNKNOWN, barrier=UNSAFE), GiveUp(UNSAFE)),
+        (LOST, replace(UNKNOWN, barrier=UNSAFE), GiveUp(UNSAFE)),
         (
             LOST,
-            UNKNOWN._replace(barrier=Suppressed.KEY_WINDOW_OVER),
+            replace(UNKNOWN, barrier=Suppressed.KEY_WINDOW_OVER),
             GiveUp(Suppressed.KEY_WINDOW_OVER),
         ),
         # A person's wish comes before everything else.
-        (LOST, UNKNOWN._replace(cancel_requested=True), GiveUp(Suppressed.CANCELLED)),
-        (REFUSED, NOT_CHARGED._replace(cancel_requested=True), GiveUp(Suppressed.CANCELLED)),
-        (LOST, UNKNOWN._replace(hold=True), GiveUp(Suppressed.HELD)),
-        (NEVER, UNKNOWN._replace(cancel_requested=True, hold=True), GiveUp(Suppressed.CANCELLED)),
+        (LOST, replace(UNKNOWN, cancel_requested=True), GiveUp(Suppressed.CANCELLED)),
+        (REFUSED, replace(NOT_CHARGED, cancel_requested=True), GiveUp(Suppressed.CANCELLED)),
+        (LOST, replace(UNKNOWN, hold=True), GiveUp(Suppressed.HELD)),
+        (NEVER, replace(UNKNOWN, cancel_requested=True, hold=True), GiveUp(Suppressed.CANCELLED)),
         # The gateway says that it will not change.
         (NEVER, UNKNOWN, GiveUp(Suppressed.GATEWAY_SAYS_NO)),
         # Spent.
-        (LOST, UNKNOWN._replace(attempts=3), GiveUp(Suppressed.ATTEMPTS_SPENT)),
-        (LOST, UNKNOWN._replace(attempts=4), GiveUp(Suppressed.ATTEMPTS_SPENT)),
-        (LOST, UNKNOWN._replace(attempts=1, limit=1), GiveUp(Suppressed.ATTEMPTS_SPENT)),
+        (LOST, replace(UNKNOWN, attempts=3), GiveUp(Suppressed.ATTEMPTS_SPENT)),
+        (LOST, replace(UNKNOWN, attempts=4), GiveUp(Suppressed.ATTEMPTS_SPENT)),
+        (LOST, replace(UNKNOWN, attempts=1, limit=1), GiveUp(Suppressed.ATTEMPTS_SPENT)),
         # The deadline must leave time for the delay, and for something after it.
-        (LOST, UNKNOWN._replace(remaining_seconds=0.1), GiveUp(Suppressed.DEADLINE)),
-        (LOST, UNKNOWN._replace(remaining_seconds=-1.0), GiveUp(Suppressed.DEADLINE)),
+        (LOST, replace(UNKNOWN, remaining_seconds=0.1), GiveUp(Suppressed.DEADLINE)),
+        (LOST, replace(UNKNOWN, remaining_seconds=-1.0), GiveUp(Suppressed.DEADLINE)),
         (
             LOST,
-            UNKNOWN._replace(remaining_seconds=0.11),
+            replace(UNKNOWN, remaining_seconds=0.11),
             RetryAfter(0.1, Reason.CONNECTION_LOST),
         ),
         # Settled: whatever else holds, there is nothing to repeat.
-        (PAID, UNKNOWN._replace(outcome=Outcome.CHARGED), Settled()),
+        (PAID, replace(UNKNOWN, outcome=Outcome.CHARGED), Settled()),
         (REJECTED, NOT_CHARGED, Settled()),
-        (REJECTED, NOT_CHARGED._replace(cancel_requested=True), Settled()),
+        (REJECTED, replace(NOT_CHARGED, cancel_requested=True), Settled()),
         # The bytes are refused, but an earlier send of them is still open.
         (REJECTED, UNKNOWN, GiveUp(Suppressed.GATEWAY_SAYS_NO)),
     ],
@@ -119,7 +120,9 @@ def test_full_jitter(attempts: int, jitter: float, seconds: float) -> None:
 @pytest.mark.parametrize(("attempts", "seconds"), [(1, 0.2), (2, 0.4), (3, 0.8), (9, 5.0)])
 def test_without_jitter(attempts: int, seconds: float) -> None:
     """The ceiling itself, whatever the dice say."""
-    exact = replace(POLICY, backoff=replace(POLICY.backoff, full_jitter=False))
+    exact = dataclasses.replace(
+        POLICY, backoff=dataclasses.replace(POLICY.backoff, full_jitter=False)
+    )
     assert delay_seconds(exact, LOST, attempts, 0.0) == pytest.approx(seconds)
 
 
@@ -139,15 +142,15 @@ def test_retry_after_is_a_floor_and_capped(
     asked: float | None, *, respect: bool, seconds: float
 ) -> None:
     """The gateway may ask for more patience than the backoff has, but cannot park a payment."""
-    policy = replace(POLICY, respect_retry_after=respect)
-    result = THROTTLED._replace(retry_after_seconds=asked)
+    policy = dataclasses.replace(POLICY, respect_retry_after=respect)
+    result = replace(THROTTLED, retry_after_seconds=asked)
     assert delay_seconds(policy, result, 1, 0.5) == pytest.approx(seconds)
 
 
 def test_what_the_gateway_asks_for_counts_against_the_deadline() -> None:
     """Two seconds asked for, one left: given up at once instead of after waiting."""
-    result = THROTTLED._replace(retry_after_seconds=2.0)
-    situation = NOT_CHARGED._replace(remaining_seconds=1.0)
+    result = replace(THROTTLED, retry_after_seconds=2.0)
+    situation = replace(NOT_CHARGED, remaining_seconds=1.0)
     assert decide(POLICY, result, situation, 0.5) == GiveUp(Suppressed.DEADLINE)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.core.classify import classify
 from proxy.core.policy import OrderLock, SessionKind
@@ -38,7 +39,7 @@ THROTTLED = AttemptResult(AttemptStatus.REJECTED, Reason.RATE_LIMITED, Repeat.YE
 
 STRIPE: Mapping[str, AttemptResult] = {
     "200-intent-succeeded": CHARGED,
-    "200-intent-succeeded-replayed": CHARGED._replace(replayed=True),
+    "200-intent-succeeded-replayed": replace(CHARGED, replayed=True),
     "200-intent-succeeded-after-a-failed-try": CHARGED,
     # The customer's money is reserved.
     "200-intent-requires-capture": CHARGED,
@@ -76,7 +77,7 @@ STRIPE: Mapping[str, AttemptResult] = {
     ),
     "401-invalid-api-key": REJECTED,
     "402-card-declined": DECLINED,
-    "402-card-declined-replayed": DECLINED._replace(replayed=True),
+    "402-card-declined-replayed": replace(DECLINED, replayed=True),
     "403-permission": REJECTED,
     "404-no-such-intent": REJECTED,
     "408-request-timeout": UNCLEAR,
@@ -84,16 +85,16 @@ STRIPE: Mapping[str, AttemptResult] = {
     "409-key-in-use-without-hint": IN_PROGRESS,
     "425-too-early": UNCLEAR,
     "429-rate-limited": THROTTLED,
-    "429-rate-limited-with-retry-after": THROTTLED._replace(retry_after_seconds=7.0),
-    "429-lock-timeout-should-not-retry": THROTTLED._replace(repeat=Repeat.NO),
+    "429-rate-limited-with-retry-after": replace(THROTTLED, retry_after_seconds=7.0),
+    "429-lock-timeout-should-not-retry": replace(THROTTLED, repeat=Repeat.NO),
     "500-api-error": GATEWAY_ERROR,
     # Stripe stores 500s: the same key will be answered the same for ever, so it is looked up.
-    "500-api-error-replayed": GATEWAY_ERROR._replace(repeat=Repeat.NO, replayed=True),
-    "500-api-error-replayed-should-retry": GATEWAY_ERROR._replace(replayed=True),
+    "500-api-error-replayed": replace(GATEWAY_ERROR, repeat=Repeat.NO, replayed=True),
+    "500-api-error-replayed-should-retry": replace(GATEWAY_ERROR, replayed=True),
     "502-bad-gateway-html": GATEWAY_ERROR,
     "503-should-retry-true": GATEWAY_ERROR,
-    "503-should-retry-false": GATEWAY_ERROR._replace(repeat=Repeat.NO),
-    "503-with-retry-after": GATEWAY_ERROR._replace(retry_after_seconds=2.0),
+    "503-should-retry-false": replace(GATEWAY_ERROR, repeat=Repeat.NO),
+    "503-with-retry-after": replace(GATEWAY_ERROR, retry_after_seconds=2.0),
 }
 
 GENERIC: Mapping[str, AttemptResult] = {
@@ -110,15 +111,15 @@ GENERIC: Mapping[str, AttemptResult] = {
     "404-not-found": REJECTED,
     "408-request-timeout": UNCLEAR,
     "409-in-progress": IN_PROGRESS,
-    "409-in-progress-with-retry-after": IN_PROGRESS._replace(retry_after_seconds=1.0),
+    "409-in-progress-with-retry-after": replace(IN_PROGRESS, retry_after_seconds=1.0),
     "422-key-reused": REJECTED,
     "425-too-early": UNCLEAR,
     "429-rate-limited": THROTTLED,
-    "429-rate-limited-with-retry-after": THROTTLED._replace(retry_after_seconds=30.0),
+    "429-rate-limited-with-retry-after": replace(THROTTLED, retry_after_seconds=30.0),
     "500-internal-error": GATEWAY_ERROR,
     # Only a profile that knows the gateway's mark for replays sees one.
     "500-replayed": GATEWAY_ERROR,
-    "503-with-retry-after-date": GATEWAY_ERROR._replace(retry_after_seconds=30.0),
+    "503-with-retry-after-date": replace(GATEWAY_ERROR, retry_after_seconds=30.0),
     "504-gateway-timeout-html": GATEWAY_ERROR,
 }
 
@@ -185,7 +186,7 @@ def test_what_the_transport_proves_outranks_the_profile(
 ) -> None:
     """Not sent is proof; a cut answer is unknown, whatever the part that came looks like."""
     whole = recorded(HERE / gateway / f"{next(iter(ANSWERS[gateway]))}.http")
-    cut = whole._replace(phase=Phase.READING_RESPONSE, reason=Reason.ANSWER_TRUNCATED)
+    cut = replace(whole, phase=Phase.READING_RESPONSE, reason=Reason.ANSWER_TRUNCATED)
     assert classify(cut, profiles[gateway], now_ms=EPOCH_MS) == AttemptResult(
         AttemptStatus.UNKNOWN, Reason.ANSWER_TRUNCATED, Repeat.BY_CLASS
     )

@@ -46,31 +46,28 @@ def test_the_order_of_fields_is_that_of_the_files() -> None:
         "next_at"
     )
     rows = (
-        (Session._fields, written),
+        (Session.__struct_fields__, written),
         (
-            Attempt._fields,
+            Attempt.__struct_fields__,
             "number generation endpoint status started_at ended_at sent reason phase",
         ),
-        (Interruption._fields, "at reason phase attempt sent detail"),
-        (Retry._fields, "at attempt delay_ms because"),
-        (Step._fields, "at event state outcome"),
+        (Interruption.__struct_fields__, "at reason phase attempt sent detail"),
+        (Retry.__struct_fields__, "at attempt delay_ms because"),
+        (Step.__struct_fields__, "at event state outcome"),
     )
     for fields, names in rows:
         assert " ".join(fields).startswith(names)
 
 
-def test_what_has_not_happened_is_not_written() -> None:
-    """The fields at the end appear with the first of them that is not as it always begins."""
+def test_a_session_of_an_earlier_version() -> None:
+    """Fields at the end that were not there yet are as they always begin."""
     session = sent(opened(1))
-    cancelling = apply(session, ev.CancelRequested(3500, "the shopper left"))
-    shortened, whole = (orjson.loads(encode(s)) for s in (session, cancelling))
-    assert len(shortened) == Session._fields.index("cancel_requested")
-    assert len(whole) == len(Session._fields)
-    assert decode(encode(cancelling)) == cancelling
+    shortened = orjson.loads(encode(session))[: Session.__struct_fields__.index("cancel_requested")]
+    assert decode(orjson.dumps(shortened)) == session
 
 
 @pytest.mark.parametrize("data", [b'{"id":"ps_1"}', b'["ps_1"]', b'"ps_1"', b"ps_1"])
 def test_something_else_is_not_a_session(data: bytes) -> None:
     """What `encode` never wrote is refused, not guessed at."""
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises(ValueError, match=r"array|malformed"):
         decode(data)

@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from proxy.core.events import StoreTimed
 from proxy.core.states import AttemptStatus
@@ -401,7 +402,7 @@ async def test_a_key_of_an_earlier_run_is_taken(tmp_path: Path) -> None:
     await first.open()
     done = await finished(first, 1, AttemptStatus.SUCCEEDED)
     await first.close()
-    again = opened(2)._replace(key_hash=done.key_hash)
+    again = replace(opened(2), key_hash=done.key_hash)
     store = SqliteStore(tmp_path / "s.db", SystemClock(), Notes())
     await store.open()
     with pytest.raises(KeyTaken):
@@ -424,7 +425,7 @@ async def test_a_new_key_is_not_looked_for(
 
     done = await finished(store, 1, AttemptStatus.SUCCEEDED)
     monkeypatch.setattr(store, "_cold", cold)
-    await store.claim(opened(2)._replace(order_ref=None), 0)
+    await store.claim(replace(opened(2), order_ref=None), 0)
     assert asked == []
-    await store.claim(opened(3)._replace(key_hash=done.key_hash, order_ref=None), 0)
+    await store.claim(replace(opened(3), key_hash=done.key_hash, order_ref=None), 0)
     assert asked == [done.key_hash]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.core import events as ev
 from proxy.core.idempotency import Duplicate
@@ -249,7 +250,7 @@ def test_every_event_is_somewhere_in_these_lives() -> None:
 def test_a_session_created_ahead_counts_for_its_route_once_it_has_one() -> None:
     """Cancelled before its request it belongs to no gateway; bound, to the request's."""
     early, bound = Outlet(), Outlet()
-    nobody = early.session._replace(gateway=None, route=None, fingerprint=None)
+    nobody = replace(early.session, gateway=None, route=None, fingerprint=None)
     early.session = bound.session = nobody
     early.hears(OPENED, ev.Cancelled(EPOCH_MS, "changed their mind"))
     request = ev.Bound(
@@ -355,7 +356,7 @@ def test_only_interrupted_walks_leave_an_exemplar(case: str | None) -> None:
 def test_a_read_counts_when_it_is_over() -> None:
     """One that came to its end is counted there, and its dropping adds nothing."""
     outlet = Outlet()
-    outlet.session = outlet.session._replace(durable=False, route="read")
+    outlet.session = replace(outlet.session, durable=False, route="read")
     outlet.hears(OPENED, started(1), ended(1, AttemptStatus.ACCEPTED))
     outlet.recorder.dropped(outlet.session)
     assert outlet.moved() == {
@@ -368,7 +369,7 @@ def test_a_read_counts_when_it_is_over() -> None:
 def test_a_read_without_an_end_counts_as_it_is() -> None:
     """Its answer was lost and nobody will come back to it: it is counted as interrupted."""
     outlet = Outlet()
-    outlet.session = outlet.session._replace(durable=False, route="read")
+    outlet.session = replace(outlet.session, durable=False, route="read")
     outlet.hears(OPENED, started(1), LOST)
     outlet.recorder.dropped(outlet.session)
     moved = outlet.moved()
@@ -465,7 +466,7 @@ def test_late_evidence_of_the_same_writes_nothing() -> None:
 def test_an_order_that_looks_like_a_card_is_masked() -> None:
     """Who uses card numbers as order numbers finds none in the log."""
     outlet = Outlet()
-    outlet.session = outlet.session._replace(order_ref="4242-4242-4242-4242")
+    outlet.session = replace(outlet.session, order_ref="4242-4242-4242-4242")
     outlet.hears(OPENED, ev.Cancelled(EPOCH_MS, "card 4000000000000002"))
     (line,) = outlet.lines()
     assert line["order_id"] == "[masked]"
