@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from proxy.core.events import Event, Fact
 from proxy.core.session import Session
 from proxy.core.states import Outcome, State
@@ -65,8 +67,7 @@ class Recorder(Protocol):
 # --- upstream -----------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Send:
+class Send(Struct):
     """One request to a gateway. Seconds and bytes.
 
     `stream` is a body that is passed on as it comes; `answer_whole` False lets the answer stream

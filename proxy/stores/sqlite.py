@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
 import apsw
+from msgspec import Struct
 
 from proxy.core.events import StoreTimed
 from proxy.core.session import Session
@@ -51,17 +51,17 @@ _LOCK_TRIES = 20
 _LOCK_WAIT_SECONDS = 0.1
 _PURGE_ROWS = 500  # per transaction: a payment never waits behind a long clean-up
 
-_INSERT = """
-INSERT INTO sessions (key_hash, order_ref, operation, user_ref, gateway, started_at,
-                      version, state, outcome, finished_at, listed, locks_order, doc, id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+# Without a space too many: apsw finds a statement that it has prepared by reading its text.
+_INSERT = (
+    "INSERT INTO sessions(key_hash,order_ref,operation,user_ref,gateway,started_at,"
+    "version,state,outcome,finished_at,listed,locks_order,doc,id)VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
 # What changes as a payment goes on. Naming a column here rewrites its indexes even if its value
 # stays, so the others are only named where they do change: when a request is bound to its session.
-_UPDATE = """
-UPDATE sessions SET version = ?, state = ?, outcome = ?, finished_at = ?, listed = ?,
-                    locks_order = ?, doc = ? WHERE id = ?
-"""
+_UPDATE = (
+    "UPDATE sessions SET version=?,state=?,outcome=?,finished_at=?,listed=?,locks_order=?,doc=?"
+    "WHERE id=?"
+)
 _BIND = """
 UPDATE sessions SET key_hash = ?, order_ref = ?, operation = ?, user_ref = ?, gateway = ?,
                     started_at = ?, version = ?, state = ?, outcome = ?, finished_at = ?,
@@ -76,10 +76,7 @@ def _values_of(*names: str) -> Callable[[Session], tuple[object, ...]]:
 
 _identity = _values_of("key_hash", "order_ref", "operation", "user_ref", "gateway", "started_at")
 _progress = _values_of("version", "state", "outcome", "finished_at")
-_KEEP_ANSWER = """
-INSERT OR REPLACE INTO answers (session, kept_at, sealed)
-SELECT number, ?, ? FROM sessions WHERE id = ?
-"""
+_KEEP_ANSWER = "REPLACE INTO answers SELECT number,?,? FROM sessions WHERE id=?"
 _BY_ID = "SELECT doc FROM sessions WHERE id = ?"
 _ALL_KEYS = "SELECT key_hash FROM sessions WHERE key_hash IS NOT NULL"
 _BY_KEY = "SELECT doc FROM sessions WHERE key_hash = ?"
@@ -87,9 +84,13 @@ _BY_LOCKED_ORDER = (
     "SELECT doc FROM sessions WHERE order_ref = ? AND operation = ? AND locks_order = 1"
 )
 _ANSWER = "SELECT sealed FROM answers JOIN sessions ON session = number WHERE id = ?"
+# An answer is kept after its session has started, so those of sessions since then are not old
+# enough. Theirs are the greater numbers: that spares an index which every payment would feed.
 _PURGE_ANSWERS = """
 DELETE FROM answers WHERE session IN
-    (SELECT session FROM answers WHERE kept_at < ? ORDER BY kept_at LIMIT ?) RETURNING 1
+    (SELECT session FROM answers WHERE kept_at < ?1 AND session < coalesce(
+        (SELECT number FROM sessions WHERE started_at >= ?1 ORDER BY started_at LIMIT 1),
+        9223372036854775807) LIMIT ?2) RETURNING 1
 """
 _OLD_SESSIONS = """
 SELECT number FROM sessions WHERE listed = 0 AND finished_at < ? ORDER BY started_at LIMIT ?
@@ -99,7 +100,7 @@ _PURGE_THEIR_ANSWERS = f"DELETE FROM answers WHERE session IN ({_OLD_SESSIONS})"
 _PURGE_SESSIONS = f"DELETE FROM sessions WHERE number IN ({_OLD_SESSIONS}) RETURNING 1"  # noqa: S608
 
 
-class _Write(NamedTuple):
+class _Write(Struct, frozen=True):
     """A version of a session to write down, and who waits for it."""
 
     session: Session
@@ -111,15 +112,14 @@ class _Write(NamedTuple):
 
     def carry_out(self, cursor: apsw.Cursor) -> None:
         """Inside a transaction, in the writer thread."""
-        session, listed, statement, answer, kept_at, _ = self
-        session_id = session.id
-        after = (listed, session.locks_order, encode(session), session_id)
+        session, statement = self.session, self.statement
+        after = (self.listed, session.locks_order, encode(session), session.id)
         if statement is _UPDATE:
             cursor.execute(statement, _progress(session) + after)
         else:
             cursor.execute(statement, _identity(session) + _progress(session) + after)
-        if answer is not None:
-            cursor.execute(_KEEP_ANSWER, (kept_at, answer, session_id))
+        if self.answer is not None:
+            cursor.execute(_KEEP_ANSWER, (self.kept_at, self.answer, session.id))
 
 
 @dataclass(slots=True)
@@ -525,13 +525,14 @@ class SqliteStore:
         took = self._clock.monotonic() - batch.handed_over
         self._recorder.note(StoreTimed("commit", took))
         hot = self._hot.by_id
-        for session, listed, _, _, _, done in batch.writes:
+        for write in batch.writes:
+            session_id = write.session.id
             # Memory lets go of what has an end, unless there is a newer version of it by now.
-            if not listed and hot.get(session.id) is session:
-                self._hot.remove(session.id)
-                del self._keys_on_file[session.id]
-            if not done.done():
-                done.set_result(None)
+            if not write.listed and hot.get(session_id) is write.session:
+                self._hot.remove(session_id)
+                del self._keys_on_file[session_id]
+            if not write.done.done():
+                write.done.set_result(None)
         for chore in batch.chores:
             if not chore.done.done():
                 chore.done.set_result(chore.result)

@@ -14,8 +14,11 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from proxy.core.events import StoreTimed
+from proxy.core.events import AttemptEnded, StoreTimed
+from proxy.core.results import AttemptResult
+from proxy.core.session import apply
 from proxy.core.states import AttemptStatus
+from proxy.core.wire import Phase
 from proxy.ports import KeyTaken, StoreUnavailable
 from proxy.stores.codec import encode
 from proxy.stores.sqlite import MIGRATIONS, SqliteStore
@@ -391,6 +394,19 @@ async def test_a_link_to_the_file_is_the_same_file(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="in use by another Holdfast"):
         await SqliteStore(link, SystemClock(), Notes()).open()
     await store.close()
+
+
+async def test_answers_are_dropped_by_when_they_were_kept(store: SqliteStore) -> None:
+    """Not by when their payments began: one that was settled late is replayed for as long."""
+    for number, ended_at in ((1, 3000), (2, 9000), (3, 3000), (4500, 9000)):
+        begun = await keep(store, sent(opened(number)))
+        charged = AttemptResult(AttemptStatus.SUCCEEDED)
+        end = AttemptEnded(ended_at, 1, "stripe", charged, Phase.ANSWERED, True, 200, 2000)
+        await store.commit(apply(begun, end), begun.version, b"sealed")
+    assert await store.purge(answers_before=5000, sessions_before=0) == (2, 0)
+    kept = [await store.answer(f"ps_{number:04d}") for number in (1, 2, 3, 4500)]
+    assert kept == [None, b"sealed", None, b"sealed"]
+    assert await store.purge(answers_before=9001, sessions_before=0) == (2, 0)
 
 
 # --- the keys on file -----------------------------------------------------------------------------

@@ -34,7 +34,6 @@ CREATE TABLE answers (
     kept_at INTEGER NOT NULL,
     sealed  BLOB    NOT NULL
 );
-CREATE INDEX answers_kept ON answers (kept_at);
 
 -- Written to find out whether the disk takes writes again.
 CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL);
