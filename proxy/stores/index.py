@@ -32,7 +32,7 @@ class Index:
         before = self.by_id.get(session_id)
         self.by_id[session_id] = session
         key, order_ref = session.key_hash, session.order_ref
-        if key is not None:
+        if key is not None and (before is None or before.key_hash != key):
             self._by_key[key] = session_id
         if order_ref is None and (before is None or before.order_ref is None):
             return
