@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
-from types import TracebackType
 
 from proxy.core.breaker import Breaker
 from proxy.core.budget import RetryBudget
@@ -29,24 +27,6 @@ _NOT_THE_GATEWAYS = frozenset(
 _SUCCESSES = frozenset({AttemptStatus.SUCCEEDED, AttemptStatus.ACCEPTED})
 
 
-@dataclass(slots=True)
-class Ticket:
-    """A place among the payments in flight; give it back by leaving its `with` block."""
-
-    admission: Admission
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.admission.leave()
-
-
 class Admission:
     """One gateway's doors. Per process; not shared between replicas."""
 
@@ -61,21 +41,20 @@ class Admission:
         self._clock = clock
         self.breaker = Breaker(breaker)
         self.budget = RetryBudget.full(budget, clock.monotonic())
-        self._ticket = Ticket(self)  # they are all alike
         self._in_flight = 0
         self._queue: deque[asyncio.Future[None]] = deque()
 
-    def take(self) -> Ticket | None:
-        """A place, if one is free now."""
+    def take(self) -> bool:
+        """Whether a place was free, which is then taken."""
         if self._in_flight >= self._concurrency.max_in_flight:
-            return None
+            return False
         self._in_flight += 1
-        return self._ticket
+        return True
 
-    async def enter(self) -> Ticket | Reason:
-        """A place for a payment, or why there is none."""
-        if (ticket := self.take()) is not None:
-            return ticket
+    async def enter(self) -> Reason | None:
+        """Wait for a place; why there is none, or None for one that `leave` gives back."""
+        if self.take():
+            return None
         if len(self._queue) >= self._concurrency.max_queue:
             return Reason.QUEUE_FULL
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -85,7 +64,7 @@ class Admission:
                 await place
         except TimeoutError:
             if place.done() and not place.cancelled():  # given in the very turn the time was up
-                return self._ticket
+                return None
             return Reason.QUEUE_TIMEOUT
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
@@ -94,7 +73,7 @@ class Admission:
         finally:
             if place in self._queue:
                 self._queue.remove(place)
-        return self._ticket
+        return None
 
     def leave(self) -> None:
         """Hand the place to the next in the queue, or free it."""

@@ -23,7 +23,6 @@ from proxy.core.retrying import repeat_barrier
 from proxy.core.session import Session, apply
 from proxy.core.states import Outcome
 from proxy.core.wire import Answer, InboundRequest
-from proxy.flow.admission import Ticket
 from proxy.flow.answer import refusal_for, replayed, unpack, without_answer
 from proxy.flow.attempts import Attempts
 from proxy.flow.held import HeldRequests
@@ -190,17 +189,18 @@ class Pipeline:
         """Admission, then the attempts."""
         self._walks.enter(walk)
         admission = walk.lane.admission
-        ticket: Ticket | Reason | None = admission.take()
-        if ticket is None:
+        if not admission.take():
             begun = self._clock.monotonic()
-            ticket = await admission.enter()
+            refused = await admission.enter()
             walk.waited_seconds += self._clock.monotonic() - begun
-        if isinstance(ticket, Reason):
-            return await self._attempts.never_sent(walk, ticket)
-        with ticket:
+            if refused is not None:
+                return await self._attempts.never_sent(walk, refused)
+        try:
             if not admission.may_send_first():
                 return await self._attempts.never_sent(walk, Reason.BREAKER_OPEN)
             answer = await self._attempts.run(walk)
+        finally:
+            admission.leave()
         if walk.settled_elsewhere:  # everyone hears the same of a payment, this walk too
             return await self._replay(walk.lane, walk.session)
         return answer

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from proxy.core.events import ResumedBy
 from proxy.core.policy import RoutePolicy
 from proxy.core.profile import GatewayProfile
@@ -50,47 +52,33 @@ class Lane:
     lookup_credential: Headers
 
 
-class Walk:
+class Walk(Struct, eq=False):
     """One request on its way. Times are monotonic seconds."""
 
-    stream_touched = False
+    lane: Lane
+    route: RoutePolicy
+    request: InboundRequest
+    started: float
+    session: Session
+    fingerprint: str | None = None
+    stream: AsyncIterator[bytes] | None = None
+    limit: int = 0  # how many attempts this walk may bring the session to
+    resumed_by: ResumedBy = ResumedBy.TIMER
+    stream_touched: bool = False
     # Evidence from elsewhere settled the session before the walk's own answer did.
-    settled_elsewhere = False
+    settled_elsewhere: bool = False
     facts: WireFacts | None = None
     result: AttemptResult | None = None
     answer: Answer | None = None
     # The last complete answer, while nothing sent later could have changed what it says.
     last_answer: WireFacts | None = None
-    gateway_seconds = 0.0
-    waited_seconds = 0.0
-    intent_seconds = 0.0  # what recording the last intent took
-    intended_at = 0  # when the last intent was to be recorded (epoch milliseconds)
-    resting = False  # in backoff: nothing is out, so it can be stopped at once
+    gateway_seconds: float = 0.0
+    waited_seconds: float = 0.0
+    intent_seconds: float = 0.0  # what recording the last intent took
+    intended_at: int = 0  # when the last intent was to be recorded (epoch milliseconds)
+    resting: bool = False  # in backoff: nothing is out, so it can be stopped at once
     task: asyncio.Task[Any] | None = None
-
-    def __init__(  # noqa: PLR0913 -- what it begins with
-        self,
-        lane: Lane,
-        route: RoutePolicy,
-        request: InboundRequest,
-        started: float,
-        session: Session,
-        *,
-        fingerprint: str | None = None,
-        stream: AsyncIterator[bytes] | None = None,
-        limit: int = 0,
-        resumed_by: ResumedBy = ResumedBy.TIMER,
-    ) -> None:
-        self.lane = lane
-        self.route = route
-        self.request = request
-        self.started = started
-        self.session = session
-        self.fingerprint = fingerprint
-        self.stream = stream
-        self.limit = limit  # how many attempts this walk may bring the session to
-        self.resumed_by = resumed_by
-        self.waiting: list[asyncio.Future[Answer]] = []
+    waiting: list[asyncio.Future[Answer]] = []
 
     async def answered(self) -> Answer:
         """The answer, once the walk has ended. Who waits may go; the walk does not notice."""

@@ -12,7 +12,7 @@ from proxy.core.policy import BreakerPolicy, BudgetPolicy, ConcurrencyPolicy
 from proxy.core.reasons import Reason, Suppressed
 from proxy.core.results import AttemptResult, Repeat
 from proxy.core.states import AttemptStatus
-from proxy.flow.admission import Admission, Ticket
+from proxy.flow.admission import Admission
 from tests.support.clocks import LoopClock
 from tests.support.lab import POLICY, SUCCEEDED, Lab, header_of, pay, settings_from
 
@@ -37,14 +37,12 @@ def admission(
 async def test_a_place_is_handed_on() -> None:
     """The next in the queue gets the place of the one who leaves."""
     doors = admission()
-    first = await doors.enter()
-    assert isinstance(first, Ticket)
+    assert await doors.enter() is None
     waiting = asyncio.ensure_future(doors.enter())
     await asyncio.sleep(0.5)
-    with first:
-        assert not waiting.done()
-    second = await waiting
-    assert isinstance(second, Ticket)
+    assert not waiting.done()
+    doors.leave()
+    assert await waiting is None
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
@@ -62,12 +60,10 @@ async def test_a_full_queue_refuses_at_once() -> None:
 async def test_a_place_given_to_one_who_left_is_not_lost() -> None:
     """Whoever gave up waiting does not take a place with him."""
     doors = admission(queue=2)
-    ticket = await doors.enter()
-    assert isinstance(ticket, Ticket)
+    assert await doors.enter() is None
     assert await doors.enter() is Reason.QUEUE_TIMEOUT
-    with ticket:
-        pass
-    assert isinstance(await doors.enter(), Ticket)
+    doors.leave()
+    assert await doors.enter() is None
 
 
 async def test_the_budget_runs_out() -> None:
@@ -152,8 +148,6 @@ async def test_a_place_that_comes_as_the_time_is_up_is_taken() -> None:
     await asyncio.sleep(0)
     loop.call_at(loop.time() + 1.0, doors.leave)  # before the timer of the one who waits
     await asyncio.sleep(2)
-    ticket = waiting.result()
-    if isinstance(ticket, Ticket):
-        with ticket:
-            pass
-    assert isinstance(await doors.enter(), Ticket)
+    if waiting.result() is None:
+        doors.leave()
+    assert await doors.enter() is None
