@@ -11,10 +11,10 @@ class Sizes:
 
     proof_payments: int = 500
     connections: int = 64
-    trials: int = 3
-    rounds: int = 8
+    trials: int = 4
+    rounds: int = 14
     warm_up_seconds: float = 0.1
-    slice_seconds: float = 0.4
+    slice_seconds: float = 0.3
     rate: float = 1000.0
     runs: int = 3
     run_seconds: float = 5.0
