@@ -109,16 +109,16 @@ class Pipeline:
 
     # --- requests that move money -------------------------------------------------------------
 
-    async def _pay(self, arrival: Arrival) -> Answer:
+    def _pay(self, arrival: Arrival) -> Coroutine[Any, Any, Answer]:
         """Join the walk of this payment if there is one, else begin it."""
         known = self._walks.by_key.get(arrival.identity.key_hash)
         if known is not None:
-            return await self._join(known, arrival)
+            return self._join(known, arrival)
         walk = self._walk_for(arrival)
         self._walks.by_key[arrival.identity.key_hash] = walk
         walk.task = asyncio.current_task()
         steps = self._open_and_go(walk, arrival)
-        return await self._see_through(walk, arrival.identity.key_hash, steps)
+        return self._see_through(walk, arrival.identity.key_hash, steps)
 
     def _walk_for(self, arrival: Arrival) -> Walk:
         return Walk(
