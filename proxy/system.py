@@ -44,7 +44,7 @@ class SystemDice:
         if not secret:
             self._pool = io.BytesIO(os.urandom(_SECRET_BYTES * 256))
             secret = self._pool.read(_SECRET_BYTES)
-        return f"ps_{int(time.time() * 1000):012x}{secret.hex()}"
+        return f"ps_{time.time_ns() // 1_000_000:012x}{secret.hex()}"
 
     def key(self) -> str:
         """A gateway key when nothing names the payment; 32 hex digits fit every known gateway."""

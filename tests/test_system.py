@@ -21,9 +21,9 @@ class Moments:
     def __init__(self, *wall: float) -> None:
         self._wall = iter(wall)
 
-    def time(self) -> float:
+    def time_ns(self) -> int:
         """The next moment."""
-        return next(self._wall)
+        return round(next(self._wall) * 1_000_000_000)
 
 
 # --- the clock ----------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ def test_durations_do_not_see_the_wall_clock(monkeypatch: pytest.MonkeyPatch) ->
     clock = SystemClock()
     real = system.time.monotonic  # type: ignore[attr-defined]  # the module's own clock
     hour_back = Moments(1_706_003_600.0, 1_706_000_000.0)
-    monkeypatch.setattr(system, "time", SimpleNamespace(time=hour_back.time, monotonic=real))
+    monkeypatch.setattr(system, "time", SimpleNamespace(time_ns=hour_back.time_ns, monotonic=real))
     begun = clock.monotonic()
     assert clock.now_ms() - clock.now_ms() == 3_600_000
     assert clock.monotonic() >= begun
@@ -99,7 +99,7 @@ def test_session_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_session_ids_cannot_be_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten thousand of one millisecond: 160 random bits each, none twice, every digit in use."""
-    monkeypatch.setattr(system, "time", SimpleNamespace(time=lambda: 1_706_000_000.0))
+    monkeypatch.setattr(system, "time", SimpleNamespace(time_ns=lambda: 1_706_000_000_000_000_000))
     dice = SystemDice()
     ids = [dice.session_id() for _ in range(10_000)]
     assert all(re.fullmatch(r"ps_[0-9a-f]{12}[0-9a-f]{40}", name) for name in ids)

@@ -250,7 +250,8 @@ class Watched:
         shop = Shop(stripe, patience=10.0, send_order=True, order_prefix=orders)
         await pay_all(shop, 8, 8, Takings())
         declined = {"payment_method": "pm_card_chargeDeclined"}
-        assert await self._pay(stripe, f"{orders}-declined", declined) == 402
+        # 504: this gateway is a faulty one, and all of its answers may be lost.
+        assert await self._pay(stripe, f"{orders}-declined", declined) in {402, 504}
         key = {"Idempotency-Key": f"{orders}-twice"}
         await self._pay(stripe, f"{orders}-twice", headers=key)
         await self._pay(stripe, f"{orders}-twice", headers=key)
