@@ -392,16 +392,18 @@ class Pipeline:
     async def drain(self, patience: float) -> None:
         """No new sends; what is with the gateway may finish; what does not is recorded as such."""
         self._attempts.draining = True
-        tasks = set()
+        ends: dict[asyncio.Future[Any], asyncio.Task[Any]] = {}
         for walk in {id(w): w for w in self._walks.by_session.values()}.values():
             if walk.task is not None:
-                tasks.add(walk.task)
+                # A payment's task is that of its request, and its client may keep it for longer.
+                end = walk.answered() if walk.route.durable else walk.task
+                ends[end] = walk.task
                 if walk.resting:
                     walk.task.cancel()
-        if not tasks:
+        if not ends:
             return
-        _, late = await asyncio.wait(tasks, timeout=patience)
-        for task in late:
-            task.cancel()
+        _, late = await asyncio.wait(ends, timeout=patience)
+        for end in late:
+            ends[end].cancel()
         if late:
             await asyncio.wait(late, timeout=_LAST_WORDS_SECONDS)

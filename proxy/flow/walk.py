@@ -80,11 +80,11 @@ class Walk(Struct, eq=False):
     task: asyncio.Task[Any] | None = None
     waiting: list[asyncio.Future[Answer]] = []
 
-    async def answered(self) -> Answer:
+    def answered(self) -> asyncio.Future[Answer]:
         """The answer, once the walk has ended. Who waits may go; the walk does not notice."""
         waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.waiting.append(waiting)
-        return await waiting
+        return waiting
 
     def end(self, answer: Answer) -> None:
         """Answer everyone who still waits."""

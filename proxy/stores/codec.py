@@ -15,5 +15,5 @@ def decode(data: bytes) -> Session:
     """The session that `encode` wrote. Raises ValueError for what is none."""
     try:
         return _decoder.decode(data)
-    except DecodeError as error:
+    except (DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None

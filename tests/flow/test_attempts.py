@@ -12,8 +12,9 @@ from proxy.core.events import EvidenceFound, EvidenceSource, RetrySuppressed
 from proxy.core.reasons import Reason
 from proxy.core.session import Session
 from proxy.core.states import AttemptStatus, Outcome, State
-from proxy.core.wire import Answer, Phase, WireFacts
+from proxy.core.wire import Answer, InboundRequest, Phase, WireFacts
 from proxy.flow.journal import Change
+from proxy.flow.walk import Body, Lane
 from proxy.ports import Send, StoreUnavailable
 from proxy.upstream.scripted import Step
 from tests.support.lab import DECLINED, POLICY, SUCCEEDED, Lab, header_of, pay, settings_from
@@ -109,6 +110,28 @@ async def test_drain_lets_payments_finish(lab: Lab) -> None:
     await asyncio.sleep(1)
     await lab.pipeline.drain(15)
     assert (await request).status == 200
+
+
+async def test_drain_waits_for_payments_not_for_their_clients(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that has half of a next request on its way holds up the task, but not the stop."""
+    handle = lab.pipeline.handle
+
+    async def held(lane: Lane, request: InboundRequest, body: Body) -> Answer:
+        answer = await handle(lane, request, body)
+        await asyncio.sleep(60)
+        return answer
+
+    monkeypatch.setattr(lab.pipeline, "handle", held)
+    lab.gateway.will(lab.gateway.answers_late(3, 200, SUCCEEDED))
+    request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    begun = asyncio.get_running_loop().time()
+    await lab.pipeline.drain(15)
+    assert asyncio.get_running_loop().time() - begun < 3
+    assert (await lab.only_session()).state is State.COMPLETED
+    request.cancel()
 
 
 async def test_drain_records_what_it_cuts_off(lab: Lab) -> None:

@@ -71,3 +71,10 @@ def test_something_else_is_not_a_session(data: bytes) -> None:
     """What `encode` never wrote is refused, not guessed at."""
     with pytest.raises(ValueError, match=r"array|malformed"):
         decode(data)
+
+
+def test_a_session_that_is_nested_without_end_is_none() -> None:
+    """What a failing disk made of it is refused as well."""
+    nested = encode(opened(1))[:-1] + b"," + b"[" * 2000 + b"]" * 2000 + b"]"
+    with pytest.raises(ValueError, match="recursion"):
+        decode(nested)
