@@ -75,6 +75,6 @@ def test_something_else_is_not_a_session(data: bytes) -> None:
 
 def test_a_session_that_is_nested_without_end_is_none() -> None:
     """What a failing disk made of it is refused as well."""
-    nested = encode(opened(1))[:-1] + b"," + b"[" * 2000 + b"]" * 2000 + b"]"
+    nested = encode(opened(1))[:-1] + b"," + b"[" * 100_000 + b"]" * 100_000 + b"]"
     with pytest.raises(ValueError, match="recursion"):
         decode(nested)
