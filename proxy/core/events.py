@@ -14,7 +14,7 @@ from proxy.core.states import AttemptStatus
 from proxy.core.wire import Phase
 
 
-class Opened(Struct, frozen=True):
+class Opened(Struct, frozen=True, gc=False):
     """A session began: a request arrived, or a backend created it ahead of its request."""
 
     at: int

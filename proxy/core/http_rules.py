@@ -75,14 +75,6 @@ class _Names(NamedTuple):
     plain: bool  # none stands twice, and none has a rule of its own
 
 
-def _read_names(raw: tuple[bytes, ...]) -> _Names:
-    names = tuple(name.decode("latin-1") for name in raw)
-    lowers = tuple(name.lower() for name in names)
-    forwarded = tuple(lower not in _NOT_FORWARDED for lower in lowers)
-    plain = len(set(lowers)) == len(lowers) and _RARE.isdisjoint(lowers)
-    return _Names(names, lowers, forwarded, plain)
-
-
 # Clients send the same few names in the same order each time. Who makes up new ones fills this up
 # and no more.
 _KNOWN: dict[tuple[bytes, ...], _Names] = {}
@@ -92,7 +84,11 @@ _NAME_LENGTH_KEPT = 64
 
 
 def _names_of(raw: tuple[bytes, ...]) -> _Names:
-    found = _read_names(raw)
+    names = tuple(name.decode("latin-1") for name in raw)
+    lowers = tuple(name.lower() for name in names)
+    forwarded = tuple(lower not in _NOT_FORWARDED for lower in lowers)
+    plain = len(set(lowers)) == len(lowers) and _RARE.isdisjoint(lowers)
+    found = _Names(names, lowers, forwarded, plain)
     short = len(raw) <= _NAMES_KEPT and max(map(len, raw)) <= _NAME_LENGTH_KEPT
     if short and len(_KNOWN) < _HEADS_KEPT:
         _KNOWN[raw] = found
