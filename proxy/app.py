@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import structlog
 
 from proxy import __version__
+from proxy.background.heartbeat import Heartbeat
 from proxy.background.janitor import Janitor
 from proxy.background.reconciler import Reconciler
 from proxy.flow.admission import Admission
@@ -87,7 +88,7 @@ class Holdfast:
         keyring = Keyring(self._key())
         later = asyncio.get_running_loop().call_soon
         recorder = MetricsRecorder(self._metrics, LineSink(self._log_stream), clock, later)
-        self._store = store = make_store(settings.store, clock, recorder)
+        self._store = store = make_store(settings.store, settings.session.lease, clock, recorder)
         await store.open()
         self._open.push_async_callback(store.close)
         for name, gateway in settings.gateways.items():
@@ -126,9 +127,11 @@ class Holdfast:
             default_max_attempts=MAX_ATTEMPTS,
         )
         reconciler = Reconciler(store, journal, commands, clock, self._bug)
-        unknown = await reconciler.after_restart()
+        unknown = await reconciler.take_over()
         if unknown:
             self._log.warning("interrupted by restart", sessions=unknown)
+        if store.shared:
+            _ = tasks.start(Heartbeat(store, settings.session.lease, clock).run(), "heartbeat")
         _ = tasks.start(reconciler.run(), "reconciler")
         _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")
         gatekeeper = Gatekeeper(settings.tokens, keyring)

@@ -168,11 +168,54 @@ class Page:
 
 
 class SessionStore(Protocol):
-    """Sessions, keys and kept answers. The memory store is the reference for what each call means.
+    """Sessions, keys, kept answers and requests. The memory store is the reference for what each
+    call means.
 
     Every method but `close` may raise `StoreUnavailable`. A version is written only over the
-    version before it, so a lost update is impossible.
+    version before it, so a lost update is impossible, whoever shares the store.
+
+    A store that several processes share gives each of them a lease. What the lease decides is when
+    a send whose sender is gone counts as unknown (`abandoned`), and that a process which may have
+    been taken for gone begins no send. It never decides whether something is true: what a gateway
+    answered is written down, whoever brings it.
     """
+
+    shared: bool
+    """Whether other processes may write to it as well."""
+
+    @property
+    def epoch(self) -> int:
+        """This process's own number, written into each of its intents; never given twice. Another
+        one after the lease was lost.
+        """
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process, of those that share the store, does what need be done once."""
+        ...
+
+    @property
+    def regressed(self) -> str | None:
+        """Why the store cannot be trusted to hold all it acknowledged (a failover or a restore lost
+        the latest), or None. Until a person has settled that, only gateways that recognise the key
+        by themselves may be sent anything.
+        """
+        ...
+
+    def lease_seconds(self) -> float:
+        """How much longer this process may begin sends; infinite for one that owns its store."""
+        ...
+
+    async def heartbeat(self) -> None:
+        """Renew the lease; a lost one is taken anew under another epoch."""
+        ...
+
+    async def abandoned(self) -> list[Session]:
+        """Sessions in flight whose sender is gone: its lease ran out, or it is an earlier process
+        of a store with one owner. Each is handed to one of the processes that ask.
+        """
+        ...
 
     async def open(self) -> None:
         """Get ready. Raises `StoreUnavailable` with a sentence for the operator."""
@@ -203,17 +246,19 @@ class SessionStore(Protocol):
         ...
 
     def commit(
-        self, session: Session, expected_version: int, answer: bytes | None
+        self,
+        session: Session,
+        expected_version: int,
+        answer: bytes | None,
+        request: bytes | None = None,
     ) -> Awaitable[None]:
         """Make a version durable; returns when it would survive a power cut.
 
-        `answer` is the sealed answer to keep with it. Raises `Conflict` if the stored (or claimed)
-        version is not `expected_version`.
+        `answer` is the sealed answer to keep with it, `request` the sealed request, which goes
+        again with the first version that is not `listed`. Raises `Conflict` if the stored (or
+        claimed) version is not `expected_version`, and `StoreUnavailable` for the intent of a send
+        (`Session.begins_send`) whose epoch has no lease.
         """
-        ...
-
-    async def release(self, session_id: str) -> None:
-        """Forget a claim that never came to a commit."""
         ...
 
     async def get(self, session_id: str) -> Session | None:
@@ -222,6 +267,10 @@ class SessionStore(Protocol):
 
     async def answer(self, session_id: str) -> bytes | None:
         """The sealed answer, while it is kept. Waits for one that is on its way."""
+        ...
+
+    async def request(self, session_id: str) -> bytes | None:
+        """The sealed request, if one was kept and the session is still listed."""
         ...
 
     async def search(self, query: Query) -> Page: ...

@@ -160,7 +160,7 @@ def names_in(folder: Path) -> set[str]:
 STEPS: tuple[tuple[object, str, str], ...] = (
     (app, "read_or_make_key", "the key is read"),
     (SqliteStore, "open", "the store is open"),
-    (Reconciler, "after_restart", "what was in flight is on record"),
+    (Reconciler, "take_over", "what was in flight is on record"),
     (Tasks, "start", "background work begins"),
     (Listeners, "open_gateway", "a gateway's door is open"),
     (Listeners, "open_app", "a door of our own is open"),

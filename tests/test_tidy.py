@@ -41,6 +41,7 @@ TESTED_ELSEWHERE = {
     "cli/__init__.py": "tests/cli/test_main.py",
     "ports.py": "protocols; tests/stores/test_conformance.py",
     "system.py": "tests/test_system.py",
+    "stores/sole.py": "tests/stores/test_conformance.py",
     "core/events.py": "values; tests/core/test_session.py",
     "core/policy.py": "values; tests/settings/test_load.py",
     "core/profile.py": "values; tests/gateways/",

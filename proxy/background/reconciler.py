@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from proxy.core import events as ev
 from proxy.core.session import Session
@@ -16,7 +18,7 @@ _EVERY_SECONDS = 1.0
 
 
 class Reconciler:
-    """`run` calls `run_once` for ever; `after_restart` comes first."""
+    """`run` calls `take_over` and `run_once` for ever."""
 
     def __init__(
         self,
@@ -32,29 +34,27 @@ class Reconciler:
         self._clock = clock
         self._on_bug = on_bug
 
-    async def after_restart(self) -> int:
-        """Whatever was in flight when the last process ended is unknown now. How
+    async def take_over(self) -> int:
+        """What a process had in flight that is gone is unknown now; nothing is sent for it. How
         many there were.
         """
-        found = 0
-        for session in await self._store.listed():
-            if not session.in_flight:
-                continue
-            found += 1
-            await self._journal.update(session, self._restarted, frozenset())
-        return found
+        abandoned = await self._store.abandoned()
+        for session in abandoned:
+            await self._journal.update(session, partial(self._gone, session.sender), frozenset())
+        return len(abandoned)
 
-    def _restarted(self, session: Session) -> Change:
-        in_flight = session.in_flight
-        return Change([ev.ProcessRestarted(self._clock.now_ms())] if in_flight else [])
+    def _gone(self, sender: int | None, session: Session) -> Change:
+        still = session.sender is not None and session.sender == sender
+        return Change([ev.ProcessRestarted(self._clock.now_ms())] if still else [])
 
     async def run_once(self) -> None:
-        """One step for each session that is due. A gateway that is slow to be asked holds up only
-        its own.
+        """One step for each session that is due, here or among those of all who share the store. A
+        gateway that is slow to be asked holds up only its own.
         """
         by_gateway: dict[str | None, list[Session]] = {}
         for session in await self._store.listed():
-            by_gateway.setdefault(session.gateway, []).append(session)
+            if self._store.leads or self._commands.holds_request(session):
+                by_gateway.setdefault(session.gateway, []).append(session)
         await asyncio.gather(*(self._look_after(sessions) for sessions in by_gateway.values()))
 
     async def _look_after(self, sessions: Sequence[Session]) -> None:
@@ -70,4 +70,6 @@ class Reconciler:
         """Once a second, for ever."""
         while True:
             await self._clock.sleep(_EVERY_SECONDS)
-            await self.run_once()
+            with contextlib.suppress(StoreUnavailable):  # the next round finds the same
+                await self.take_over()
+                await self.run_once()

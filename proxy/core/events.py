@@ -37,11 +37,15 @@ class Bound(Struct, frozen=True, gc=False):
 
 
 class AttemptStarted(Struct, frozen=True, gc=False):
-    """T1, the intent: durable before the first byte leaves."""
+    """T1, the intent: durable before the first byte leaves.
+
+    `epoch` is that of the process that sends (`SessionStore.epoch`).
+    """
 
     at: int
     number: int
     endpoint: str
+    epoch: int = 0
 
 
 class AttemptEnded(Struct, frozen=True, gc=False):

@@ -82,6 +82,7 @@ class SessionPolicy:
     replay_for: float
     keep_for: float
     duplicate_wait: float
+    lease: float
 
 
 class SessionKind(StrEnum):

@@ -36,7 +36,9 @@ _SEND, _CHARGE_SEEN, _INTERRUPT = Move.SEND, Move.CHARGE_SEEN, Move.INTERRUPT
 
 
 class Attempt(Struct, frozen=True, array_like=True, gc=False):
-    """One send to the gateway, counted from 1. `generation` numbers the gateway key it used."""
+    """One send to the gateway, counted from 1. `generation` numbers the gateway key it used,
+    `epoch` the process that sent it.
+    """
 
     number: int
     generation: int
@@ -48,6 +50,7 @@ class Attempt(Struct, frozen=True, array_like=True, gc=False):
     reason: str | None = None
     phase: str | None = None
     http_status: int | None = None
+    epoch: int = 0
 
 
 class Interruption(Struct, frozen=True, array_like=True, gc=False):
@@ -153,6 +156,19 @@ class Session(Struct, frozen=True, array_like=True, gc=False):
             if attempt.status is _IN_FLIGHT:
                 return True
         return False
+
+    @property
+    def sender(self) -> int | None:
+        """The epoch of the process whose send is in flight."""
+        for attempt in self.attempts:
+            if attempt.status is _IN_FLIGHT:
+                return attempt.epoch
+        return None
+
+    @property
+    def begins_send(self) -> bool:
+        """Whether the last thing is the intent of a send: bytes leave once it is durable."""
+        return bool(self.timeline) and self.timeline[-1].event == ev.AttemptStarted.__name__
 
     @property
     def first_send_at(self) -> int | None:
@@ -275,7 +291,7 @@ def _change(  # noqa: C901, PLR0912, PLR0915
             if session.in_flight:  # one sender at a time, whoever it is
                 message = "a send is in flight already"
                 raise IllegalTransition(message)
-            attempt = _begun(session, event.number, event.endpoint, event.at)
+            attempt = _begun(session, event.number, event.endpoint, event.at, event.epoch)
             _set_attempts(changes, (*session.attempts, attempt))
             move = _SEND
         case ev.AttemptEnded():
@@ -325,8 +341,8 @@ def _bind(event: ev.Bound, changes: _Changes) -> None:
         changes[name] = getattr(event, name)
 
 
-def _begun(session: Session, number: int, endpoint: str, at: int) -> Attempt:
-    return Attempt(number, session.generation, endpoint, _IN_FLIGHT, at)
+def _begun(session: Session, number: int, endpoint: str, at: int, epoch: int = 0) -> Attempt:
+    return Attempt(number, session.generation, endpoint, _IN_FLIGHT, at, epoch=epoch)
 
 
 def _set_attempts(changes: _Changes, attempts: tuple[Attempt, ...]) -> Outcome:
@@ -353,6 +369,7 @@ def _attempt_ended(session: Session, event: ev.AttemptEnded, changes: _Changes) 
         result.reason,
         event.phase._value_,
         event.http_status or None,
+        before.epoch,
     )
     outcome = _set_attempts(changes, tuple(known.values()))
     settled = result.reason is None

@@ -264,25 +264,30 @@ class Attempts:
 
     async def _intent(self, walk: Walk, number: int, endpoint: str) -> None:
         """T1: the last thing before the first byte, and the last chance to say no."""
+        store = self._journal.store
         repeats = False  # what may have been charged already
 
         def late(session: Session, now: int) -> bool:
-            """Waiting, connecting or recording the intent can outlast the session, or the key."""
+            """Waiting, connecting or recording the intent can outlast the session, the key, or the
+            lease: then another process may already take this one for gone.
+            """
             gone = repeats and self._barrier(walk, session, now) is not None
-            return gone or now >= session.expires_at
+            return gone or now >= session.expires_at or store.lease_seconds() <= 0
 
         def begin(session: Session) -> Change:
             nonlocal repeats
             now = self._clock.now_ms()
             repeats = session.outcome is _UNKNOWN
             unwanted = session.cancel_requested or session.hold or not session.live
-            if unwanted or self.draining or late(session, now):
+            # Another process sends it, or has sent it: a client that clicks twice may reach two.
+            walk.elsewhere = session.in_flight or len(session.attempts) >= number
+            if unwanted or walk.elsewhere or self.draining or late(session, now):
                 walk.session = session
                 walk.settled_elsewhere = session.state in _SETTLED
                 message = f"{session.state} does not send"
                 raise SendForbidden(message)
-            walk.intended_at = now
-            started = ev.AttemptStarted(now, number, endpoint)
+            walk.intended_at, walk.epoch = now, store.epoch
+            started = ev.AttemptStarted(now, number, endpoint, walk.epoch)
             if session.state is _INTERRUPTED:
                 return Change([ev.Resumed(now, walk.resumed_by), started])
             return Change([started])
@@ -446,8 +451,8 @@ def _not_again(verdict: Verdict) -> Verdict:
 
 def _intended(walk: Walk, session: Session, number: int) -> bool:
     """Whether the walk's intent of that number is on record, without its end."""
-    mine = (number, _IN_FLIGHT, walk.intended_at)
-    return any((a.number, a.status, a.started_at) == mine for a in session.attempts)
+    mine = (number, _IN_FLIGHT, walk.intended_at, walk.epoch)
+    return any((a.number, a.status, a.started_at, a.epoch) == mine for a in session.attempts)
 
 
 def _exhausted(session: Session) -> bool:

@@ -123,6 +123,10 @@ class Commands:
         lane = self._lanes.get(session.gateway or "")
         return lane is not None and self._reconcile.possible(lane, session)
 
+    def holds_request(self, session: Session) -> bool:
+        """Whether this process still has its request, and with it the credential to ask with."""
+        return self._reconcile.holds(session)
+
     async def create(self, order: Order) -> tuple[Session, bool]:
         """A session ahead of its request, durable when this returns; (session, whether it is new).
 

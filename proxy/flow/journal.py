@@ -33,7 +33,7 @@ class Journal:
     """Makes sessions move."""
 
     def __init__(self, store: SessionStore, secrets: Secrets, recorder: Recorder) -> None:
-        self._store = store
+        self.store = store
         self._secrets = secrets
         self._recorder = recorder
 
@@ -72,7 +72,7 @@ class Journal:
         sealed = None
         if keep is not None:
             sealed = self._secrets.seal(after.id, pack(keep, replay_headers))
-        return self._store.commit(after, before.version, sealed)
+        return self.store.commit(after, before.version, sealed)
 
     def opened(self, session: Session, event: Event) -> None:
         """Tell of a session that has just begun (it becomes durable with its first change)."""

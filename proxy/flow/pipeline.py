@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from proxy.core import events as ev
-from proxy.core.idempotency import Duplicate
+from proxy.core.idempotency import Duplicate, closed_verdict
 from proxy.core.policy import RoutePolicy, SessionPolicy
 from proxy.core.problems import problem
 from proxy.core.reasons import Reason
@@ -34,6 +34,8 @@ from proxy.ports import Clock, Dice, Recorder, Secrets, SessionStore, StoreUnava
 from proxy.tasks import Tasks
 
 _SAVE_AGAIN_SECONDS = 1.0
+# How often a payment that another process has with the gateway is looked at.
+_LOOK_AGAIN_SECONDS = 0.1
 # After the drain's patience: time to record what was cut off. A commit takes milliseconds.
 _LAST_WORDS_SECONDS = 5.0
 # What a walk has before its session is opened or found.
@@ -203,6 +205,8 @@ class Pipeline:
             admission.leave()
         if walk.settled_elsewhere:  # everyone hears the same of a payment, this walk too
             return await self._replay(walk.lane, walk.session)
+        if walk.elsewhere:
+            return await self._elsewhere(walk.lane, walk.session)
         return answer
 
     def _may_send(self, walk: Walk) -> bool:
@@ -239,7 +243,7 @@ class Pipeline:
         if verdict is Duplicate.REPLAYED:
             return await self._replay(lane, session)
         if verdict is Duplicate.IN_PROGRESS:
-            return self._in_progress(lane, session)
+            return await self._elsewhere(lane, session)
         if verdict is Duplicate.EXPIRED and session.live:
             now = self._clock.now_ms()
             session = await self._journal.update(
@@ -256,6 +260,19 @@ class Pipeline:
         # Who reuses a key for something else learns nothing about what it was used for.
         shown = None if verdict is Duplicate.KEY_REUSED else session
         return self.refuse(lane, refusals[verdict], shown)
+
+    async def _elsewhere(self, lane: Lane, session: Session) -> Answer:
+        """Another process has it with the gateway: wait for its answer, as for one's own."""
+        patience = self._policy.duplicate_wait if self._store.shared else 0.0
+        until = self._clock.monotonic() + patience
+        while session.in_flight and self._clock.monotonic() < until:
+            await self._clock.sleep(_LOOK_AGAIN_SECONDS)
+            session = await self._store.get(session.id) or session
+        if session.in_flight:
+            return self._in_progress(lane, session)
+        if session.outcome is Outcome.UNKNOWN or session.live:
+            return without_answer(session, lane.profile, Reason.ATTEMPT_TIMEOUT)
+        return await self._closed(lane, session, closed_verdict(session))
 
     async def _replay(self, lane: Lane, session: Session) -> Answer:
         sealed = await self._store.answer(session.id)

@@ -54,6 +54,10 @@ class Reconcile:
         own = tuple((n, request.values[n]) for n in names if n in request.values)
         return own or lane.lookup_credential
 
+    def holds(self, session: Session) -> bool:
+        """Whether its request is in this process's memory."""
+        return self._held.get(session.id) is not None
+
     async def once(self, lane: Lane, session: Session) -> Session:
         """One look-up. The session as it is afterwards; unchanged if it cannot be looked up."""
         recipe, credential = self.recipe(lane, session), self.credential(lane, session)

@@ -67,6 +67,7 @@ class Walk(Struct, eq=False):
     stream_touched: bool = False
     # Evidence from elsewhere settled the session before the walk's own answer did.
     settled_elsewhere: bool = False
+    elsewhere: bool = False  # another process brings the session forward
     facts: WireFacts | None = None
     result: AttemptResult | None = None
     answer: Answer | None = None
@@ -76,6 +77,7 @@ class Walk(Struct, eq=False):
     waited_seconds: float = 0.0
     intent_seconds: float = 0.0  # what recording the last intent took
     intended_at: int = 0  # when the last intent was to be recorded (epoch milliseconds)
+    epoch: int = 0  # under which it was
     resting: bool = False  # in backoff: nothing is out, so it can be stopped at once
     task: asyncio.Task[Any] | None = None
     waiting: list[asyncio.Future[Answer]] = []

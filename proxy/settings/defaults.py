@@ -43,6 +43,9 @@ REPLAY_FOR: Final = 24 * 3600.0
 KEEP_FOR: Final = 35 * 24 * 3600.0
 # Longer than a usual payment, shorter than a person's patience for a second click.
 DUPLICATE_WAIT: Final = 5.0
+# Long enough that a pause for garbage or a busy disk loses no lease, short enough that a payment
+# whose process died is looked after while its shopper still waits.
+LEASE: Final = 10.0
 
 # Payment requests are a few KB. Anything this big on a money route is a mistake or an attack.
 MAX_BODY_BYTES: Final = 1024 * 1024

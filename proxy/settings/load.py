@@ -19,6 +19,7 @@ SECRETS = (
     "HOLDFAST_BACKEND_TOKEN",
     "HOLDFAST_KEY",
     "HOLDFAST_OPERATOR_TOKEN",
+    "HOLDFAST_STORE_PASSWORD",
     "HOLDFAST_VIEWER_TOKEN",
 )
 # The last is for `holdfast sessions`, which may run beside the sidecar.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel
 
@@ -34,6 +34,9 @@ M = TypeVar("M", bound=BaseModel)
 
 # Headers of an answer that mean the same when the answer is given again (never Set-Cookie).
 _REPLAYED = frozenset({"content-type", "content-encoding", "content-language", "location"})
+
+# Stores that several replicas share.
+_SERVERS = ("postgresql://", "redis://")
 
 # Characters: nothing slows down whoever tries tokens, and 16 random ones are out of reach.
 _MIN_TOKEN = 16
@@ -97,7 +100,7 @@ class Resolver:
             admin=_address(self._model.listen.admin),
             store=store,
             key=key,
-            key_file=self._key_file(store),
+            key_file=self._key_file(store, key),
             gateways={name: g for name, g in gateways.items() if g is not None},
             session=core.SessionPolicy(**session.model_dump()),
             shutdown=v.Shutdown(shutdown.ready_delay, shutdown.drain),
@@ -361,10 +364,13 @@ class Resolver:
             self._wrong_variable(self._written_in("HOLDFAST_KEY"), why)
         return key
 
-    def _key_file(self, store: str) -> Path | None:
+    def _key_file(self, store: str, key: bytes | None) -> Path | None:
         if self._model.key_file is not None:
             return self._folder / self._model.key_file
-        return None if store == "memory://" else Path(f"{store}.key")
+        if store.startswith(_SERVERS) and key is None:
+            message = "replicas share one key: name its file as key_file, or give HOLDFAST_KEY"
+            self._wrong(("store",), message)
+        return None if "://" in store else Path(f"{store}.key")
 
     def _credential(self, model: s.GatewayModel, here: Place) -> v.Credential | None:
         wanted = model.lookup_credential
@@ -401,10 +407,20 @@ class Resolver:
     def _store(self) -> str:
         if self._model.store == "memory://":
             return self._model.store
+        if self._model.store.startswith(_SERVERS):
+            return self._with_password(self._model.store)
         # Three slashes would be a relative path with an empty host: sqlite:///x is x beside this
         # file, sqlite:////x is /x. Two slashes read the same as three.
         path = self._model.store.removeprefix("sqlite://").removeprefix("/")
         return str((self._folder / path).absolute())
+
+    def _with_password(self, url: str) -> str:
+        password = self._secret("HOLDFAST_STORE_PASSWORD")
+        if password is None:
+            return url
+        scheme, _, rest = url.partition("://")
+        user, at, where = rest.rpartition("@")
+        return f"{scheme}://{user}:{quote(password, safe='')}@{where if at else rest}"
 
     def _wrong(self, place: Place, message: str) -> None:
         self._document.mistakes.append(self._document.mistake(place, message))

@@ -135,10 +135,10 @@ def _origin(value: str) -> str:
 
 def _store(value: str) -> str:
     if value != "memory://" and not re.match(r"(sqlite|postgresql|redis)://.", value):
-        message = "write a store as sqlite:///FILE or memory://"
+        message = "write a store as sqlite:///FILE, postgresql://…, redis://… or memory://"
         raise ValueError(message)
-    if not value.startswith(("sqlite://", "memory://")):
-        message = "this version has the stores sqlite:// and memory:// only"
+    if re.match(r"(postgresql|redis)://[^/@]*:[^/@]*@", value):
+        message = "a password does not stand in the policy; give it as HOLDFAST_STORE_PASSWORD"
         raise ValueError(message)
     if value.startswith("sqlite://") and value.rpartition("/")[2] in {"", ".", ".."}:
         message = "name the store's file, like sqlite:///var/holdfast.db"
@@ -325,6 +325,7 @@ class SessionModel(Model):
     replay_for: Positive = d.REPLAY_FOR
     keep_for: Positive = d.KEEP_FOR
     duplicate_wait: Duration = d.DUPLICATE_WAIT
+    lease: Positive = d.LEASE
 
 
 class ListenModel(Model):

@@ -83,11 +83,13 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything `app.py` needs. `store` is `memory://` or an absolute path to the SQLite file."""
+    """Everything `app.py` needs. `store` is `memory://`, the URL of a server with its password, or
+    an absolute path to the SQLite file.
+    """
 
     sessions: Address
     admin: Address
-    store: str
+    store: str = field(repr=False)
     key: bytes | None = field(repr=False)
     key_file: Path | None
     gateways: Mapping[str, Gateway]

@@ -7,8 +7,11 @@ from pathlib import Path
 from proxy.ports import Clock, Recorder, SessionStore
 
 
-def make_store(store: str, clock: Clock, recorder: Recorder) -> SessionStore:
-    """The store a setting names: `memory://`, or the path of an SQLite file."""
+def make_store(store: str, lease: float, clock: Clock, recorder: Recorder) -> SessionStore:  # noqa: ARG001
+    """The store a setting names: `memory://`, a server's URL, or the path of an SQLite file.
+
+    `lease`: for how many seconds a process that shares its store is taken for alive.
+    """
     if store == "memory://":
         from proxy.stores.memory import MemoryStore  # noqa: PLC0415 -- load only what is used
 

@@ -6,19 +6,21 @@ from proxy.core.session import Session
 from proxy.ports import Clock, Conflict, KeyTaken, OrderTaken, Page, Query
 from proxy.stores.index import Index
 from proxy.stores.searching import page_of
+from proxy.stores.sole import SoleOwner
 
 
-class MemoryStore:
+class MemoryStore(SoleOwner):
     """Sessions in a dictionary. For tests, demos and routes nobody minds losing."""
 
     ready = True
     broken = None
+    epoch = 1
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._index = Index()
         self._answers: dict[str, tuple[int, bytes]] = {}
-        self._committed: set[str] = set()
+        self._requests: dict[str, bytes] = {}
 
     async def open(self) -> None:
         return
@@ -36,21 +38,30 @@ class MemoryStore:
             raise OrderTaken(holder)
         self._index.put(session)
 
-    async def commit(self, session: Session, expected_version: int, answer: bytes | None) -> None:
+    async def commit(
+        self,
+        session: Session,
+        expected_version: int,
+        answer: bytes | None,
+        request: bytes | None = None,
+    ) -> None:
         self._check(session.id, expected_version)
         self._index.put(session)
-        self._committed.add(session.id)
         if answer is not None:
             self._answers[session.id] = (self._clock.now_ms(), answer)
+        if request is not None:
+            self._requests[session.id] = request
+        if not session.listed:
+            self._requests.pop(session.id, None)
 
     def _check(self, session_id: str, expected_version: int) -> None:
         current = self._index.by_id.get(session_id)
         if (current.version if current else 0) != expected_version:
             raise Conflict(current)
 
-    async def release(self, session_id: str) -> None:
-        if session_id not in self._committed:
-            self._index.remove(session_id)
+    async def abandoned(self) -> list[Session]:
+        senders = {None, self.epoch}
+        return [session for session in await self.listed() if session.sender not in senders]
 
     async def get(self, session_id: str) -> Session | None:
         return self._index.by_id.get(session_id)
@@ -58,6 +69,9 @@ class MemoryStore:
     async def answer(self, session_id: str) -> bytes | None:
         kept = self._answers.get(session_id)
         return kept[1] if kept is not None else None
+
+    async def request(self, session_id: str) -> bytes | None:
+        return self._requests.get(session_id)
 
     async def search(self, query: Query) -> Page:
         return page_of(self._index.by_id.values(), query)
@@ -76,5 +90,4 @@ class MemoryStore:
         ]
         for session_id in finished:
             self._index.remove(session_id)
-            self._committed.discard(session_id)
         return len(old), len(finished)

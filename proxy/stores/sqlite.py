@@ -44,6 +44,7 @@ from proxy.stores.codec import decode, encode
 from proxy.stores.index import Index
 from proxy.stores.known_keys import KnownKeys
 from proxy.stores.searching import page_of
+from proxy.stores.sole import SoleOwner
 
 MIGRATIONS = sorted((Path(__file__).parent / "sql").glob("sqlite-*.sql"))
 _PROBE_EVERY_SECONDS = 1.0
@@ -83,6 +84,10 @@ _BY_KEY = "SELECT doc FROM sessions WHERE key_hash = ?"
 _BY_LOCKED_ORDER = (
     "SELECT doc FROM sessions WHERE order_ref = ? AND operation = ? AND locks_order = 1"
 )
+_REQUESTS_KEPT = "SELECT id FROM requests JOIN sessions ON session = number"
+_KEEP_REQUEST = "REPLACE INTO requests SELECT number,? FROM sessions WHERE id=?"
+_REQUEST = "SELECT sealed FROM requests JOIN sessions ON session = number WHERE id = ?"
+_DROP_REQUEST = "DELETE FROM requests WHERE session=(SELECT number FROM sessions WHERE id=?)"
 _ANSWER = "SELECT sealed FROM answers JOIN sessions ON session = number WHERE id = ?"
 # An answer is kept after its session has started, so those of sessions since then are not old
 # enough. Theirs are the greater numbers: that spares an index which every payment would feed.
@@ -107,6 +112,8 @@ class _Write(Struct, frozen=True):
     listed: bool
     statement: str
     answer: bytes | None
+    request: bytes | None
+    drop_request: bool
     kept_at: int
     done: asyncio.Future[None]
 
@@ -120,6 +127,10 @@ class _Write(Struct, frozen=True):
             cursor.execute(statement, _identity(session) + _progress(session) + after)
         if self.answer is not None:
             cursor.execute(_KEEP_ANSWER, (self.kept_at, self.answer, session.id))
+        if self.request is not None:
+            cursor.execute(_KEEP_REQUEST, (self.request, session.id))
+        if self.drop_request:
+            cursor.execute(_DROP_REQUEST, (session.id,))
 
 
 @dataclass(slots=True)
@@ -141,7 +152,7 @@ class _Batch:
     back: asyncio.Event | None = None
 
 
-class SqliteStore:
+class SqliteStore(SoleOwner):
     """Sessions in one SQLite file."""
 
     def __init__(
@@ -154,6 +165,10 @@ class SqliteStore:
         self._vfs = vfs
         # Sessions that are live, unknown, claimed or on their way to disk: newer than the file.
         self._hot = Index()
+        # Not a count: nothing need be written for it, and no two processes have the same.
+        self.epoch = int.from_bytes(os.urandom(6))
+        # The sessions with a request in the file; few routes keep any.
+        self._requests_kept: set[str] = set()
         # The key under which each of them was last handed to the writer; absent: never written.
         self._keys_on_file: dict[str, str | None] = {}
         self._waiting = _Batch()
@@ -181,6 +196,8 @@ class SqliteStore:
             try:
                 writer = await self._opened(opened)
                 listed = self._listed_on_file()
+                kept = self._reader.execute(_REQUESTS_KEPT)
+                self._requests_kept = {str(session_id) for (session_id,) in kept}
             except apsw.Error as error:
                 message = f"cannot open the store {self._path}: {error}"
                 raise StoreUnavailable(message) from None
@@ -336,7 +353,11 @@ class SqliteStore:
         self._hot.put(session)
 
     def commit(
-        self, session: Session, expected_version: int, answer: bytes | None
+        self,
+        session: Session,
+        expected_version: int,
+        answer: bytes | None,
+        request: bytes | None = None,
     ) -> asyncio.Future[None]:
         session_id = session.id
         hot = self._check(session_id, expected_version)
@@ -350,7 +371,11 @@ class SqliteStore:
             self._known.add(session.key_hash)
         keys[session_id] = session.key_hash
         done = self._loop.create_future()
-        write = _Write(session, session.listed, statement, answer, session.updated_at, done)
+        listed = session.listed
+        if request is not None:
+            self._requests_kept.add(session_id)
+        drop = not listed and session_id in self._requests_kept
+        write = _Write(session, listed, statement, answer, request, drop, session.updated_at, done)
         self._waiting.writes.append(write)
         if self._writing is None and not self._flush_due:
             self._flush_soon()
@@ -373,9 +398,9 @@ class SqliteStore:
     def _unavailable(self) -> StoreUnavailable:
         return StoreUnavailable(self._broken or "the disk is full")
 
-    async def release(self, session_id: str) -> None:
-        if session_id not in self._keys_on_file:
-            self._hot.remove(session_id)
+    async def abandoned(self) -> list[Session]:
+        senders = {None, self.epoch}
+        return [session for session in self._hot.by_id.values() if session.sender not in senders]
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -418,6 +443,14 @@ class SqliteStore:
         await self._settled(session_id)
         try:
             rows = self._looking.execute(_ANSWER, (session_id,)).fetchall()
+        except apsw.Error as error:
+            raise StoreUnavailable(str(error)) from None
+        return _blob(rows[0][0]) if rows else None
+
+    async def request(self, session_id: str) -> bytes | None:
+        await self._settled(session_id)
+        try:
+            rows = self._looking.execute(_REQUEST, (session_id,)).fetchall()
         except apsw.Error as error:
             raise StoreUnavailable(str(error)) from None
         return _blob(rows[0][0]) if rows else None
@@ -531,6 +564,7 @@ class SqliteStore:
             if not write.listed and hot.get(session_id) is write.session:
                 self._hot.remove(session_id)
                 del self._keys_on_file[session_id]
+                self._requests_kept.discard(session_id)
             if not write.done.done():
                 write.done.set_result(None)
         for chore in batch.chores:

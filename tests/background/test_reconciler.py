@@ -26,18 +26,18 @@ async def left_behind(lab: Lab) -> None:
 async def test_what_was_in_flight_is_unknown_after_a_restart(lab: Lab) -> None:
     """The owner of the send is gone: INTERRUPTED, unknown, listed, with the reason."""
     await left_behind(lab)
-    assert await lab.reconciler.after_restart() == 1
+    assert await lab.reconciler.take_over() == 1
     session = await lab.only_session()
     assert (session.state, session.outcome) == (State.INTERRUPTED, Outcome.UNKNOWN)
     assert [stop.reason for stop in session.interruptions] == [Reason.PROCESS_RESTART]
     assert session.listed
-    assert await lab.reconciler.after_restart() == 0
+    assert await lab.reconciler.take_over() == 0
 
 
 async def test_a_session_without_a_send_is_left_alone_by_a_restart(lab: Lab) -> None:
     """Created and waiting for its request: it still waits."""
     await lab.commands.create(Order("o-1", None, None, None, None))
-    assert await lab.reconciler.after_restart() == 0
+    assert await lab.reconciler.take_over() == 0
     assert (await lab.only_session()).state is State.INITIATED
 
 

@@ -140,7 +140,8 @@ def intent_without_its_guard(patch: Patch) -> None:
             now = self._clock.now_ms()
             resumed = [ev.Resumed(now, walk.resumed_by)]
             again = resumed if session.state is State.INTERRUPTED else []
-            return Change([*again, ev.AttemptStarted(now, number, endpoint)])
+            started = ev.AttemptStarted(now, number, endpoint, self._journal.store.epoch)
+            return Change([*again, started])
 
         walk.session = await self._updated(walk, begin)
 
@@ -302,7 +303,7 @@ def in_flight_after_a_restart_stays_in_flight(patch: Patch) -> None:
     async def nothing(_self: reconciler.Reconciler) -> int:
         return 0
 
-    patch.setattr(reconciler.Reconciler, "after_restart", nothing)
+    patch.setattr(reconciler.Reconciler, "take_over", nothing)
 
 
 @mutant

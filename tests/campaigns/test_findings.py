@@ -91,7 +91,7 @@ def fail_after_five_seconds(lab: Lab, patch: pytest.MonkeyPatch) -> None:
     """A commit shows in memory at once, as in every store, and fails on its way to the disk."""
     writing: list[asyncio.Future[None]] = []
 
-    async def commit(session: Session, _expected: int, _answer: bytes | None) -> None:
+    async def commit(session: Session, *_: object) -> None:
         before = lab.store._index.by_id[session.id]
         lab.store._index.put(session)
         writing.append(asyncio.get_running_loop().create_future())

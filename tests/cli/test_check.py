@@ -40,7 +40,7 @@ bad.yaml:2:37: gateways.g.upstream: write the gateway's origin, like https://api
 bad.yaml:3:23: defaults.timeouts.attempt: write a duration with its unit: 200ms, 2s, 15m, 24h or 35d
 bad.yaml:4:1: sesion: unknown key; did you mean 'session'?
 environment variable HOLDFAST_KEY: not 32 bytes written as 64 hexadecimal digits
-environment variable HOLDFAST__STORE: store: write a store as sqlite:///FILE or memory://
+environment variable HOLDFAST__STORE: store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 bad.yaml: 7 mistakes
 """  # noqa: E501 -- messages as they are printed
 

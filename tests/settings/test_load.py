@@ -89,6 +89,7 @@ def test_the_contract_loads_as_it_stands(tmp_path: Path) -> None:
         replay_for=86400.0,
         keep_for=35 * 86400.0,
         duplicate_wait=5.0,
+        lease=10.0,
     )
     stripe = made.gateways["stripe"]
     assert (stripe.name, str(stripe.listen)) == ("stripe", "127.0.0.1:8080")
@@ -430,7 +431,7 @@ gateways/mine.yaml:16:5: lookups.find-it.find: nothing is known for {gatewaykey}
 gateways/mine.yaml:16:5: lookups.find-it.find: write the path to ask for, starting with '/'
 gateways/mine.yaml:18:5: lookups.find-it.match: must compare something with {gateway_key}, or it finds someone else's payment
 gateways/mine.yaml:20:5: lookups.find-it.read: must say where {id} goes, or it reads the same thing for every payment
-policy.yaml:6:1: store: write a store as sqlite:///FILE or memory://
+policy.yaml:6:1: store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 """  # noqa: E501 -- messages as they are printed
 
 
@@ -515,7 +516,7 @@ SESSION__EXPIRE_AFTER=5m        => session.expire_after: unknown key; did you me
 GATEWAYS__STRIPE__UPSTREAM=http://x => gateways.stripe.listen: is missing
 DEFAULTS__RETRY__MAX_ATTEMPTS=x => defaults.retry.max_attempts: should be a whole number, not the text 'x'
 STORE=                          => store: should be text, not empty
-STORE=99999999999999999999      => store: write a store as sqlite:///FILE or memory://
+STORE=99999999999999999999      => store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 STORE__FILE=x                   => store: should be text, not keys with values
 GATEWAYS__G__ROUTES__0__NAME=x  => gateways.g.routes: should be a list, like [a, b], not keys with values
 GATEWAYS__G__LISTEN=127.0.0.1:8082 => gateways.g.listen: 127.0.0.1:8082 is already used by listen.admin (127.0.0.1:8082)
@@ -660,6 +661,8 @@ KNOWN = ", ".join(
         "KEY_FILE",
         "OPERATOR_TOKEN",
         "OPERATOR_TOKEN_FILE",
+        "STORE_PASSWORD",
+        "STORE_PASSWORD_FILE",
         "VIEWER_TOKEN",
         "VIEWER_TOKEN_FILE",
     )
@@ -888,7 +891,7 @@ session: {keep_for: 1h}
 
 TOLD_OF_TEN = """\
 policy.yaml:1:10: listen.session: unknown key; did you mean 'sessions'?
-policy.yaml:2:1: store: write a store as sqlite:///FILE or memory://
+policy.yaml:2:1: store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 policy.yaml:4:3: gateways.Bad Name: 'Bad Name' is not a name: up to 63 lower-case letters, digits and '-'
 policy.yaml:6:5: gateways.stripe.profile: there is no profile 'strpe'; did you mean 'stripe'?
 policy.yaml:7:5: gateways.stripe.listen: 127.0.0.1:8082 is already used by listen.admin (127.0.0.1:8082)

@@ -473,12 +473,18 @@ listen: {sessions: '[::]:8081'}
 ## store scheme
 GATEWAY
 store: mysql://x
-=> 2:1: store: write a store as sqlite:///FILE or memory://
+=> 2:1: store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 
-## store later
+## store of replicas without a key
 GATEWAY
 store: postgresql://db/holdfast
-=> 2:1: store: this version has the stores sqlite:// and memory:// only
+=> 2:1: store: replicas share one key: name its file as key_file, or give HOLDFAST_KEY
+
+## store with a password
+GATEWAY
+store: postgresql://holdfast:secret@db/holdfast
+key_file: holdfast.key
+=> 2:1: store: a password does not stand in the policy; give it as HOLDFAST_STORE_PASSWORD
 
 ## store without a file
 GATEWAY
@@ -493,7 +499,7 @@ store: sqlite:///var/
 ## store path
 GATEWAY
 store: holdfast.db
-=> 2:1: store: write a store as sqlite:///FILE or memory://
+=> 2:1: store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 
 ## ca file
 gateways:
@@ -807,7 +813,7 @@ gateways:
 ## tag
 GATEWAY
 store: !env STORE
-=> 2:1: store: write a store as sqlite:///FILE or memory://
+=> 2:1: store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 => 2:8: store: tags are not read here: !env
 
 ## merge

@@ -50,9 +50,9 @@ def opened(number: int = 1, **more: object) -> Session:
     return apply(Session(**{**fields, **more}), ev.Opened(1000 + number))  # type: ignore[arg-type]
 
 
-def sent(session: Session) -> Session:
-    """The same with its first intent."""
-    return apply(session, ev.AttemptStarted(2000, len(session.attempts) + 1, "stripe"))
+def sent(session: Session, epoch: int = 0) -> Session:
+    """The same with its next intent, of the process with this epoch."""
+    return apply(session, ev.AttemptStarted(2000, len(session.attempts) + 1, "stripe", epoch))
 
 
 def ended(session: Session, status: AttemptStatus) -> Session:
@@ -166,18 +166,32 @@ async def test_a_session_that_does_not_lock_is_not_stopped_by_a_lock(store: Sess
     await store.claim(opened(2, order_ref="o-1", order_locks=False), 0)
 
 
-async def test_a_released_claim_leaves_nothing(store: SessionStore) -> None:
-    """A claim that never came to a commit frees its key and order."""
-    await store.claim(opened(1, order_ref="o-1", order_locks=True), 0)
-    await store.release("ps_0001")
-    await store.claim(opened(2, key_hash="key-1", order_ref="o-1", order_locks=True), 0)
+async def test_a_kept_request_goes_with_the_end_of_its_session(store: SessionStore) -> None:
+    """It is there while it may be sent again, and not a moment longer."""
+    first = opened(1)
+    await store.claim(first, 0)
+    second = sent(first)
+    await store.commit(second, first.version, None, b"sealed request")
+    assert await store.request(second.id) == b"sealed request"
+    unknown = ended(second, AttemptStatus.UNKNOWN)
+    await store.commit(unknown, second.version, None)
+    assert await store.request(second.id) == b"sealed request"
+    settled = apply(
+        unknown, ev.EvidenceFound(4000, ev.EvidenceSource.LOOKUP, AttemptStatus.SUCCEEDED, "pi_1")
+    )
+    await store.commit(settled, unknown.version, b"sealed")
+    assert await store.request(second.id) is None
+    assert await store.answer(second.id) == b"sealed"
 
 
-async def test_release_does_not_forget_what_is_durable(store: SessionStore) -> None:
-    """Only claims are forgotten."""
-    session = await keep(store, opened(1))
-    await store.release(session.id)
-    assert await store.get(session.id) == session
+async def test_what_this_process_sends_is_not_abandoned(store: SessionStore) -> None:
+    """In flight under the store's own epoch: somebody waits for its answer."""
+    first = opened(1)
+    await store.claim(first, 0)
+    await store.commit(sent(first, store.epoch), first.version, None)
+    assert await store.abandoned() == []
+    assert store.lease_seconds() > 0
+    assert store.regressed is None
 
 
 async def test_nobody_overwrites_a_newer_version(store: SessionStore) -> None:

@@ -19,7 +19,7 @@ from tests.support.shell import environment
 _MAKE = """
 import sys
 from proxy.stores import make_store
-make_store(sys.argv[1], None, None)
+make_store(sys.argv[1], 10.0, None, None)
 stores = ("proxy.stores.memory", "proxy.stores.sqlite", "apsw", "sqlite3")
 print(*(name for name in stores if name in sys.modules))
 """
@@ -27,13 +27,13 @@ print(*(name for name in stores if name in sys.modules))
 
 def test_memory_is_named_as_a_url() -> None:
     """`memory://` is the store that forgets."""
-    assert isinstance(make_store("memory://", SystemClock(), Notes()), MemoryStore)
+    assert isinstance(make_store("memory://", 10.0, SystemClock(), Notes()), MemoryStore)
 
 
 async def test_everything_else_is_a_file(tmp_path: Path) -> None:
     """A path is an SQLite file, made when the store is opened and not before."""
     path = tmp_path / "sessions.db"
-    store = make_store(str(path), SystemClock(), Notes())
+    store = make_store(str(path), 10.0, SystemClock(), Notes())
     assert isinstance(store, SqliteStore)
     assert not path.exists()
     await store.open()

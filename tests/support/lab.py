@@ -52,11 +52,17 @@ class TranscribingStore(MemoryStore):
         self._heard = heard
         self.failing = False
 
-    async def commit(self, session: Session, expected_version: int, answer: bytes | None) -> None:
+    async def commit(
+        self,
+        session: Session,
+        expected_version: int,
+        answer: bytes | None,
+        request: bytes | None = None,
+    ) -> None:
         if self.failing:
             message = "the disk is full"
             raise StoreUnavailable(message)
-        await super().commit(session, expected_version, answer)
+        await super().commit(session, expected_version, answer, request)
         steps = session.timeline[expected_version:] or session.timeline[-1:]
         for step in steps:
             self._heard.append(f"store  {step.event} {step.state}/{step.outcome}")

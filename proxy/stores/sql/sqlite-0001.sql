@@ -35,5 +35,11 @@ CREATE TABLE answers (
     sealed  BLOB    NOT NULL
 );
 
+-- The backend's request, sealed (AES-GCM), where its route keeps it: only while it may be sent again.
+CREATE TABLE requests (
+    session INTEGER PRIMARY KEY,    -- its number
+    sealed  BLOB    NOT NULL
+);
+
 -- Written to find out whether the disk takes writes again.
 CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL);

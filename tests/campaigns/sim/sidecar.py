@@ -281,7 +281,7 @@ class Sidecar:
 
     async def start(self) -> None:
         """As `app.py` does. Raises `StoreUnavailable`."""
-        await self._reconciler.after_restart()
+        await self._reconciler.take_over()
         _ = self.tasks.start(self._reconciler.run(), "reconciler")
         _ = self.tasks.start(self._janitor.run(), "janitor")
 

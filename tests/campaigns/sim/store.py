@@ -35,6 +35,7 @@ class Disk:
     sessions: dict[str, Session] = field(default_factory=dict)
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     versions: list[Version] = field(default_factory=list)
+    processes: int = 0  # that have opened it
     batches: list[float] = field(default_factory=list)
     # (session, attempt) → the version that recorded its intent.
     intents: dict[tuple[str, int], Version] = field(default_factory=dict)
@@ -79,9 +80,10 @@ class SimStore(MemoryStore):
         self._writing: list[_Write] | None = None
         self._full_until = 0.0
         self.why_broken: str | None = None
+        disk.processes += 1
+        self.epoch = disk.processes
         for session in disk.sessions.values():
             self._index.put(session)
-            self._committed.add(session.id)
 
     # --- what the flow asks for ---------------------------------------------------------------
 
@@ -89,7 +91,13 @@ class SimStore(MemoryStore):
         self._check_ready()
         await super().claim(session, expected_version)
 
-    async def commit(self, session: Session, expected_version: int, answer: bytes | None) -> None:
+    async def commit(
+        self,
+        session: Session,
+        expected_version: int,
+        answer: bytes | None,
+        request: bytes | None = None,  # noqa: ARG002 -- no simulated route keeps any
+    ) -> None:
         self._check_ready()
         self._check(session.id, expected_version)
         self._index.put(session)
@@ -156,7 +164,6 @@ class SimStore(MemoryStore):
     def _put_on_disk(self, batch: list[_Write]) -> None:
         for write in batch:
             self._disk.write(self._loop.time(), write.session, write.answer)
-            self._committed.add(write.session.id)
         self._heard("written")
 
     def _failed(self, batch: list[_Write], trouble: StoreTrouble) -> None:

@@ -1,0 +1,26 @@
+"""Keeps the lease of this process on a store that others share."""
+
+from __future__ import annotations
+
+import contextlib
+
+from proxy.ports import Clock, SessionStore, StoreUnavailable
+
+# Beats per lease: two may be lost before it runs out.
+_BEATS = 3
+
+
+class Heartbeat:
+    """`run` renews the lease for ever; a task of its own, since nothing may hold it up."""
+
+    def __init__(self, store: SessionStore, lease: float, clock: Clock) -> None:
+        self._store = store
+        self._every = lease / _BEATS
+        self._clock = clock
+
+    async def run(self) -> None:
+        """While the store does not answer the lease runs out, and no send is begun."""
+        while True:
+            await self._clock.sleep(self._every)
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.heartbeat()

@@ -1,0 +1,40 @@
+"""The lease of a process is renewed for as long as it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from proxy.background.heartbeat import Heartbeat
+from proxy.ports import StoreUnavailable
+from proxy.stores.memory import MemoryStore
+from tests.support.clocks import LoopClock
+
+
+class _Shared(MemoryStore):
+    """A store that hears the beats, and is away for the second of them."""
+
+    def __init__(self, clock: LoopClock) -> None:
+        super().__init__(clock)
+        self.beats: list[float] = []
+
+    async def heartbeat(self) -> None:
+        self.beats.append(asyncio.get_running_loop().time())
+        if len(self.beats) == 2:
+            message = "away"
+            raise StoreUnavailable(message)
+
+
+@pytest.mark.looptime
+async def test_three_beats_to_a_lease() -> None:
+    """Two may be lost, and a store that is away ends nothing."""
+    clock = LoopClock()
+    store = _Shared(clock)
+    beating = asyncio.ensure_future(Heartbeat(store, 9.0, clock).run())
+    await asyncio.sleep(13)
+    beating.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await beating
+    assert store.beats == [3, 6, 9, 12]
