@@ -73,7 +73,8 @@ class Send(Struct):
     `stream` is a body that is passed on as it comes; `answer_whole` False lets the answer stream
     back. `fresh_connection` never reuses one: after a reused connection dies nobody can say whether
     the request arrived. `sent` is set by the client the moment the intent stood and bytes may
-    leave.
+    leave. `late` is set by the client when the attempt's time was up before the answer came: what
+    still comes within `late_seconds`, an answer or the end of the connection.
     """
 
     method: str
@@ -88,7 +89,9 @@ class Send(Struct):
     fresh_connection: bool
     # Awaited after the connection stands and before the first byte leaves; raising stops the send.
     before_bytes: Callable[[], Awaitable[None]]
+    late_seconds: float = 0.0
     sent: bool = False
+    late: Awaitable[WireFacts] | None = None
 
 
 class SendForbidden(Exception):  # noqa: N818 -- not an error: the journal's answer to "may I?"

@@ -58,6 +58,7 @@ TESTED_ELSEWHERE = {
     "stores/searching.py": "tests/stores/test_conformance.py",
     "stores/index.py": "tests/stores/test_conformance.py",
     "upstream/client.py": "tests/upstream/test_wire_conformance.py",
+    "upstream/connection.py": "tests/upstream/test_lean.py",
     "upstream/scripted.py": "tests/flow/test_pipeline.py",
     "web/listeners.py": "tests/web/test_forward.py",
     "web/requests.py": "tests/web/test_forward.py",

@@ -20,7 +20,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_before
 
 from proxy.core import events as ev
 from proxy.core.classify import classify, classify_read
-from proxy.core.profile import GatewayClass
+from proxy.core.lookup import SETTLE_SECONDS
+from proxy.core.profile import GatewayClass, GatewayProfile
 from proxy.core.reasons import Reason, Suppressed
 from proxy.core.retrying import (
     GiveUp,
@@ -33,7 +34,7 @@ from proxy.core.retrying import (
 )
 from proxy.core.routing import is_safe
 from proxy.core.session import Session, apply
-from proxy.core.states import AttemptStatus, Outcome, State
+from proxy.core.states import AttemptStatus, Outcome, State, join
 from proxy.core.wire import Answer, Headers, Phase, WireFacts, close_stream
 from proxy.flow.answer import forwarded, not_recorded_yet, without_answer
 from proxy.flow.journal import Change, Journal
@@ -67,12 +68,14 @@ class Attempts:
         clock: Clock,
         dice: Dice,
         save_later: Callable[[Walk, Callable[[Session], Change]], None],
+        listen: Callable[[Walk, Send, ev.AttemptEnded], None],
     ) -> None:
         self._journal = journal
         self._recorder = recorder
         self._clock = clock
         self._dice = dice
         self._save_later = save_later
+        self._listen = listen
         self.draining = False
 
     async def run(self, walk: Walk) -> Answer:
@@ -174,11 +177,12 @@ class Attempts:
         )
         if facts.reason in _OUR_OWN_NO:
             return await self._not_begun(walk, facts, ended)
-        if facts.reason is None:
-            walk.last_answer = facts
-        elif result.status is not _NOT_SENT:
-            walk.last_answer = None
-        return await self._conclude(walk, ended)
+        if facts.reason is None or result.status is not _NOT_SENT:
+            walk.last_answer = facts if facts.reason is None else None
+        try:
+            return await self._conclude(walk, ended)
+        finally:
+            self._listen(walk, send, ended)
 
     async def _not_begun(self, walk: Walk, facts: WireFacts, ended: ev.AttemptEnded) -> GiveUp:
         """Nothing was sent, and nothing will be: someone cancelled or held the session, its time
@@ -241,6 +245,7 @@ class Attempts:
             # Where a lost answer cannot be repeated, a connection that may be dying is not used.
             durable and weak,
             partial(self._intent, walk, number, endpoint),
+            SETTLE_SECONDS if durable else 0.0,  # late_seconds
         )
 
     def _headers(self, walk: Walk) -> Headers:
@@ -459,6 +464,20 @@ def _exhausted(session: Session) -> bool:
     """All sends are spent and provably nothing was charged: no further send will be made."""
     stopped = session.state is _INTERRUPTED and session.outcome is Outcome.NOT_CHARGED
     return stopped and session.sends_left() == 0
+
+
+def late_answer(
+    facts: WireFacts, ended: ev.AttemptEnded, profile: GatewayProfile, session: Session
+) -> Change:
+    """What an answer adds that came after its time was up: what settles, or contradicts."""
+    known = {a.number: a.status for a in session.attempts}.get(ended.number, _IN_FLIGHT)
+    learned = join(known, ended.result.status)
+    if learned is known or session.outcome is Outcome.CHARGED:
+        return Change()
+    after = apply(session, ended)
+    settles = not after.live and (session.live or after.outcome is not session.outcome)
+    keep = forwarded(facts, after, profile, gave_up=False) if settles else None
+    return Change([ended], keep, after)
 
 
 async def _touching(walk: Walk) -> AsyncIterator[bytes]:

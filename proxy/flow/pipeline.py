@@ -11,9 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from proxy.core import events as ev
+from proxy.core.classify import classify
 from proxy.core.idempotency import Duplicate, closed_verdict
 from proxy.core.policy import RoutePolicy, SessionPolicy
 from proxy.core.problems import problem
@@ -24,13 +28,13 @@ from proxy.core.session import Session, apply
 from proxy.core.states import Outcome
 from proxy.core.wire import Answer, InboundRequest
 from proxy.flow.answer import refusal_for, replayed, unpack, without_answer
-from proxy.flow.attempts import Attempts
+from proxy.flow.attempts import Attempts, late_answer
 from proxy.flow.held import HeldRequests
 from proxy.flow.intake import Arrival, Intake, Known, Opened, Refused
 from proxy.flow.journal import Change, Journal
 from proxy.flow.reconcile import Reconcile
 from proxy.flow.walk import Body, BodyIncomplete, BodyTooLarge, Lane, Walk, Walks
-from proxy.ports import Clock, Dice, Recorder, Secrets, SessionStore, StoreUnavailable
+from proxy.ports import Clock, Dice, Recorder, Secrets, Send, SessionStore, StoreUnavailable
 from proxy.tasks import Tasks
 
 _SAVE_AGAIN_SECONDS = 1.0
@@ -73,7 +77,7 @@ class Pipeline:
         self._walks = walks
         self._tasks = tasks
         self._on_bug = on_bug
-        self._attempts = Attempts(journal, recorder, clock, dice, self._save_later)
+        self._attempts = Attempts(journal, recorder, clock, dice, self._save_later, self._listen)
         self._intake = Intake(
             store=store,
             journal=journal,
@@ -203,9 +207,7 @@ class Pipeline:
             answer = await self._attempts.run(walk)
         finally:
             admission.leave()
-        if walk.settled_elsewhere:  # everyone hears the same of a payment, this walk too
-            return await self._replay(walk.lane, walk.session)
-        if walk.elsewhere:
+        if walk.settled_elsewhere or walk.elsewhere:  # everyone hears the same of a payment
             return await self._elsewhere(walk.lane, walk.session)
         return answer
 
@@ -262,7 +264,10 @@ class Pipeline:
         return self.refuse(lane, refusals[verdict], shown)
 
     async def _elsewhere(self, lane: Lane, session: Session) -> Answer:
-        """Another process has it with the gateway: wait for its answer, as for one's own."""
+        """Somebody else brought it forward: what is on record of that. Another process may have it
+        with the gateway still: its answer is waited for as one's own would be.
+        """
+        session = await self._store.get(session.id) or session
         patience = self._policy.duplicate_wait if self._store.shared else 0.0
         until = self._clock.monotonic() + patience
         while session.in_flight and self._clock.monotonic() < until:
@@ -405,6 +410,29 @@ class Pipeline:
                 return
 
         _ = self._tasks.start(save(), "save an outcome")
+
+    def _listen(self, walk: Walk, send: Send, ended: ev.AttemptEnded) -> None:
+        """Merge what still comes of a send whose time was up, whatever became of its session."""
+        if send.late is None:
+            return
+        lane, session_id, late = walk.lane, walk.session.id, send.late
+
+        async def listen() -> None:
+            facts = await late
+            now = self._clock.now_ms()
+            result = classify(facts, lane.profile, now_ms=now)
+            seen = replace(
+                ended, at=now, result=result, phase=facts.phase, http_status=facts.status
+            )
+            merge = partial(late_answer, facts, seen, lane.profile)
+            try:
+                session = await self._store.get(session_id)
+                if session is not None:
+                    await self._journal.update(session, merge, lane.profile.replay_headers)
+            except StoreUnavailable:
+                self._save_later(walk, merge)
+
+        _ = self._tasks.start(listen(), "late answer")
 
     async def drain(self, patience: float) -> None:
         """No new sends; what is with the gateway may finish; what does not is recorded as such."""

@@ -12,7 +12,6 @@ Rule 5: nothing of one exchange reaches the next. A connection on which anything
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 import ssl
 from collections import deque
@@ -23,13 +22,13 @@ from pathlib import Path
 from typing import cast
 
 from aiohappyeyeballs import AddrInfoType, start_connection
-from typing_extensions import override
 from yarl import URL
 
 from proxy.core.wire import WireFacts
 from proxy.ports import Send
 from proxy.upstream.bodies import PIECE
 from proxy.upstream.client import KEEPALIVE_SECONDS, AiohttpUpstream
+from proxy.upstream.connection import Connection
 from proxy.upstream.faults import lost, reason_of
 from proxy.upstream.reading import Answer
 from proxy.upstream.writing import request_bytes
@@ -38,6 +37,8 @@ from proxy.upstream.writing import request_bytes
 # and its next address is tried beside the first when that has not answered by then.
 _ADDRESSES_SECONDS = 10.0
 _NEXT_ADDRESS_SECONDS = 0.25
+# How many late answers are waited for at once. A gateway that hangs may not take all the files.
+_MOST_LATE = 500
 
 
 class LeanUpstream:
@@ -52,8 +53,9 @@ class LeanUpstream:
         self._tls = _trusting(ca_file) if url.scheme == "https" else None
         self._addresses: list[AddrInfoType] = []
         self._addresses_until = 0.0
-        self._open: set[_Connection] = set()
-        self._idle: deque[_Connection] = deque()  # the longest idle first
+        self._open: set[Connection] = set()
+        self._idle: deque[Connection] = deque()  # the longest idle first
+        self._late: dict[Connection, None] = {}  # that are listened on; the oldest first
         self._tidying: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -75,7 +77,7 @@ class LeanUpstream:
         loop = asyncio.get_running_loop()  # asked once: it asks the system who we are
         answer = Answer(send, loop)
         limit = _Limit(send.attempt_timeout, loop)
-        connection: _Connection | None = None
+        connection: Connection | None = None
         try:
             request = request_bytes(send, self._authority)
             connection = self._kept(send) or await self._connected(send.connect_timeout)
@@ -84,13 +86,14 @@ class LeanUpstream:
             connection.begin(request, answer)
             if len(request) > PIECE:
                 await connection.write_rest(request, answer)
+            answer.awaited = True
             facts = await answer.over
             if isinstance(facts, Exception):
                 raise facts  # noqa: TRY301 -- ends as what is raised on the way here does
         except BaseException as error:
-            if connection is not None:
-                connection.abort()
             late = limit.passed() and isinstance(error, asyncio.CancelledError)
+            if connection is not None:
+                self._let_go(send, connection, answer, late=late)
             fault = TimeoutError() if late else error
             if not isinstance(fault, Exception):
                 raise
@@ -102,9 +105,41 @@ class LeanUpstream:
             self._keep(connection, loop)
         return facts
 
+    def _let_go(self, send: Send, connection: Connection, answer: Answer, *, late: bool) -> None:
+        """Of a connection whose answer is not waited for any more. If it may still come, it is
+        listened for: a charge is a charge, also late.
+        """
+        if late and answer.awaited and send.late_seconds:
+            send.late = self._listen_on(send, connection, answer)
+        else:
+            connection.abort()
+
+    def _listen_on(
+        self, send: Send, connection: Connection, answer: Answer
+    ) -> asyncio.Future[WireFacts]:
+        loop = asyncio.get_running_loop()
+        late: asyncio.Future[WireFacts] = loop.create_future()
+        answer.over = loop.create_future()  # the one before ended with the wait for it
+        enough = loop.call_later(send.late_seconds, connection.abort)
+
+        def over(end: asyncio.Future[WireFacts | Exception]) -> None:
+            enough.cancel()
+            connection.abort()
+            self._late.pop(connection, None)
+            came = end.result()
+            if isinstance(came, Exception):
+                came = lost(send, reason_of(came, send_started=True), answer.status)
+            late.set_result(came)
+
+        answer.over.add_done_callback(over)
+        self._late[connection] = None
+        if len(self._late) > _MOST_LATE:
+            next(iter(self._late)).abort()
+        return late
+
     # --- connections ------------------------------------------------------------------------------
 
-    def _kept(self, send: Send) -> _Connection | None:
+    def _kept(self, send: Send) -> Connection | None:
         """A connection that is idle and as it was left, if there is one; the last used first."""
         while self._idle and not send.fresh_connection:
             connection = self._idle.pop()
@@ -113,16 +148,16 @@ class LeanUpstream:
             connection.abort()
         return None
 
-    async def _connected(self, seconds: float) -> _Connection:
+    async def _connected(self, seconds: float) -> Connection:
         async with asyncio.timeout(seconds):
             return await self._connect()
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> Connection:
         sock = await start_connection(
             await self._look_up(), happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS
         )
         _, connection = await asyncio.get_running_loop().create_connection(
-            partial(_Connection, self._open),
+            partial(Connection, self._open),
             sock=sock,
             ssl=self._tls,
             server_hostname=self._host.rstrip(".") if self._tls else None,
@@ -148,7 +183,7 @@ class LeanUpstream:
         flags = socket.AI_ADDRCONFIG
         return await loop.getaddrinfo(self._host, self._port, type=kind, flags=flags)
 
-    def _keep(self, connection: _Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def _keep(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         connection.idle_until = loop.time() + KEEPALIVE_SECONDS
         self._idle.append(connection)
         if self._tidying is None:
@@ -188,14 +223,6 @@ def _trusting(ca_file: Path | None) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca_file)
 
 
-def _said(tls: ssl.SSLObject | None) -> bool:
-    """Whether an end was meant: within TLS it is said, and not only that the line is cut."""
-    try:
-        return tls is None or not tls.read(1)
-    except ssl.SSLError:
-        return False
-
-
 def _is_address(host: str) -> bool:
     """Of a family that this machine has on its loopback only, too: AI_ADDRCONFIG hides those."""
     try:
@@ -203,83 +230,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-class _Connection(asyncio.Protocol):
-    """One connection, and the exchange that is on it."""
-
-    def __init__(self, all_open: set[_Connection]) -> None:
-        self._all_open = all_open
-        self._answer: Answer | None = None
-        self._room: asyncio.Future[None] | None = None  # comes when the transport takes more
-        self.idle_until = 0.0
-        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def begin(self, request: bytes, answer: Answer) -> None:
-        """Write a request, in one piece if it is small; what comes from now on is its answer's."""
-        if self._transport.is_closing():  # someone has spoken out of turn, or ended it
-            raise ConnectionResetError
-        self._answer = answer
-        self._transport.write(request[:PIECE])
-
-    async def write_rest(self, request: bytes, answer: Answer) -> None:
-        """The rest of a large one as fast as it is taken, or until the answer."""
-        for start in range(PIECE, len(request), PIECE):
-            if self._room is not None:
-                await asyncio.wait((self._room, answer.over), return_when=asyncio.FIRST_COMPLETED)
-            if answer.over.done():
-                answer.keep = False
-                return
-            self._transport.write(memoryview(request)[start : start + PIECE])
-
-    def release(self) -> bool:
-        """What comes from now on is nobody's. Whether nothing is left of the exchange."""
-        self._answer = None
-        transport = self._transport
-        return not transport.is_closing() and not transport.get_write_buffer_size()
-
-    def stirred(self) -> bool:
-        """Whether something has come, be it the end, seen by the event loop or not yet."""
-        return self._transport.is_closing() or bool(self._arrivals.poll(0))
-
-    def abort(self) -> None:
-        """Close it at once."""
-        self._transport.abort()
-
-    # --- from the event loop ----------------------------------------------------------------------
-
-    @override
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
-        self._arrivals = select.poll()
-        self._arrivals.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-        self._all_open.add(self)
-
-    @override
-    def data_received(self, data: bytes) -> None:
-        if self._answer is None or self._answer.over.done():
-            self.abort()
-        else:
-            self._answer.feed(data)
-
-    @override
-    def eof_received(self) -> None:
-        if self._answer is not None and _said(self._transport.get_extra_info("ssl_object")):
-            self._answer.ended()
-
-    @override
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer is not None:
-            self._answer.cut()
-        self._all_open.discard(self)
-        self.end.set_result(None)
-
-    @override
-    def pause_writing(self) -> None:
-        self._room = asyncio.get_running_loop().create_future()
-
-    @override
-    def resume_writing(self) -> None:
-        if self._room is not None:
-            self._room.set_result(None)
-            self._room = None

@@ -35,6 +35,7 @@ class Answer:
         self.over: asyncio.Future[WireFacts | Exception] = loop.create_future()
         self.status: int | None = None  # once its head is there
         self.keep = False  # whether its connection may be used again
+        self.awaited = False  # whether all of its request has been handed over
         self._without_body = send.method == "HEAD"
         self._limit = send.max_answer_bytes
         self._fed_before_head = 0

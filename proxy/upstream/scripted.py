@@ -91,6 +91,25 @@ class ScriptedUpstream:
 
         return self.connected(after)
 
+    def answers_too_late(self, seconds: float, status: int, body: bytes = b"{}") -> Step:
+        """A complete answer, so long after the attempt's time was up."""
+
+        async def after(send: Send) -> WireFacts:
+            await asyncio.sleep(send.attempt_timeout)
+            self._heard("wire   attempt_timeout")
+
+            async def late() -> WireFacts:
+                await asyncio.sleep(seconds)
+                self._heard(f"wire   late answer {status}")
+                return WireFacts(sent=True, phase=Phase.ANSWERED, status=status, body=body)
+
+            send.late = late()
+            return WireFacts(
+                sent=True, phase=Phase.AWAITING_RESPONSE, reason=Reason.ATTEMPT_TIMEOUT
+            )
+
+        return self.connected(after)
+
     def answers_late(self, seconds: float, status: int, body: bytes = b"{}") -> Step:
         """A complete answer, after a while."""
 

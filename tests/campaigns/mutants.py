@@ -19,7 +19,6 @@ from proxy.core import events as ev
 from proxy.core import idempotency, lookup, retrying, states
 from proxy.core import session as core
 from proxy.core.classify import classify
-from proxy.core.idempotency import Duplicate, Identity
 from proxy.core.profile import GatewayClass, GatewayProfile
 from proxy.core.reasons import Suppressed
 from proxy.core.results import AttemptResult
@@ -27,7 +26,7 @@ from proxy.core.retrying import Verdict
 from proxy.core.session import Session
 from proxy.core.states import AttemptStatus, Move, Outcome, State
 from proxy.core.wire import Headers, Phase, WireFacts
-from proxy.flow import attempts, commands, intake, journal, pipeline, reconcile
+from proxy.flow import attempts, commands, journal, pipeline, reconcile
 from proxy.flow.journal import Change
 from proxy.flow.walk import Lane, Walk
 from proxy.ports import Conflict, Send, StoreUnavailable
@@ -267,24 +266,6 @@ def order_freed_while_unknown(patch: Patch) -> None:
         return locks(session) and session.state is not State.FAILED_MAX_RETRIES
 
     patch.setattr(Session, "locks_order", property(too_early))
-
-
-@mutant
-def duplicates_are_not_joined(patch: Patch) -> None:
-    """A second click does not find the walk of the first."""
-
-    def alone(session: Session, who: Identity, *, being_walked: bool, now_ms: int) -> Duplicate:
-        del being_walked
-        return idempotency.judge(session, who, being_walked=False, now_ms=now_ms)
-
-    pay = pipeline.Pipeline._pay
-
-    async def begin(self: pipeline.Pipeline, arrival: intake.Arrival) -> Any:
-        self._walks.by_key.pop(arrival.identity.key_hash, None)
-        return await pay(self, arrival)
-
-    patch.setattr(intake, "judge", alone)
-    patch.setattr(pipeline.Pipeline, "_pay", begin)
 
 
 @mutant

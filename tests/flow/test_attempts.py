@@ -397,3 +397,81 @@ async def test_a_charge_that_is_found_during_the_wait_is_the_answer(lab: Lab) ->
     answer = await request
     assert (answer.status, answer.body) == (200, SUCCEEDED)
     assert len(lab.gateway.seen) == 1
+
+
+# --- answers that come after their time ---------------------------------------------------------
+
+
+async def test_a_late_answer_settles_what_was_unknown(tmp_path: Path) -> None:
+    """The backend was told "unknown"; the charge that shows up later is the truth from then on."""
+    lab = Lab(settings_from(POLICY, tmp_path))
+    lab.gateway.will(lab.gateway.answers_too_late(20, 200, SUCCEEDED))
+    answer = await lab.merchant_sends(pay(key="k-1"), "plain")
+    assert (answer.status, (await lab.only_session()).outcome) == (504, Outcome.UNKNOWN)
+    await asyncio.sleep(21)
+    session = await lab.only_session()
+    assert (session.state, session.outcome) == (State.COMPLETED, Outcome.CHARGED)
+    assert lab.transcript[-2:] == [
+        "wire   late answer 200",
+        "store  AttemptEnded COMPLETED/charged",
+    ]
+    replay = await lab.merchant_sends(pay(key="k-1"), "plain")
+    assert (replay.status, replay.body) == (200, SUCCEEDED)
+    assert len(lab.gateway.seen) == 1
+    await lab.close()
+
+
+async def test_a_late_decline_frees_the_order(tmp_path: Path) -> None:
+    """A "no" that comes late is a "no": told to whoever asks, and the order is free."""
+    lab = Lab(settings_from(POLICY, tmp_path))
+    lab.gateway.will(lab.gateway.answers_too_late(20, 402, DECLINED))
+    await lab.merchant_sends(pay(key="k-1"), "plain")
+    await asyncio.sleep(21)
+    session = await lab.only_session()
+    assert (session.state, session.outcome) == (State.DECLINED, Outcome.NOT_CHARGED)
+    replay = await lab.merchant_sends(pay(key="k-1"), "plain")
+    assert (replay.status, replay.body) == (402, DECLINED)
+    await lab.close()
+
+
+async def test_a_late_error_changes_nothing(tmp_path: Path) -> None:
+    """A 500 is no answer, early or late."""
+    lab = Lab(settings_from(POLICY, tmp_path))
+    lab.gateway.will(lab.gateway.answers_too_late(20, 500, b"oops"))
+    await lab.merchant_sends(pay(key="k-1"), "plain")
+    before = await lab.only_session()
+    await asyncio.sleep(21)
+    assert await lab.only_session() == before
+    await lab.close()
+
+
+async def test_a_late_charge_after_the_cancellation_contradicts(tmp_path: Path) -> None:
+    """Closed as not charged by evidence, and then the charge: it is seen, and marked as late."""
+    lab = Lab(settings_from(POLICY, tmp_path))
+    lab.gateway.will(lab.gateway.answers_too_late(20, 200, SUCCEEDED))
+    await lab.merchant_sends(pay(key="k-1"), "plain")
+    session = await lab.only_session()
+    evidence = EvidenceFound(
+        lab.clock.now_ms(), EvidenceSource.PERSON, AttemptStatus.DECLINED, "by telephone"
+    )
+    await lab.journal.update(session, lambda _: Change([evidence]), frozenset())
+    assert (await lab.only_session()).state is State.DECLINED
+    await asyncio.sleep(21)
+    session = await lab.only_session()
+    assert (session.state, session.outcome) == (State.COMPLETED, Outcome.CHARGED)
+    assert session.late_evidence
+    await lab.close()
+
+
+async def test_a_late_answer_that_cannot_be_recorded_is_offered_again(tmp_path: Path) -> None:
+    """The store is away just then: the answer is merged when it is back."""
+    lab = Lab(settings_from(POLICY, tmp_path))
+    lab.gateway.will(lab.gateway.answers_too_late(20, 200, SUCCEEDED))
+    await lab.merchant_sends(pay(key="k-1"), "plain")
+    lab.store.failing = True
+    await asyncio.sleep(25)
+    assert (await lab.only_session()).outcome is Outcome.UNKNOWN
+    lab.store.failing = False
+    await asyncio.sleep(2)
+    assert (await lab.only_session()).outcome is Outcome.CHARGED
+    await lab.close()

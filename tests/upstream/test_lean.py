@@ -19,7 +19,8 @@ import pytest
 from proxy.core.reasons import Reason
 from proxy.core.wire import Phase, WireFacts
 from proxy.upstream.bodies import PIECE
-from proxy.upstream.lean import LeanUpstream, _Connection
+from proxy.upstream.connection import Connection
+from proxy.upstream.lean import LeanUpstream
 from proxy.upstream.writing import request_bytes
 from tests.support.certificates import authority
 from tests.support.raw import OK, RawConnection, always, raw_server
@@ -181,12 +182,12 @@ class Writes:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
         self.waiting: list[int] = []
-        made = _Connection.connection_made
+        made = Connection.connection_made
 
-        def watched(connection: _Connection, transport: Any) -> None:
+        def watched(connection: Connection, transport: Any) -> None:
             made(connection, cast("Any", Watched(transport, self)))
 
-        monkeypatch.setattr(_Connection, "connection_made", watched)
+        monkeypatch.setattr(Connection, "connection_made", watched)
 
 
 class Watched:
@@ -486,3 +487,79 @@ async def test_an_end_that_tls_did_not_say_is_none(tmp_path: Path, said: bool) -
 
     truncated = (True, Phase.READING_RESPONSE, Reason.ANSWER_TRUNCATED)
     assert seen(facts) == ((True, Phase.ANSWERED, None) if said else truncated)
+
+
+# --- what comes too late --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_what_comes_too_late_is_heard(loop_time: LoopTime, cut: bool) -> None:
+    """The attempt's time is up and its connection stays: what the gateway says then is told."""
+    may_answer = asyncio.Event()
+
+    async def script(connection: RawConnection) -> None:
+        await connection.request()
+        await may_answer.wait()
+        if not cut:
+            await connection.send(OK)
+            await swallow(connection)
+
+    async with raw_server(script) as server:
+        upstream = LeanUpstream(server.origin)
+        send = a_send(attempt_timeout=30)
+        send.late_seconds = 120
+        async with meanwhile(upstream.send(send)) as sending:
+            await until(lambda: server.requests)
+            await loop_time.forward(31)
+            facts = await soon(sending)
+        assert seen(facts) == (True, Phase.AWAITING_RESPONSE, Reason.ATTEMPT_TIMEOUT)
+        assert send.late is not None
+        may_answer.set()
+        late = await soon(send.late)
+        assert seen(late) == (LOST if cut else (True, Phase.ANSWERED, None))
+        assert late.body == (b"" if cut else b"ok")
+        await upstream.close()
+
+
+async def test_nobody_listens_for_ever(loop_time: LoopTime) -> None:
+    """A gateway that never says anything is let go of after `late_seconds`."""
+    async with raw_server(swallow) as server:
+        upstream = LeanUpstream(server.origin)
+        send = a_send(attempt_timeout=30)
+        send.late_seconds = 120
+        async with meanwhile(upstream.send(send)) as sending:
+            await until(lambda: server.requests)
+            await loop_time.forward(31)
+            await soon(sending)
+        assert send.late is not None
+        await settle()
+        await loop_time.forward(121)
+        assert seen(await soon(send.late)) == LOST
+        await upstream.close()
+
+
+async def test_a_gateway_that_hangs_does_not_take_all_the_files(
+    loop_time: LoopTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many are listened on at once; the oldest goes first."""
+    monkeypatch.setattr("proxy.upstream.lean._MOST_LATE", 2)
+
+    async with raw_server(swallow) as server:
+        upstream = LeanUpstream(server.origin)
+        sends = [a_send(attempt_timeout=30 + n) for n in range(3)]
+        for send in sends:
+            send.late_seconds = 1000
+        async with contextlib.AsyncExitStack() as under_way:
+            waiting = [
+                await under_way.enter_async_context(meanwhile(upstream.send(send)))
+                for send in sends
+            ]
+            await until(lambda: server.requests == 3)
+            for one in waiting:
+                await loop_time.forward(31)
+                await soon(one)
+        first, *others = [send.late for send in sends]
+        assert first is not None
+        assert seen(await soon(first)) == LOST
+        assert not any(cast("asyncio.Future[WireFacts]", late).done() for late in others)
+        await upstream.close()

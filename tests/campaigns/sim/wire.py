@@ -64,17 +64,19 @@ class SimUpstream:
 
     async def send(self, send: Send) -> WireFacts:  # noqa: PLR0911 -- one end each
         """Send once."""
+        answered: asyncio.Future[WireFacts] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(send.attempt_timeout):
                 if send.method == "GET":
                     return await self._read(send)
-                return await self._pay(send)
+                return await self._pay(send, answered)
         except SendForbidden:
             return WireFacts(False, Phase.CONNECTING, Reason.NOT_ALLOWED)
         except StoreUnavailable:
             return WireFacts(False, Phase.CONNECTING, Reason.STORE_UNAVAILABLE)
         except TimeoutError:
             if send.sent:
+                send.late = answered if send.late_seconds else None
                 return WireFacts(True, Phase.AWAITING_RESPONSE, Reason.ATTEMPT_TIMEOUT)
             return WireFacts(False, Phase.CONNECTING, Reason.CONNECT_TIMEOUT)
         except Exception as error:  # noqa: BLE001 -- as the real client
@@ -82,7 +84,7 @@ class SimUpstream:
             phase = Phase.AWAITING_RESPONSE if send.sent else Phase.CONNECTING
             return WireFacts(send.sent, phase, Reason.INTERNAL_ERROR)
 
-    async def _pay(self, send: Send) -> WireFacts:
+    async def _pay(self, send: Send, answered: asyncio.Future[WireFacts]) -> WireFacts:
         fate = self._weather.fate(payment_of(send.body))
         if fate.connects:
             await asyncio.sleep(min(fate.connects, send.connect_timeout))
@@ -93,17 +95,19 @@ class SimUpstream:
         await send.before_bytes()
         send.sent = True
         sent = self._weather.on_the_wire(self._name, send)
-        answered: asyncio.Future[WireFacts] = asyncio.get_running_loop().create_future()
-        self._gateway.receive(sent, fate, self._listening(sent, answered))
-        return await answered
+        kept = asyncio.get_running_loop().time() + send.attempt_timeout + send.late_seconds
+        self._gateway.receive(sent, fate, self._listening(sent, answered, kept))
+        return await asyncio.shield(answered)
 
     def _listening(
-        self, sent: Sent, answered: asyncio.Future[WireFacts]
+        self, sent: Sent, answered: asyncio.Future[WireFacts], until: float
     ) -> Callable[[WireFacts], None]:
         process = self._weather.listener()
 
         def reply(facts: WireFacts) -> None:
-            if process.alive and not answered.done():
+            # A late answer has as long as the connection is kept for it.
+            too_late = asyncio.get_running_loop().time() > until
+            if process.alive and not answered.done() and not too_late:
                 self._weather.delivered(process, sent, facts)
                 answered.set_result(facts)
 

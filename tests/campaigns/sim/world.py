@@ -384,7 +384,10 @@ class World:
         self.say(f"answer to send {sent.number}: {facts.reason or facts.status}")
         profile = self.settings.gateways[sent.gateway].profile
         status = classify(facts, profile, now_ms=self.clock.now_ms()).status
-        if status in _SETTLES and sent.session is not None:
+        # Of what was sent since, only a charge is the last word.
+        last = [s.number for s in self.history.sent if s.session == sent.session][-1:]
+        speaks = _SETTLES.get(status) is Outcome.CHARGED or last == [sent.number]
+        if status in _SETTLES and sent.session is not None and speaks:
             how = f"the answer to send {sent.number}"
             self._evident(process, sent.session, _SETTLES[status], how)
         self._happened(Moment.ANSWERED)
