@@ -127,7 +127,7 @@ class Holdfast:
             default_max_attempts=MAX_ATTEMPTS,
         )
         reconciler = Reconciler(store, journal, commands, clock, self._bug)
-        unknown = await reconciler.take_over()
+        unknown = await reconciler.begin()
         if unknown:
             self._log.warning("interrupted by restart", sessions=unknown)
         if store.shared:

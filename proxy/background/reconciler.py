@@ -18,7 +18,7 @@ _EVERY_SECONDS = 1.0
 
 
 class Reconciler:
-    """`run` calls `take_over` and `run_once` for ever."""
+    """`run` calls `take_over` and `run_once` for ever; `begin` comes first."""
 
     def __init__(
         self,
@@ -40,8 +40,17 @@ class Reconciler:
         """
         abandoned = await self._store.abandoned()
         for session in abandoned:
-            await self._journal.update(session, partial(self._gone, session.sender), frozenset())
+            gone = partial(self._gone, session.sender)
+            await self._commands.recall(await self._journal.update(session, gone, frozenset()))
         return len(abandoned)
+
+    async def begin(self) -> int:
+        """What earlier processes left, at a start: how many sessions had been in flight."""
+        found = await self.take_over()
+        if not self._store.shared:  # else another may still have their requests
+            for session in await self._store.listed():
+                await self._commands.recall(session)
+        return found
 
     def _gone(self, sender: int | None, session: Session) -> Change:
         still = session.sender is not None and session.sender == sender

@@ -138,6 +138,7 @@ class RoutePolicy:
     amount: BodyField | None = None
     currency: BodyField | None = None
     lookup: str | None = None  # the name of the profile's look-up recipe for this route
+    keep_request: bool = False  # sealed in the store, so that a restart does not forget it
     # Whether this route moves money: the same as `session`, for those who ask at every step.
     durable: bool = field(init=False)
     # Where the body tells of the payment, by what it tells: put together once.

@@ -35,7 +35,7 @@ from proxy.core.retrying import (
 from proxy.core.routing import is_safe
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State, join
-from proxy.core.wire import Answer, Headers, Phase, WireFacts, close_stream
+from proxy.core.wire import Answer, Headers, InboundRequest, Phase, WireFacts, close_stream
 from proxy.flow.answer import forwarded, not_recorded_yet, without_answer
 from proxy.flow.journal import Change, Journal
 from proxy.flow.walk import Walk
@@ -269,15 +269,12 @@ class Attempts:
 
     async def _intent(self, walk: Walk, number: int, endpoint: str) -> None:
         """T1: the last thing before the first byte, and the last chance to say no."""
-        store = self._journal.store
         repeats = False  # what may have been charged already
 
         def late(session: Session, now: int) -> bool:
-            """Waiting, connecting or recording the intent can outlast the session, the key, or the
-            lease: then another process may already take this one for gone.
-            """
+            """Waiting, connecting or recording the intent can outlast the session, or the key."""
             gone = repeats and self._barrier(walk, session, now) is not None
-            return gone or now >= session.expires_at or store.lease_seconds() <= 0
+            return gone or now >= session.expires_at
 
         def begin(session: Session) -> Change:
             nonlocal repeats
@@ -289,13 +286,13 @@ class Attempts:
             if unwanted or walk.elsewhere or self.draining or late(session, now):
                 walk.session = session
                 walk.settled_elsewhere = session.state in _SETTLED
-                message = f"{session.state} does not send"
-                raise SendForbidden(message)
-            walk.intended_at, walk.epoch = now, store.epoch
+                raise SendForbidden(f"{session.state} does not send")
+            self._check_store(walk)
+            walk.intended_at, walk.epoch = now, self._journal.store.epoch
             started = ev.AttemptStarted(now, number, endpoint, walk.epoch)
             if session.state is _INTERRUPTED:
                 return Change([ev.Resumed(now, walk.resumed_by), started])
-            return Change([started])
+            return Change([started], request=_to_keep(walk, session))
 
         begun = self._clock.monotonic()
         try:
@@ -303,9 +300,24 @@ class Attempts:
         finally:
             walk.intent_seconds = self._clock.monotonic() - begun
         walk.resumed_by = _TIMER
+        self._check_store(walk)
         if late(walk.session, self._clock.now_ms()):
             message = "recording the intent took longer than there was time"
             raise SendForbidden(message)
+
+    def _check_store(self, walk: Walk) -> None:
+        """Raises `StoreUnavailable` if an intent would not do what it is for.
+
+        When the lease is over, another process may take this one for gone and its sends for lost.
+        A store that has lost what it had acknowledged may not know of a charge; a gateway that
+        recognises the key by itself does.
+        """
+        store = self._journal.store
+        if store.lease_seconds() <= 0:
+            message = "the lease on the store has run out"
+            raise StoreUnavailable(message)
+        if store.regressed is not None and walk.lane.profile.gateway_class is not _A_STRONG:
+            raise StoreUnavailable(store.regressed)
 
     # --- what it came to ----------------------------------------------------------------------
 
@@ -446,6 +458,11 @@ def _cut_off(send: Send) -> WireFacts:
         current.uncancel()
     phase = Phase.AWAITING_RESPONSE if send.sent else Phase.CONNECTING
     return WireFacts(send.sent, phase, Reason.SHUTDOWN)
+
+
+def _to_keep(walk: Walk, session: Session) -> InboundRequest | None:
+    """The request, where its route keeps it and it has not been sent before."""
+    return walk.request if walk.route.keep_request and not session.attempts else None
 
 
 def _not_again(verdict: Verdict) -> Verdict:

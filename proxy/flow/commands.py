@@ -127,6 +127,12 @@ class Commands:
         """Whether this process still has its request, and with it the credential to ask with."""
         return self._reconcile.holds(session)
 
+    async def recall(self, session: Session) -> None:
+        """Bring back what a session's process that is gone had in memory, where that was kept."""
+        lane = self._lanes.get(session.gateway or "")
+        if lane is not None:
+            await self._reconcile.recall(lane, session)
+
     async def create(self, order: Order) -> tuple[Session, bool]:
         """A session ahead of its request, durable when this returns; (session, whether it is new).
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, msgpack
 
 from proxy.core.events import Event
 from proxy.core.session import Session, apply
-from proxy.core.wire import Answer
+from proxy.core.wire import Answer, InboundRequest
 from proxy.flow.answer import pack
 from proxy.ports import Conflict, Recorder, Secrets, SessionStore, StoreUnavailable
 
+_written = msgpack.Encoder().encode
+_read = msgpack.Decoder(InboundRequest).decode
+
 
 class Change(Struct, frozen=True):
-    """Events to apply, and the answer to keep with them.
+    """Events to apply, and the answer or the request to keep with them.
 
     `after`: the session with the first event, if it was decided on that one; it is not made again.
     """
@@ -27,6 +30,7 @@ class Change(Struct, frozen=True):
     events: Sequence[Event] = ()
     keep: Answer | None = None
     after: Session | None = None
+    request: InboundRequest | None = None
 
 
 class Journal:
@@ -57,7 +61,7 @@ class Journal:
                 versions.append(last)
             try:
                 if last.durable:
-                    await self._commit(session, last, wanted.keep, replay_headers)
+                    await self._commit(session, last, wanted, replay_headers)
             except Conflict as conflict:
                 session = _moved_on(session, conflict.current)
                 continue
@@ -67,16 +71,31 @@ class Journal:
             return last
 
     def _commit(
-        self, before: Session, after: Session, keep: Answer | None, replay_headers: frozenset[str]
+        self, before: Session, after: Session, wanted: Change, replay_headers: frozenset[str]
     ) -> Awaitable[None]:
-        sealed = None
-        if keep is not None:
-            sealed = self._secrets.seal(after.id, pack(keep, replay_headers))
-        return self.store.commit(after, before.version, sealed)
+        sealed, request = None, wanted.request
+        if wanted.keep is not None:
+            sealed = self._secrets.seal(after.id, pack(wanted.keep, replay_headers))
+        if request is None:
+            return self.store.commit(after, before.version, sealed)
+        kept = self._secrets.seal(_kept_with(after.id), _written(request))
+        return self.store.commit(after, before.version, sealed, kept)
+
+    async def request_of(self, session_id: str) -> InboundRequest | None:
+        """The request that was kept for a session, if one was. Raises `StoreUnavailable`."""
+        sealed = await self.store.request(session_id)
+        if sealed is None:
+            return None
+        return _read(self._secrets.unseal(_kept_with(session_id), sealed))
 
     def opened(self, session: Session, event: Event) -> None:
         """Tell of a session that has just begun (it becomes durable with its first change)."""
         self._recorder.moved(None, event, session)
+
+
+def _kept_with(session_id: str) -> str:
+    """What a sealed request belongs to: never to be taken for a sealed answer, nor that for it."""
+    return f"{session_id} request"
 
 
 def _moved_on(session: Session, current: Session | None) -> Session:

@@ -58,6 +58,14 @@ class Reconcile:
         """Whether its request is in this process's memory."""
         return self._held.get(session.id) is not None
 
+    async def recall(self, lane: Lane, session: Session) -> None:
+        """Bring back its request, where its route keeps it in the store."""
+        keeps = any(r.keep_request for _, r in lane.routes.routes if r.name == session.route)
+        if keeps and session.listed and not self.holds(session):
+            request = await self._journal.request_of(session.id)
+            if request is not None:
+                self._held.keep(session.id, request)
+
     async def once(self, lane: Lane, session: Session) -> Session:
         """One look-up. The session as it is afterwards; unchanged if it cannot be looked up."""
         recipe, credential = self.recipe(lane, session), self.credential(lane, session)

@@ -223,6 +223,7 @@ class Resolver:
             amount=_body_field(route.amount),
             currency=_body_field(route.currency),
             lookup=route.lookup,
+            keep_request=route.keep_request,
         )
 
     # --- between layers -----------------------------------------------------------------------

@@ -248,6 +248,7 @@ class RouteModel(Model):
     amount: BodyFieldModel | None = None
     currency: BodyFieldModel | None = None
     lookup: Name | None = None
+    keep_request: bool = False
     timeouts: TimeoutsModel | None = None
     retry: RetryModel | None = None
     max_body: Size | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,8 @@ from proxy.core.reasons import Reason
 from proxy.core.session import Session, apply
 from proxy.core.states import Outcome, State
 from proxy.flow.commands import Order
-from tests.support.lab import SUCCEEDED, Lab, pay
+from tests.support.clocks import LoopClock
+from tests.support.lab import SUCCEEDED, Lab, SharedStore, pay, settings_from
 
 pytestmark = pytest.mark.looptime
 
@@ -123,3 +125,51 @@ async def test_a_slow_gateway_holds_up_its_own_sessions_only(
     monkeypatch.setattr(lab.commands, "look_after", look_after)
     await lab.reconciler.run_once()
     assert settled == [("plain", 1), ("stripe", 60)]
+
+
+KEEPING = """
+store: memory://
+gateways:
+  strong:
+    profile: generic
+    idempotency: {class: A_strong, window: 24h}
+    listen: "127.0.0.1:0"
+    upstream: "http://127.0.0.1:1"
+    routes:
+      - {name: pay, match: {methods: [POST], path: /pay}, session: durable, keep_request: KEEP}
+"""
+
+
+@pytest.mark.parametrize("keep", ["true", "false"])
+async def test_a_kept_request_is_resumed_after_a_restart(tmp_path: Path, keep: str) -> None:
+    """The next process has the request again, its credential with it, and sends the same bytes.
+    Where it is not kept, only the backend can bring it.
+    """
+    settings = settings_from(KEEPING.replace("KEEP", keep), tmp_path)
+    heard: list[str] = []
+    before = Lab(settings, SharedStore(LoopClock(), heard))
+    before.gateway.will(before.gateway.hangs())
+    paying = asyncio.ensure_future(before.merchant_sends(pay(key="k", target="/pay"), "strong"))
+    await asyncio.sleep(1)
+    assert isinstance(before.store, SharedStore)
+    sealed = await before.store.request((await before.only_session()).id)
+    assert sealed is None or b"sk_test_lab" not in sealed
+    before.store.leases[1] = 0.0  # it is gone
+
+    after = Lab(settings, SharedStore(LoopClock(), heard, before.store))
+    assert await after.reconciler.take_over() == 1
+    after.gateway.will(after.gateway.answers(200, SUCCEEDED))
+    session = await after.only_session()
+    resumption = await after.commands.resume(session.id)
+    await after.settle_down()
+    assert resumption.message.startswith("sending" if keep == "true" else "send the same request")
+    assert len(after.gateway.seen) == (keep == "true")
+    if keep == "true":
+        (first,), (again,) = before.gateway.seen, after.gateway.seen
+        assert (again.headers, again.body) == (first.headers, first.body)
+        session = await after.only_session()
+        assert session.outcome is Outcome.CHARGED
+        assert await after.store.request(session.id) is None
+    paying.cancel()
+    await before.close()
+    await after.close()

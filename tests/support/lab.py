@@ -49,7 +49,7 @@ class TranscribingStore(MemoryStore):
 
     def __init__(self, clock: LoopClock, heard: list[str]) -> None:
         super().__init__(clock)
-        self._heard = heard
+        self.heard = heard
         self.failing = False
 
     async def commit(
@@ -65,7 +65,47 @@ class TranscribingStore(MemoryStore):
         await super().commit(session, expected_version, answer, request)
         steps = session.timeline[expected_version:] or session.timeline[-1:]
         for step in steps:
-            self._heard.append(f"store  {step.event} {step.state}/{step.outcome}")
+            self.heard.append(f"store  {step.event} {step.state}/{step.outcome}")
+
+
+class SharedStore(TranscribingStore):
+    """One replica's view of a store that several share; `beside` is another's view of it."""
+
+    shared = True
+    LEASE = 10.0
+
+    def __init__(
+        self, clock: LoopClock, heard: list[str], beside: SharedStore | None = None
+    ) -> None:
+        super().__init__(clock, heard)
+        self.leases: dict[int, float] = {}
+        if beside is not None:
+            self._index, self.leases = beside._index, beside.leases
+            self._answers, self._requests = beside._answers, beside._requests
+        self.epoch = len(self.leases) + 1
+        self.leases[self.epoch] = clock.monotonic() + self.LEASE
+
+    async def heartbeat(self) -> None:
+        """Renew the lease."""
+        if self.lease_seconds() <= 0:
+            self.epoch = len(self.leases) + 1
+        self.leases[self.epoch] = self._clock.monotonic() + self.LEASE
+
+    def lease_seconds(self) -> float:
+        """What is left of it."""
+        return self.leases[self.epoch] - self._clock.monotonic()
+
+    @property
+    def leads(self) -> bool:  # type: ignore[override]  # never set, only asked for
+        """The one that has been there for longest."""
+        now = self._clock.monotonic()
+        return self.epoch == min(epoch for epoch, until in self.leases.items() if until > now)
+
+    async def abandoned(self) -> list[Session]:
+        """In flight under a lease that ran out."""
+        now = self._clock.monotonic()
+        gone = {epoch for epoch, until in self.leases.items() if until <= now}
+        return [session for session in await self.listed() if session.sender in gone]
 
 
 class Notes:
@@ -153,15 +193,15 @@ def pay(  # noqa: PLR0913 -- everything a backend can say, by name
 class Lab:
     """The flow with everything around it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.transcript: list[str] = []
+    def __init__(self, settings: Settings, store: TranscribingStore | None = None) -> None:
+        self.transcript: list[str] = [] if store is None else store.heard
         self.clock = LoopClock()
         self.dice = LoadedDice()
         self.notes = Notes()
         self.bugs: list[BaseException] = []
         self.settings = settings
         self.secrets = Keyring(b"k" * 32)
-        self.store = TranscribingStore(self.clock, self.transcript)
+        self.store = store or TranscribingStore(self.clock, self.transcript)
         self.gateway = ScriptedUpstream(self.transcript.append)
         self.journal = Journal(self.store, self.secrets, self.notes)
         self.held = HeldRequests(settings.held_request_bytes)

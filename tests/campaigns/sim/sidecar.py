@@ -281,7 +281,7 @@ class Sidecar:
 
     async def start(self) -> None:
         """As `app.py` does. Raises `StoreUnavailable`."""
-        await self._reconciler.take_over()
+        await self._reconciler.begin()
         _ = self.tasks.start(self._reconciler.run(), "reconciler")
         _ = self.tasks.start(self._janitor.run(), "janitor")
 
