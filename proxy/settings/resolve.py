@@ -80,7 +80,7 @@ class Resolver:
         gateways = {name: self._gateway(name, g) for name, g in self._model.gateways.items()}
         tokens = self._tokens()
         self._check_exposure(tokens)
-        key = self._key()
+        keys = self._keys()
         session, shutdown = self._model.session, self._model.shutdown
         if session.keep_for < session.replay_for:
             wrote = "keep_for" if "keep_for" in session.model_fields_set else "replay_for"
@@ -96,7 +96,7 @@ class Resolver:
             sessions=_address(self._model.listen.sessions),
             admin=_address(self._model.listen.admin),
             store=store,
-            key=key,
+            keys=keys,
             key_file=self._key_file(store),
             gateways={name: g for name, g in gateways.items() if g is not None},
             session=core.SessionPolicy(**session.model_dump()),
@@ -348,18 +348,23 @@ class Resolver:
         origin = f"environment variable {variable}"
         self._document.mistakes.append(Mistake(origin, 0, 0, "", message))
 
-    def _key(self) -> bytes | None:
+    def _keys(self) -> tuple[bytes, ...] | None:
+        """Several with commas between them, or one a line as in a key file."""
         text = self._secret("HOLDFAST_KEY")
         if text is None:
             return None
-        try:
-            key = bytes.fromhex(text)
-        except ValueError:
-            key = b""
-        if len(key) != 32:  # noqa: PLR2004 -- 256 bits
-            why = "not 32 bytes written as 64 hexadecimal digits"
+        written = re.split(r"[,\s]+", text)
+        why = None
+        for number, key in enumerate(written, 1):
+            if not re.fullmatch("[0-9a-fA-F]{64}", key):
+                which = f"key {number} is " if len(written) > 1 else ""
+                why = why or f"{which}not 32 bytes written as 64 hexadecimal digits"
+        keys = () if why else tuple(map(bytes.fromhex, written))
+        if len(set(keys)) < len(keys):
+            why = "a key stands there twice"
+        if why:
             self._wrong_variable(self._written_in("HOLDFAST_KEY"), why)
-        return key
+        return keys
 
     def _key_file(self, store: str) -> Path | None:
         if self._model.key_file is not None:
