@@ -728,3 +728,31 @@ fcntl.flock = waiting if sys.argv[2] == "True" else lambda *_: None
 change_keys(Path(sys.argv[1]), rotated)
 print("done", flush=True)
 """
+
+
+def test_a_lock_on_a_file_that_was_replaced_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waited for it takes that of the new file, which a third one may hold by now."""
+    path = tmp_path / "key"
+    only_key(path)
+    flock = fcntl.flock
+    locked: list[int] = []
+
+    def late(descriptor: int, how: int) -> None:
+        if not locked:
+            locked.append(os.fstat(descriptor).st_ino)
+            change_keys(path, rotated)
+        locked.append(os.fstat(descriptor).st_ino)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    seen: list[int] = []
+
+    def change(keys: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        seen.append(path.stat().st_ino)
+        return rotated(keys)
+
+    change_keys(path, change)
+    assert locked[-1] == seen[0]
+    assert len(read_keys(path)) == 3
