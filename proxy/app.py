@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -28,7 +29,7 @@ from proxy.flow.journal import Journal
 from proxy.flow.pipeline import Pipeline
 from proxy.flow.reconcile import Reconcile
 from proxy.flow.walk import Lane, Walks
-from proxy.keyring import KEY_BYTES, Keyring, read_or_make_key
+from proxy.keyring import KEY_BYTES, Keyring, read_keys, read_or_make_keys
 from proxy.ports import Clock
 from proxy.settings.defaults import MAX_ATTEMPTS
 from proxy.settings.values import Address, Gateway, Settings
@@ -85,7 +86,7 @@ class Holdfast:
 
     async def _start(self) -> Doors:
         settings, clock = self._settings, self._clock
-        keyring = Keyring(self._key())
+        keyring = self._keyring()
         later = asyncio.get_running_loop().call_soon
         recorder = MetricsRecorder(self._metrics, LineSink(self._log_stream), clock, later)
         self._store = store = make_store(settings.store, settings.session.lease, clock, recorder)
@@ -142,14 +143,14 @@ class Holdfast:
         via = f"holdfast-{keyring.digest('via')[:8]}"
         return await self._open_doors(sessions, admin, via)
 
-    def _key(self) -> bytes:
-        if self._settings.key is not None:
-            return self._settings.key
+    def _keyring(self) -> Keyring:
+        if self._settings.keys is not None:
+            return Keyring(*self._settings.keys)
         path = self._settings.key_file
         if path is None:  # a store that forgets everything needs no key that outlives it
-            return os.urandom(KEY_BYTES)
+            return Keyring(os.urandom(KEY_BYTES))
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return read_or_make_key(path)
+        return Keyring(*read_or_make_keys(path), read_again=partial(read_keys, path))
 
     async def _open_doors(self, sessions: SessionsApi, admin: Admin, via: str) -> Doors:
         settings, listeners = self._settings, self._listeners

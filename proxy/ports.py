@@ -36,6 +36,10 @@ class Dice(Protocol):
     def key(self) -> str: ...
 
 
+class SealBroken(Exception):  # noqa: N818 -- the word for it
+    """A sealed value was changed, belongs to something else, or was sealed with another key."""
+
+
 class Secrets(Protocol):
     """What the install's key can do."""
 
@@ -43,9 +47,11 @@ class Secrets(Protocol):
 
     def client_token(self, session_id: str) -> str: ...
 
-    def seal(self, session_id: str, data: bytes) -> bytes: ...
+    def seal(self, belongs_to: str, data: bytes) -> bytes: ...
 
-    def unseal(self, session_id: str, sealed: bytes) -> bytes: ...
+    def unseal(self, belongs_to: str, sealed: bytes) -> bytes:
+        """Raises `SealBroken`."""
+        ...
 
 
 class Recorder(Protocol):

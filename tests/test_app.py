@@ -158,7 +158,7 @@ def names_in(folder: Path) -> set[str]:
 # --- the order of things --------------------------------------------------------------------------
 
 STEPS: tuple[tuple[object, str, str], ...] = (
-    (app, "read_or_make_key", "the key is read"),
+    (app, "read_or_make_keys", "the key is read"),
     (SqliteStore, "open", "the store is open"),
     (Reconciler, "take_over", "what was in flight is on record"),
     (Tasks, "start", "background work begins"),

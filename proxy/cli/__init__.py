@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _check(commands)
     _health(commands)
     _sessions(commands)
+    _keys(commands)
     _demo(commands)
     _gateway(commands)
     return parser
@@ -113,6 +115,21 @@ def _sessions(commands: _Commands[argparse.ArgumentParser]) -> None:
         action.add_argument("--json", action="store_true", help="the API's own answer")
 
 
+def _keys(commands: _Commands[argparse.ArgumentParser]) -> None:
+    text = "List the keys of an installation, and change the one that seals."
+    keys = commands.add_parser("keys", help=text, description=text, allow_abbrev=False)
+    actions = keys.add_subparsers(metavar="ACTION", required=True)
+    listing = _command(actions, "list", "keys:list_keys", "The keys: which seals, who needs which.")
+    rotate = _command(actions, "rotate", "keys:rotate", "Seal with a new key from the next start.")
+    drop = _command(actions, "drop", "keys:drop", "Remove an old key that no kept answer needs.")
+    drop.add_argument("key", type=_key_id, metavar="KEY", help="its id")
+    drop.add_argument("--force", action="store_true", help="also if answers are lost")
+    for action in (listing, rotate, drop):
+        action.add_argument(
+            "--config", required=True, type=Path, metavar="FILE", help="policy file"
+        )
+
+
 def _demo(commands: _Commands[argparse.ArgumentParser]) -> None:
     text = "See payments survive a faulty gateway, with and without Holdfast."
     demo = _command(commands, "demo", "demo:demo", text)
@@ -142,6 +159,13 @@ def _count(text: str) -> int:
         message = f"{text!r} is not a whole number of at least 1"
         raise argparse.ArgumentTypeError(message)
     return number
+
+
+def _key_id(text: str) -> bytes:
+    if not re.fullmatch("[0-9a-f]{8}", text):
+        message = f"{text!r} is not an id of 8 hexadecimal digits"
+        raise argparse.ArgumentTypeError(message)
+    return bytes.fromhex(text)
 
 
 def _share(text: str) -> float:

@@ -15,7 +15,7 @@ from proxy.core.events import Event
 from proxy.core.session import Session, apply
 from proxy.core.wire import Answer, InboundRequest
 from proxy.flow.answer import pack
-from proxy.ports import Conflict, Recorder, Secrets, SessionStore, StoreUnavailable
+from proxy.ports import Conflict, Recorder, SealBroken, Secrets, SessionStore, StoreUnavailable
 
 _written = msgpack.Encoder().encode
 _read = msgpack.Decoder(InboundRequest).decode
@@ -86,7 +86,10 @@ class Journal:
         sealed = await self.store.request(session_id)
         if sealed is None:
             return None
-        return _read(self._secrets.unseal(_kept_with(session_id), sealed))
+        try:
+            return _read(self._secrets.unseal(_kept_with(session_id), sealed))
+        except SealBroken:  # its key was dropped: as if it had not been kept
+            return None
 
     def opened(self, session: Session, event: Event) -> None:
         """Tell of a session that has just begun (it becomes durable with its first change)."""

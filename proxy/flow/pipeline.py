@@ -34,7 +34,16 @@ from proxy.flow.intake import Arrival, Intake, Known, Opened, Refused
 from proxy.flow.journal import Change, Journal
 from proxy.flow.reconcile import Reconcile
 from proxy.flow.walk import Body, BodyIncomplete, BodyTooLarge, Lane, Walk, Walks
-from proxy.ports import Clock, Dice, Recorder, Secrets, Send, SessionStore, StoreUnavailable
+from proxy.ports import (
+    Clock,
+    Dice,
+    Recorder,
+    SealBroken,
+    Secrets,
+    Send,
+    SessionStore,
+    StoreUnavailable,
+)
 from proxy.tasks import Tasks
 
 _SAVE_AGAIN_SECONDS = 1.0
@@ -283,7 +292,12 @@ class Pipeline:
         sealed = await self._store.answer(session.id)
         if sealed is None:
             return self.refuse(lane, Refusal.ANSWER_GONE, session)
-        return replayed(unpack(self._secrets.unseal(session.id, sealed)))
+        try:
+            answer = unpack(self._secrets.unseal(session.id, sealed))
+        except SealBroken as error:  # its key was dropped; what came of the payment still stands
+            self._on_bug(error)
+            return self.refuse(lane, Refusal.ANSWER_GONE, session)
+        return replayed(answer)
 
     def _in_progress(self, lane: Lane, session: Session) -> Answer:
         retry_after = int(max(1.0, self._policy.duplicate_wait) * 1000)

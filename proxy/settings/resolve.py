@@ -83,7 +83,7 @@ class Resolver:
         gateways = {name: self._gateway(name, g) for name, g in self._model.gateways.items()}
         tokens = self._tokens()
         self._check_exposure(tokens)
-        key = self._key()
+        keys = self._keys()
         session, shutdown = self._model.session, self._model.shutdown
         if session.keep_for < session.replay_for:
             wrote = "keep_for" if "keep_for" in session.model_fields_set else "replay_for"
@@ -99,8 +99,8 @@ class Resolver:
             sessions=_address(self._model.listen.sessions),
             admin=_address(self._model.listen.admin),
             store=store,
-            key=key,
-            key_file=self._key_file(store, key),
+            keys=keys,
+            key_file=self._key_file(store, keys),
             gateways={name: g for name, g in gateways.items() if g is not None},
             session=core.SessionPolicy(**session.model_dump()),
             shutdown=v.Shutdown(shutdown.ready_delay, shutdown.drain),
@@ -352,23 +352,28 @@ class Resolver:
         origin = f"environment variable {variable}"
         self._document.mistakes.append(Mistake(origin, 0, 0, "", message))
 
-    def _key(self) -> bytes | None:
+    def _keys(self) -> tuple[bytes, ...] | None:
+        """Several with commas between them, or one a line as in a key file."""
         text = self._secret("HOLDFAST_KEY")
         if text is None:
             return None
-        try:
-            key = bytes.fromhex(text)
-        except ValueError:
-            key = b""
-        if len(key) != 32:  # noqa: PLR2004 -- 256 bits
-            why = "not 32 bytes written as 64 hexadecimal digits"
+        written = re.split(r"[,\s]+", text)
+        why = None
+        for number, key in enumerate(written, 1):
+            if not re.fullmatch("[0-9a-fA-F]{64}", key):
+                which = f"key {number} is " if len(written) > 1 else ""
+                why = why or f"{which}not 32 bytes written as 64 hexadecimal digits"
+        keys = () if why else tuple(map(bytes.fromhex, written))
+        if len(set(keys)) < len(keys):
+            why = "a key stands there twice"
+        if why:
             self._wrong_variable(self._written_in("HOLDFAST_KEY"), why)
-        return key
+        return keys
 
-    def _key_file(self, store: str, key: bytes | None) -> Path | None:
+    def _key_file(self, store: str, keys: tuple[bytes, ...] | None) -> Path | None:
         if self._model.key_file is not None:
             return self._folder / self._model.key_file
-        if store.startswith(_SERVERS) and key is None:
+        if store.startswith(_SERVERS) and keys is None:
             message = "replicas share one key: name its file as key_file, or give HOLDFAST_KEY"
             self._wrong(("store",), message)
         return None if "://" in store else Path(f"{store}.key")

@@ -90,7 +90,7 @@ class Settings:
     sessions: Address
     admin: Address
     store: str = field(repr=False)
-    key: bytes | None = field(repr=False)
+    keys: tuple[bytes, ...] | None = field(repr=False)
     key_file: Path | None
     gateways: Mapping[str, Gateway]
     session: SessionPolicy

@@ -300,13 +300,18 @@ class SqliteStore(SoleOwner):
         connection = apsw.Connection(str(self._path), vfs=self._vfs)
         with _closed_if_it_fails(connection):
             connection.set_busy_timeout(5000)
+            # One by one: of several in a text, those behind one that answers are not carried out.
+            if connection.pragma("journal_mode", "wal") != "wal":
+                message = f"the store {self._path} is where SQLite can keep no write-ahead log"
+                raise StoreUnavailable(message)
             # Full, not NORMAL: with NORMAL the last commits may roll back when the power goes.
-            connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY")
+            connection.pragma("synchronous", "full")
+            connection.pragma("mmap_size", 0)
+            connection.pragma("temp_store", "memory")
             # Every 16 MiB instead of every 4: a page that many payments change is copied once.
-            connection.execute("PRAGMA wal_autocheckpoint = 4000")
+            connection.pragma("wal_autocheckpoint", 0 if read_only else 4000)
             if read_only:
-                connection.execute("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0")
+                connection.pragma("query_only", "on")
         return connection
 
     def _migrated(self) -> apsw.Connection:

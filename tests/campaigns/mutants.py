@@ -423,7 +423,7 @@ async def _believing(
         for event in wanted.events:
             after = core.apply(after, event)
         try:
-            await self._commit(session, after, wanted.keep, replay_headers)
+            await self._commit(session, after, wanted, replay_headers)
         except Conflict as conflict:
             if conflict.current is None:
                 raise StoreUnavailable from None

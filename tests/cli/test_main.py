@@ -12,7 +12,7 @@ import proxy
 from tests.support.running import ROOT
 from tests.support.shell import environment, holdfast
 
-COMMANDS = ["serve", "check", "health", "sessions", "demo", "gateway"]
+COMMANDS = ["serve", "check", "health", "sessions", "keys", "demo", "gateway"]
 
 
 async def test_help_names_every_command() -> None:
@@ -31,7 +31,7 @@ async def test_version_says_where_it_is() -> None:
     assert (done.code, done.out) == (0, f"holdfast {proxy.__version__} ({folder})\n")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "sessions list", "sessions settle"])
+@pytest.mark.parametrize("command", [*COMMANDS, "sessions list", "sessions settle", "keys drop"])
 async def test_every_command_explains_itself(command: str) -> None:
     """`holdfast COMMAND --help` says what it does and how it is used."""
     done = await holdfast(*command.split(), "--help")
@@ -54,6 +54,9 @@ async def test_every_command_explains_itself(command: str) -> None:
         (["sessions", "settle", "ps_1"], "the following arguments are required: --reference"),
         (["sessions", "list", "--limit", "0"], "'0' is not a whole number of at least 1"),
         (["sessions", "list", "--active", "--order", "1"], "--active goes with"),
+        (["keys"], "the following arguments are required: ACTION"),
+        (["keys", "rotate"], "the following arguments are required: --config"),
+        (["keys", "drop", "--config", "a.yaml", "1"], "'1' is not an id of 8 hexadecimal digits"),
         (["demo", "--orders", "many"], "'many' is not a whole number of at least 1"),
         (["demo", "--interruptions", "15"], "'15' is not a number from 0 to 1"),
         (["demo", "--interruptions", "nan"], "'nan' is not a number from 0 to 1"),

@@ -109,7 +109,7 @@ async def test_a_wrong_key_file_stops_the_start(tmp_path: Path) -> None:
     key = tmp_path / "holdfast.db.key"
     key.write_text("not a key\n")
     done = await refused(tmp_path)
-    assert "the key file holdfast.db.key does not hold 64 hexadecimal digits" in done.err
+    assert "the key file holdfast.db.key, line 1: not a key of 64 hexadecimal digits" in done.err
     assert key.read_text() == "not a key\n"
     assert not (tmp_path / "holdfast.db").exists()
 

@@ -104,7 +104,7 @@ def test_holdfast_can_start_with_what_it_is_given(tmp_path: Path) -> None:
         for name, value in SERVICES["holdfast"]["environment"].items()
     }
     settings = load(DEPLOY / "compose" / "holdfast.yaml", environ)
-    assert settings.key == bytes.fromhex((tmp_path / "holdfast-key").read_text())
+    assert settings.keys == (bytes.fromhex((tmp_path / "holdfast-key").read_text()),)
     assert settings.tokens.viewer == (tmp_path / "viewer-token").read_text()
     credential = settings.gateways["stripe"].lookup_credential
     assert credential is not None

@@ -82,7 +82,7 @@ def test_the_contract_loads_as_it_stands(tmp_path: Path) -> None:
     assert made.admin == Address("127.0.0.1", 8082)
     assert made.store == str(tmp_path / "var/holdfast.db")
     assert made.key_file == tmp_path / "var/holdfast.db.key"
-    assert made.key is None
+    assert made.keys is None
     assert made.session == core.SessionPolicy(
         expires_after=900.0,
         cleanup_every=300.0,
@@ -576,7 +576,7 @@ def test_secrets_come_from_the_environment_or_files(tmp_path: Path) -> None:
         "operators-token-1",
     )
     assert made.tokens.viewer is None
-    assert made.key == bytes.fromhex("ab" * 32)
+    assert made.keys == (bytes.fromhex("ab" * 32),)
 
 
 def test_the_lookup_credential_comes_from_the_environment_or_a_file(tmp_path: Path) -> None:
@@ -610,7 +610,7 @@ def test_no_secret_is_printed(tmp_path: Path) -> None:
         },
     )
     assert "s3cret" not in repr(made)
-    assert repr(made.key) not in repr(made)
+    assert repr(made.keys) not in repr(made)
 
 
 @pytest.mark.parametrize(
@@ -641,6 +641,28 @@ def test_a_wrong_key_is_told_without_being_shown(tmp_path: Path) -> None:
     assert found == [
         "environment variable HOLDFAST_KEY: not 32 bytes written as 64 hexadecimal digits"
     ]
+
+
+@pytest.mark.parametrize("between", [",", ", ", "\n", "\r\n"])
+def test_several_keys_in_one_variable(between: str, tmp_path: Path) -> None:
+    """In their order, with commas between them or as the lines of a key file."""
+    text = between.join(("ab" * 32, "CD" * 32, "01" * 32))
+    made = settings_from(GATEWAY, tmp_path, {"HOLDFAST_KEY": text})
+    assert made.keys == (b"\xab" * 32, b"\xcd" * 32, b"\x01" * 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ab" * 32 + "," + "cd" * 31, "key 2 is not 32 bytes written as 64 hexadecimal digits"),
+        ("ab" * 32 + ",", "key 2 is not 32 bytes written as 64 hexadecimal digits"),
+        ("ab" * 32 + "," + "AB" * 32, "a key stands there twice"),
+    ],
+)
+def test_a_wrong_one_of_several_keys_is_told(text: str, told: str, tmp_path: Path) -> None:
+    """Which it is, by its number."""
+    found = mistakes(tmp_path, GATEWAY, {"HOLDFAST_KEY": text})
+    assert found == [f"environment variable HOLDFAST_KEY: {told}"]
 
 
 def test_a_credential_that_no_header_can_carry_is_told(tmp_path: Path) -> None:

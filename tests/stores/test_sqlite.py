@@ -283,13 +283,31 @@ async def test_the_file_is_nobody_elses(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_it_writes_with_full_synchronous(tmp_path: Path) -> None:
-    """WAL and FULL: NORMAL could roll back the last commits when the power goes."""
+async def test_it_writes_with_full_synchronous(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """WAL and FULL, whatever this build of SQLite does by itself: NORMAL could roll back the last
+    commits when the power goes.
+    """
+
+    def as_built(connection: apsw.Connection) -> None:
+        connection.pragma("synchronous", "normal")
+
+    apsw.connection_hooks.append(as_built)
+    request.addfinalizer(lambda: apsw.connection_hooks.remove(as_built))
     store = SqliteStore(tmp_path / "s.db", SystemClock(), Notes())
     connection = store._connect()
     assert connection.pragma("journal_mode") == "wal"
     assert connection.pragma("synchronous") == 2
+    assert connection.pragma("temp_store") == 2
     connection.close()
+
+
+async def test_a_store_without_a_write_ahead_log_does_not_open(tmp_path: Path) -> None:
+    """Where SQLite cannot keep one it goes on without a word, and less would survive."""
+    store = SqliteStore(tmp_path / "s.db", SystemClock(), Notes(), vfs="unix-none")
+    with pytest.raises(StoreUnavailable, match="write-ahead log"):
+        await store.open()
 
 
 async def test_the_database_itself_holds_the_order_lock(store: SqliteStore) -> None:
