@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from random import Random
+
+import apsw
+import pytest
+
 from tests.campaigns.powerloss import Control, Findings, play, powerloss
+from tests.support.power import LosingDisk
 
 # What the store stands on: without either of these the judge must find something.
 CUTS, CUTS_OF_CONTROLS = 40, 30
@@ -43,3 +50,47 @@ def test_a_seed_is_a_run() -> None:
     play(3, Findings(), None, second.append)
     assert first == second
     assert any("POWER CUT" in line for line in first)
+
+
+@pytest.mark.parametrize(
+    ("journal", "synchronous", "safe"),
+    [
+        ("WAL", "FULL", True),
+        ("WAL", "NORMAL", False),
+        # Its commit is the deletion of the journal, and only EXTRA syncs the folder after that.
+        ("DELETE", "EXTRA", True),
+        ("DELETE", "FULL", False),
+    ],
+)
+def test_the_disk_is_as_sqlite_describes_it(
+    tmp_path: Path, journal: str, synchronous: str, safe: bool
+) -> None:
+    """What SQLite's manual says of each mode after a power cut is what this disk does to it."""
+    kept = [_is_kept(tmp_path, seed, journal, synchronous) for seed in range(30)]
+    assert all(kept) is safe
+
+
+def _is_kept(folder: Path, seed: int, journal: str, synchronous: str) -> bool:
+    """Whether a row is there when the power goes just after its commit."""
+    before, after = folder / f"{seed}-before", folder / f"{seed}-after"
+    before.mkdir()
+    after.mkdir()
+    disk = LosingDisk(before, Random(seed))
+    connection = apsw.Connection(str(before / "s.db"), vfs=disk.name)
+    for statement in (
+        f"PRAGMA journal_mode = {journal}",
+        f"PRAGMA synchronous = {synchronous}",
+        "CREATE TABLE t (x)",
+        "INSERT INTO t VALUES (1)",
+    ):
+        connection.execute(statement).fetchall()
+    disk.leave_image(after)
+    disk.on = True
+    connection.close()
+    found = apsw.Connection(str(after / "s.db"))
+    try:
+        return bool(found.execute("SELECT count(*) FROM t").get)
+    except apsw.SQLError:  # not even the table
+        return False
+    finally:
+        found.close()
