@@ -15,6 +15,7 @@ from proxy.core.profile import GatewayClass  # after the path is set
 from tests.campaigns.kill import kill_campaign
 from tests.campaigns.model import ALL, ALONE, TWO, search
 from tests.campaigns.mutants import MUTANTS, Killed, hunt, table
+from tests.campaigns.powerloss import Control, powerloss
 from tests.campaigns.sim.plan import plan_of
 from tests.campaigns.sim.shrink import shrink
 from tests.campaigns.simulate import play, simulate
@@ -30,6 +31,13 @@ def main() -> int:
     model = campaigns.add_parser("model", help="every sequence of events, over the pure core")
     wide = "how far to go where a scope is too wide to end; default: %(default)s"
     model.add_argument("--states", type=int, default=3_000_000, help=wide)
+    power = campaigns.add_parser(
+        "powerloss", help="the power goes, and what was not synced with it"
+    )
+    power.add_argument("--losses", type=int, default=2000, help="default: %(default)s")
+    power.add_argument("--seed", type=int, default=1, help="the first; default: %(default)s")
+    without = "without what the store stands on: then it must lose"
+    power.add_argument("--control", action="store_true", help=without)
     simulation = campaigns.add_parser("simulate", help="the real flow on virtual time, by seeds")
     simulation.add_argument("--seed", type=int, help="play this one and print what happens")
     simulation.add_argument("--shrink", action="store_true", help="and make it smaller before")
@@ -68,6 +76,20 @@ def _model(options: argparse.Namespace) -> bool:
     return clean
 
 
+def _powerloss(options: argparse.Namespace) -> bool:
+    as_it_should = True
+    for control in Control if options.control else (None,):
+        findings = powerloss(options.losses, options.seed, control, print)
+        print(control or "synchronous = FULL", findings.table(), sep="\n")
+        if control is not None:
+            as_it_should = as_it_should and findings.lossy > 0
+            continue
+        for seed, violations in findings.violations.items():
+            print(f"seed {seed}: {violations[0].name} {violations[0].what}")
+        as_it_should = not findings.violations
+    return as_it_should
+
+
 def _simulate(options: argparse.Namespace) -> bool:
     if options.seed is not None:
         return _replay(options.seed, smaller=options.shrink)
@@ -103,7 +125,13 @@ def _mutants(options: argparse.Namespace) -> bool:
     return not alive
 
 
-_CAMPAIGNS = {"kill": _kill, "model": _model, "simulate": _simulate, "mutants": _mutants}
+_CAMPAIGNS = {
+    "kill": _kill,
+    "model": _model,
+    "mutants": _mutants,
+    "powerloss": _powerloss,
+    "simulate": _simulate,
+}
 
 
 if __name__ == "__main__":
