@@ -142,9 +142,7 @@ gateways:
 
 @pytest.mark.parametrize("keep", ["true", "false"])
 async def test_a_kept_request_is_resumed_after_a_restart(tmp_path: Path, keep: str) -> None:
-    """The next process has the request again, its credential with it, and sends the same bytes.
-    Where it is not kept, only the backend can bring it.
-    """
+    """The next process sends the same bytes; not kept, only the backend can bring them."""
     settings = settings_from(KEEPING.replace("KEEP", keep), tmp_path)
     heard: list[str] = []
     before = Lab(settings, SharedStore(LoopClock(), heard))

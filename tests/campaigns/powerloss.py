@@ -103,8 +103,14 @@ class PoweredStore(SqliteStore):
         """Only a restart helps."""
         return self.broken
 
-    def commit(self, session: Session, expected_version: int, answer: bytes | None) -> Future[None]:
-        done = super().commit(session, expected_version, answer)
+    def commit(
+        self,
+        session: Session,
+        expected_version: int,
+        answer: bytes | None,
+        request: bytes | None = None,
+    ) -> Future[None]:
+        done = super().commit(session, expected_version, answer, request)
         self._world.offered(session, answer)
         done.add_done_callback(lambda _: self._committed(session, answer, done))
         return done

@@ -286,9 +286,7 @@ async def test_the_file_is_nobody_elses(tmp_path: Path) -> None:
 async def test_it_writes_with_full_synchronous(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """WAL and FULL, whatever this build of SQLite does by itself: NORMAL could roll back the last
-    commits when the power goes.
-    """
+    """WAL and FULL, whatever this build of SQLite does by itself: NORMAL could lose commits."""
 
     def as_built(connection: apsw.Connection) -> None:
         connection.pragma("synchronous", "normal")
