@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _serve(commands)
     _check(commands)
+    _migrate(commands)
     _health(commands)
     _sessions(commands)
     _keys(commands)
@@ -76,6 +77,17 @@ def _check(commands: _Commands[argparse.ArgumentParser]) -> None:
     text = "Check a policy file: every mistake with file, line and column; exit code 0 or 1."
     check = _command(commands, "check", "check:check", text)
     check.add_argument("file", type=Path, metavar="FILE")
+
+
+def _migrate(commands: _Commands[argparse.ArgumentParser]) -> None:
+    text = "Bring the schema of a store that replicas share up to date."
+    migrate = _command(commands, "migrate", "migrate:migrate", text)
+    migrate.add_argument("--config", required=True, type=Path, metavar="FILE", help="policy file")
+    migrate.add_argument(
+        "--accept-loss",
+        action="store_true",
+        help="instead: trust the store again, after what it lost was looked up at the gateway",
+    )
 
 
 def _health(commands: _Commands[argparse.ArgumentParser]) -> None:

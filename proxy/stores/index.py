@@ -24,7 +24,8 @@ class Index:
     def __init__(self) -> None:
         self.by_id: dict[str, Session] = {}
         self._by_key: dict[str, str] = {}
-        self._by_order: dict[OrderKey, str] = {}
+        # More than one only if a charge came to light of a session that had freed its order.
+        self._by_order: dict[OrderKey, list[str]] = {}
 
     def put(self, session: Session) -> None:
         """Take in a session, or its next version."""
@@ -41,15 +42,18 @@ class Index:
             self._unlock(before)
         if order is None:
             return
-        if session.locks_order:
-            self._by_order[order] = session_id
-        else:
+        if not session.locks_order:
             self._unlock(session)
+        elif session_id not in (lockers := self._by_order.setdefault(order, [])):
+            lockers.append(session_id)
 
     def _unlock(self, session: Session) -> None:
         order = order_key(session)
-        if order is not None and self._by_order.get(order) == session.id:
-            del self._by_order[order]
+        lockers = self._by_order.get(order, []) if order is not None else []
+        if session.id in lockers:
+            lockers.remove(session.id)
+            if not lockers and order is not None:
+                del self._by_order[order]
 
     def remove(self, session_id: str) -> None:
         """Forget a session."""
@@ -67,7 +71,7 @@ class Index:
         return self.by_id[found] if found is not None else None
 
     def locking(self, session: Session) -> Session | None:
-        """The session that locks the order of `session`."""
+        """Another session that locks the order of `session`."""
         order = order_key(session)
-        found = self._by_order.get(order) if order is not None else None
-        return self.by_id[found] if found is not None else None
+        lockers = self._by_order.get(order, ()) if order is not None else ()
+        return next((self.by_id[name] for name in lockers if name != session.id), None)

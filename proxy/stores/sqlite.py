@@ -82,8 +82,9 @@ _BY_ID = "SELECT doc FROM sessions WHERE id = ?"
 _ALL_KEYS = "SELECT key_hash FROM sessions WHERE key_hash IS NOT NULL"
 _BY_KEY = "SELECT doc FROM sessions WHERE key_hash = ?"
 _BY_LOCKED_ORDER = (
-    "SELECT doc FROM sessions WHERE order_ref = ? AND operation = ? AND locks_order = 1"
+    "SELECT doc FROM sessions WHERE order_ref = ? AND operation = ? AND id <> ? AND locks_order > 0"
 )
+_DISPLACED = 2  # locks its order, beside another session that does
 _REQUESTS_KEPT = "SELECT id FROM requests JOIN sessions ON session = number"
 _KEEP_REQUEST = "REPLACE INTO requests SELECT number,? FROM sessions WHERE id=?"
 _REQUEST = "SELECT sealed FROM requests JOIN sessions ON session = number WHERE id = ?"
@@ -122,7 +123,13 @@ class _Write(Struct, frozen=True):
         session, statement = self.session, self.statement
         after = (self.listed, session.locks_order, encode(session), session.id)
         if statement is _UPDATE:
-            cursor.execute(statement, _progress(session) + after)
+            try:
+                cursor.execute(statement, _progress(session) + after)
+            except apsw.ConstraintError:
+                # A charge came to light of a session that had freed its order: the truth is written
+                # all the same, and the order is that of both.
+                displaced = (self.listed, _DISPLACED, *after[2:])
+                cursor.execute(statement, _progress(session) + displaced)
         else:
             cursor.execute(statement, _identity(session) + _progress(session) + after)
         if self.answer is not None:
@@ -350,7 +357,7 @@ class SqliteStore(SoleOwner):
             raise KeyTaken(holder)
         if session.locks_order:
             holder = self._hot.locking(session) or self._cold(
-                _BY_LOCKED_ORDER, session.order_ref, session.operation
+                _BY_LOCKED_ORDER, session.order_ref, session.operation, session.id
             )
             # What frees the order may be on its way to the file still; memory knows.
             if holder is not None and holder.id != session.id and holder.locks_order:

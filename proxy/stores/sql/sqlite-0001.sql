@@ -14,7 +14,7 @@ CREATE TABLE sessions (
     state       TEXT    NOT NULL,
     outcome     TEXT    NOT NULL,
     listed      INTEGER NOT NULL,   -- live, or nobody knows whether it was charged
-    locks_order INTEGER NOT NULL,   -- the order is open, unknown or charged
+    locks_order INTEGER NOT NULL,   -- the order is open, unknown or charged (2: beside another session)
     finished_at INTEGER,
     doc         BLOB    NOT NULL
 );
