@@ -19,6 +19,7 @@ from functools import partial
 import structlog
 
 from proxy import __version__
+from proxy.audit import AuditFile
 from proxy.background.heartbeat import Heartbeat
 from proxy.background.janitor import Janitor
 from proxy.background.reconciler import Reconciler
@@ -92,6 +93,7 @@ class Holdfast:
         self._store = store = make_store(settings.store, settings.session.lease, clock, recorder)
         await store.open()
         self._open.push_async_callback(store.close)
+        self._audit = self._open_audit()
         for name, gateway in settings.gateways.items():
             self._lanes[name] = lane = _lane(gateway, clock)
             self._open.push_async_callback(lane.upstream.close)
@@ -136,12 +138,20 @@ class Holdfast:
         _ = tasks.start(reconciler.run(), "reconciler")
         _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")
         gatekeeper = Gatekeeper(settings.tokens, keyring)
-        sessions = SessionsApi(commands, store, keyring, gatekeeper, clock)
+        sessions = SessionsApi(commands, store, keyring, gatekeeper, clock, self._audit)
         admin = Admin(self._metrics, self._refresh, self._unready, lambda: store.broken, gatekeeper)
         self._open.push_async_callback(self._listeners.close)
         # The same on every replica of an installation, so that a loop through two is one too.
         via = f"holdfast-{keyring.digest('via')[:8]}"
         return await self._open_doors(sessions, admin, via)
+
+    def _open_audit(self) -> AuditFile | None:
+        if self._settings.audit is None:
+            return None
+        audit = AuditFile(self._settings.audit, self._clock)
+        audit.open()
+        self._open.push_async_callback(audit.close)
+        return audit
 
     def _keyring(self) -> Keyring:
         if self._settings.keys is not None:
@@ -178,6 +188,7 @@ class Holdfast:
             sessions=str(doors.sessions),
             admin=str(doors.admin),
             **{f"gateway_{name}": str(address) for name, address in opened.items()},
+            audit_head=None if self._audit is None else self._audit.head,
         )
         return doors
 

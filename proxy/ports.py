@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,6 +67,25 @@ class Recorder(Protocol):
 
     def note(self, fact: Fact) -> None:
         """Something happened that is not part of a session's life."""
+        ...
+
+
+class AuditUnavailable(Exception):  # noqa: N818 -- the condition, as StoreUnavailable
+    """The audit trail takes no entries now; why, for the operator."""
+
+
+class Audit(Protocol):
+    """Where every call that changes a session by hand leaves an entry, and keeps it for good."""
+
+    async def ready(self) -> None:
+        """Raises `AuditUnavailable` where an entry is known not to be written."""
+        ...
+
+    async def write(self, said: Mapping[str, object]) -> None:
+        """Returns when the entry would survive a power cut; entries stand in the order of calls.
+
+        Raises `AuditUnavailable`. The entry is not forgotten then: it is written when it can be.
+        """
         ...
 
 

@@ -363,7 +363,12 @@ async def test_a_given_key_is_written_nowhere(tmp_path: Path) -> None:
     """The key from the environment is used, and none is made."""
     async with in_front(tmp_path, environ={"HOLDFAST_KEY": "ab" * 32}) as shop:
         await shop.token()
-    assert names_in(tmp_path) == {"policy.yaml", "holdfast.db", "holdfast.db.lock"}
+    assert names_in(tmp_path) == {
+        "policy.yaml",
+        "holdfast.db",
+        "holdfast.db.lock",
+        "holdfast.db.audit",
+    }
 
 
 async def test_a_store_that_forgets_needs_no_key_file(tmp_path: Path) -> None:

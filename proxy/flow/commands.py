@@ -279,6 +279,8 @@ class Commands:
         def hold(current: Session) -> Change:
             if not current.live:
                 raise NotAllowed(current, f"it has already ended as {current.state}")
+            if current.hold and current.state is State.INTERRUPTED:
+                return Change()  # held already
             phase = Phase.AWAITING_RESPONSE if current.in_flight else Phase.BEFORE_SEND
             return Change(
                 [ev.Interrupted(now, Reason.REQUESTED, phase, current.in_flight, reason, hold=True)]

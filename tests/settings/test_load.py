@@ -182,6 +182,14 @@ def test_a_store_with_four_slashes_is_absolute(tmp_path: Path) -> None:
     assert made.store == "/srv/x.db"
 
 
+def test_the_audit_trail_is_beside_the_store(tmp_path: Path) -> None:
+    """A store that is a file has one; one in memory only where it is named."""
+    assert settings_from(GATEWAY, tmp_path).audit == tmp_path / "holdfast.db.audit"
+    memory = f"{GATEWAY}store: memory://\n"
+    assert settings_from(memory, tmp_path).audit is None
+    assert settings_from(f"{memory}audit: log/trail\n", tmp_path).audit == tmp_path / "log/trail"
+
+
 def test_a_store_in_memory_needs_no_key_that_outlives_it(tmp_path: Path) -> None:
     """There is a key file only where something sealed with it stays."""
     assert settings_from(f"{GATEWAY}store: memory://\n", tmp_path).key_file is None
