@@ -184,10 +184,14 @@ class Query:
     after: tuple[int, str] | None = None
 
 
+COUNTED = 1000
+"""So far a search counts. To count all that match would mean to look at all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a search; `total` counts all that match, `more` says whether
-    another page follows.
+    """A page of a search; `more` says whether another page follows. `total` counts all that match,
+    up to `COUNTED`; the listed ones without an end.
     """
 
     sessions: Sequence[Session]

@@ -25,6 +25,7 @@ from proxy import __version__
 from proxy.core.events import StoreTimed
 from proxy.core.session import Session
 from proxy.ports import (
+    COUNTED,
     Clock,
     Conflict,
     KeyTaken,
@@ -360,7 +361,9 @@ class PostgresStore:
 
     async def search(self, query: Query) -> Page:
         where, values = _conditions(query)
-        counting = f"SELECT count(*) AS total FROM sessions WHERE {where}"  # noqa: S608 -- our own text
+        some = "" if query.listed_only else f" LIMIT {COUNTED}"
+        matching = f"SELECT 1 FROM sessions WHERE {where}{some}"  # noqa: S608 -- our own text
+        counting = f"SELECT count(*) AS total FROM ({matching}) AS found"  # noqa: S608
         total = (await self._server.quickly(counting, *values))[0]["total"]
         if query.after is not None:
             where += f" AND (started_at, id) < (${len(values) + 1}, ${len(values) + 2})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from proxy.core.results import AttemptResult
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
-from proxy.ports import Conflict, KeyTaken, OrderTaken, Query, SessionStore
+from proxy.ports import COUNTED, Conflict, KeyTaken, OrderTaken, Query, SessionStore
 from proxy.stores.memory import MemoryStore
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.sqlite import SqliteStore
@@ -288,9 +289,14 @@ async def test_listed_is_what_is_live_or_unknown(store: SessionStore) -> None:
         (Query(order_ref="o-2"), ["ps_0002"]),
         (Query(user_ref="u-1"), ["ps_0003", "ps_0001"]),
         (Query(state=State.COMPLETED), ["ps_0004"]),
+        (Query(state=State.INITIATED), ["ps_0003", "ps_0002", "ps_0001"]),
+        (Query(state=State.DECLINED), []),
         (Query(outcome=Outcome.CHARGED), ["ps_0004"]),
+        (Query(outcome=Outcome.UNKNOWN), []),
         (Query(gateway="adyen"), ["ps_0003"]),
         (Query(since=1002, until=1004), ["ps_0003", "ps_0002"]),
+        (Query(until=1004, after=(1003, "ps_0003")), ["ps_0002", "ps_0001"]),
+        (Query(until=1003, after=(1009, "ps_0009")), ["ps_0002", "ps_0001"]),
         (Query(listed_only=True), ["ps_0003", "ps_0002", "ps_0001"]),
         (Query(listed_only=True, user_ref="u-1"), ["ps_0003", "ps_0001"]),
         (Query(order_ref="nobody"), []),
@@ -304,7 +310,8 @@ async def test_search(store: SessionStore, query: Query, found: list[str]) -> No
     await finished(store, 4, AttemptStatus.SUCCEEDED)
     page = await store.search(query)
     assert [session.id for session in page.sessions] == found
-    assert (page.total, page.more) == (len(found), False)
+    everything = await store.search(replace(query, after=None))
+    assert (page.total, page.more) == (len(everything.sessions), False)
 
 
 async def test_search_in_pages(store: SessionStore) -> None:
@@ -320,6 +327,14 @@ async def test_search_in_pages(store: SessionStore) -> None:
         assert page.more is (len(seen) < 7)
         after = (page.sessions[-1].started_at, page.sessions[-1].id)
     assert seen == [f"ps_{number:04d}" for number in range(7, 0, -1)]
+
+
+async def test_a_search_counts_only_so_far(store: SessionStore) -> None:
+    """Whoever counts a million looks at a million. The listed are all counted."""
+    await asyncio.gather(*(keep(store, opened(number)) for number in range(COUNTED + 5)))
+    assert (await store.search(Query())).total == COUNTED
+    assert (await store.search(Query(state=State.INITIATED))).total == COUNTED
+    assert (await store.search(Query(listed_only=True))).total == COUNTED + 5
 
 
 async def test_purge_drops_what_is_old_and_settled(store: SessionStore) -> None:
