@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proxy.ports import Clock, Recorder, SessionStore
+from proxy.ports import Clock, Recorder, SessionStore, StoreUnavailable
+
+_NEEDS = "this store needs {}, which is not installed: install holdfast[{}]"
 
 
-def make_store(store: str, lease: float, clock: Clock, recorder: Recorder) -> SessionStore:  # noqa: ARG001
+def make_store(store: str, lease: float, clock: Clock, recorder: Recorder) -> SessionStore:
     """The store a setting names: `memory://`, a server's URL, or the path of an SQLite file.
 
     `lease`: for how many seconds a process that shares its store is taken for alive.
@@ -16,6 +18,12 @@ def make_store(store: str, lease: float, clock: Clock, recorder: Recorder) -> Se
         from proxy.stores.memory import MemoryStore  # noqa: PLC0415 -- load only what is used
 
         return MemoryStore(clock)
+    if store.startswith("redis://"):
+        try:
+            from proxy.stores.redis import RedisStore  # noqa: PLC0415 -- load only what is used
+        except ModuleNotFoundError as missing:
+            raise StoreUnavailable(_NEEDS.format(missing.name, "redis")) from None
+        return RedisStore(store, lease, clock, recorder)
     from proxy.stores.sqlite import SqliteStore  # noqa: PLC0415 -- load only what is used
 
     return SqliteStore(Path(store), clock, recorder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,20 +16,36 @@ from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
 from proxy.ports import Conflict, KeyTaken, OrderTaken, Query, SessionStore
 from proxy.stores.memory import MemoryStore
+from proxy.stores.redis import RedisStore
 from proxy.stores.sqlite import SqliteStore
 from proxy.system import SystemClock
 from tests.support.lab import Notes
+from tests.support.valkey import Valkey, valkey
 
-STORES: dict[str, Callable[[Path], SessionStore]] = {
+# What makes each store of a place of its own.
+STORES: dict[str, Callable[[str], SessionStore]] = {
     "memory": lambda _: MemoryStore(SystemClock()),
-    "sqlite": lambda folder: SqliteStore(folder / "sessions.db", SystemClock(), Notes()),
+    "sqlite": lambda folder: SqliteStore(Path(folder, "sessions.db"), SystemClock(), Notes()),
+    "redis": lambda url: RedisStore(url, 10.0, SystemClock(), Notes()),
 }
+
+
+@pytest.fixture(scope="module")
+def valkey_server() -> Iterator[Valkey]:
+    """One server for all that ask; skipped where there is none."""
+    with valkey() as server:
+        yield server
 
 
 @pytest_asyncio.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SessionStore]:
     """Each store in turn, open and empty."""
-    built = STORES[request.param](tmp_path)
+    place = str(tmp_path)
+    if request.param == "redis":
+        server = request.getfixturevalue("valkey_server")
+        server.tell("FLUSHALL")
+        place = server.url
+    built = STORES[request.param](place)
     await built.open()
     yield built
     await built.close()
@@ -74,7 +90,7 @@ async def finished(store: SessionStore, number: int, status: AttemptStatus) -> S
     """A session that has gone all the way."""
     first = opened(number)
     await store.claim(first, 0)
-    second = sent(first)
+    second = sent(first, store.epoch)
     await store.commit(second, first.version, None)
     third = ended(second, status)
     await store.commit(third, second.version, b"sealed")
@@ -83,7 +99,9 @@ async def finished(store: SessionStore, number: int, status: AttemptStatus) -> S
 
 async def test_what_was_committed_is_what_is_read(store: SessionStore) -> None:
     """Every field of a session comes back as it went in."""
-    session = sent(opened(order_ref="o-1", user_ref="u-1", amount="1999", currency="eur"))
+    session = sent(
+        opened(order_ref="o-1", user_ref="u-1", amount="1999", currency="eur"), store.epoch
+    )
     await keep(store, session)
     assert await store.get(session.id) == session
 
@@ -143,7 +161,7 @@ async def test_an_order_is_locked_while_it_may_be_charged(
     second = opened(2, order_ref="o-1", order_locks=True)
     with pytest.raises(OrderTaken):
         await store.claim(second, 0)
-    intent = sent(first)
+    intent = sent(first, store.epoch)
     await store.commit(intent, first.version, None)
     await store.commit(ended(intent, status), intent.version, None)
     if locked:
@@ -170,7 +188,7 @@ async def test_a_kept_request_goes_with_the_end_of_its_session(store: SessionSto
     """It is there while it may be sent again, and not a moment longer."""
     first = opened(1)
     await store.claim(first, 0)
-    second = sent(first)
+    second = sent(first, store.epoch)
     await store.commit(second, first.version, None, b"sealed request")
     assert await store.request(second.id) == b"sealed request"
     unknown = ended(second, AttemptStatus.UNKNOWN)
@@ -197,7 +215,7 @@ async def test_what_this_process_sends_is_not_abandoned(store: SessionStore) -> 
 async def test_nobody_overwrites_a_newer_version(store: SessionStore) -> None:
     """A commit over a version that has moved on is a conflict, and says what is true now."""
     first = await keep(store, opened(1))
-    second = sent(first)
+    second = sent(first, store.epoch)
     await store.commit(second, first.version, None)
     late = apply(first, ev.CancelRequested(2500, "changed my mind"))
     with pytest.raises(Conflict) as conflict:
@@ -225,7 +243,7 @@ async def test_a_bound_session_is_found_by_its_new_key(store: SessionStore) -> N
         ev.Bound(1500, "stripe", "create-payment", "charge", "t", "k-new", "g", "f", True, True, 3),
     )
     await store.claim(bound, ahead.version)
-    await store.commit(sent(bound), bound.version, None)
+    await store.commit(sent(bound, store.epoch), bound.version, None)
     with pytest.raises(KeyTaken) as taken:
         await store.claim(opened(2, key_hash="k-new"), 0)
     assert taken.value.holder.id == ahead.id
