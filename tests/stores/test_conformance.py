@@ -18,16 +18,19 @@ from proxy.core.wire import Phase
 from proxy.ports import COUNTED, Conflict, KeyTaken, OrderTaken, Query, SessionStore
 from proxy.stores.memory import MemoryStore
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.redis import RedisStore
 from proxy.stores.sqlite import SqliteStore
 from proxy.system import SystemClock
 from tests.support.lab import Notes
 from tests.support.postgres import Postgres, empty_place, postgres
+from tests.support.valkey import Valkey, valkey
 
 # What makes each store of a place of its own.
 STORES: dict[str, Callable[[str], SessionStore]] = {
     "memory": lambda _: MemoryStore(SystemClock()),
     "sqlite": lambda folder: SqliteStore(Path(folder, "sessions.db"), SystemClock(), Notes()),
     "postgres": lambda url: PostgresStore(url, 10.0, SystemClock(), Notes()),
+    "redis": lambda url: RedisStore(url, 10.0, SystemClock(), Notes()),
 }
 
 
@@ -38,12 +41,23 @@ def postgres_server() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def valkey_server() -> Iterator[Valkey]:
+    """The same."""
+    with valkey() as server:
+        yield server
+
+
 @pytest_asyncio.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SessionStore]:
     """Each store in turn, open and empty."""
     place = str(tmp_path)
     if request.param == "postgres":
         place = await empty_place(request.getfixturevalue("postgres_server"))
+    elif request.param == "redis":
+        server = request.getfixturevalue("valkey_server")
+        server.tell("FLUSHALL")
+        place = server.url
     built = STORES[request.param](place)
     await built.open()
     yield built
