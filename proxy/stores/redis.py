@@ -49,6 +49,8 @@ _SEARCH_ROWS = 1000
 _READ_DOCS = 250
 _PURGE_ROWS = 200
 
+_Place = tuple[str | bytes | int, str | bytes]  # start and id of a session; ("", "") for none
+
 
 class RedisStore:
     """Sessions on a server. `promise` says what it keeps and what it cannot, once it is open."""
@@ -112,14 +114,9 @@ class RedisStore:
         for reply in (schema, generation, told, *versions):
             if isinstance(reply, ResponseError):
                 raise reply
+        _check_schema(self._server, schema)
         if schema is None:
             await exchange(connection, ("HSETNX", META, "schema", SCHEMA))
-        elif int(schema) > SCHEMA:
-            message = (
-                f"the store {self._server.name} was written by a newer Holdfast "
-                f"(schema {int(schema)}, this one knows {SCHEMA})"
-            )
-            raise StoreUnavailable(message)
         self._settled(int(generation or 0), bytes(told or b"").decode())
         stored = {s.id: int(version or 0) for s, version in zip(known, versions, strict=True)}
         missing = lost(self._acked.recent(), stored)
@@ -227,30 +224,36 @@ class RedisStore:
 
     async def search(self, query: Query) -> Page:
         index, conditions = _plan(query)
-        place: tuple[str | bytes | int, str | bytes] = ("", "")
-        after, until = query.after, query.until
-        # The index can count by itself: what comes before the page need not be looked at.
-        if not conditions and after is not None and (until is None or after[0] < until):
-            place = after
-        found: list[bytes] = []
-        total = 0
-        while True:
-            step = _SEARCH(index, *_range(query), _SEARCH_ROWS, *place, *conditions)
-            whole, place, matching = await self._aside.ask(*step)
-            total += len(matching) // 2
-            pairs = zip(matching[::2], matching[1::2], strict=True)
-            found += [found_id for start, found_id in pairs if _on_page(query, start, found_id)]
-            del found[query.limit + 1 :]
-            counted = not conditions or (total >= COUNTED and not query.listed_only)
-            if whole == b"1" or (counted and len(found) > query.limit):
-                break
-        if not conditions:
+        wanted = query.limit + 1
+        if conditions:  # each must be looked at, in the order in which the first page shows them
+            most = None if query.listed_only else max(COUNTED, wanted)
+            found = await self._found(query, ("", ""), most)
+            total = len(found)
+        else:  # the index can count by itself
+            found = []
             low = "-inf" if query.since is None else query.since
             high = "+inf" if query.until is None else f"({query.until}"
             total = int(await self._aside.ask("ZCOUNT", f"{ROOT}:{index}", low, high))
+        if query.after is not None or not conditions:
+            found = await self._found(query, query.after or ("", ""), wanted)
         if not query.listed_only:
             total = min(total, COUNTED)
         return Page(await self._read(found[: query.limit]), total, len(found) > query.limit)
+
+    async def _found(self, query: Query, place: _Place, most: int | None) -> list[bytes]:
+        """The ids of sessions that match, newest first, from a place on; at most so many."""
+        index, conditions = _plan(query)
+        low = "" if query.since is None else query.since
+        high = "" if query.until is None else query.until
+        found: list[bytes] = []
+        while True:
+            step = _SEARCH(index, low, high, _SEARCH_ROWS, *place, *conditions)
+            whole, place, matching = await self._aside.ask(*step)
+            found += matching
+            if most is not None and len(found) >= most:
+                return found[:most]
+            if whole:
+                return found
 
     async def purge(self, *, answers_before: int, sessions_before: int) -> tuple[int, int]:
         self._acked.purged(sessions_before)
@@ -327,12 +330,37 @@ def _plan(query: Query) -> tuple[str, list[str]]:
     return index, conditions
 
 
-def _range(query: Query) -> tuple[str | int, str | int]:
-    return (
-        "" if query.since is None else query.since,
-        "" if query.until is None else query.until,
-    )
+# --- what an operator does about it ---------------------------------------------------------------
 
 
-def _on_page(query: Query, start: bytes, session_id: bytes) -> bool:
-    return query.after is None or (int(start), session_id.decode()) < query.after
+async def migrate(url: str) -> list[str]:
+    """Nothing: there is one schema, which the first start writes. Raises `StoreUnavailable` if a
+    newer Holdfast has written another.
+    """
+    server = Server(url)
+    lane = Lane(server)
+    try:
+        _check_schema(server, await lane.ask("HGET", META, "schema"))
+    finally:
+        await lane.close()
+    return []
+
+
+async def accept_loss(url: str) -> int:
+    """What is missing was looked up: trust the store again. Its new generation."""
+    lane = Lane(Server(url))
+    try:
+        generation = lane.ask("HINCRBY", META, "generation", 1, durable=True)
+        await lane.ask("HDEL", META, "lost", durable=True)
+        return int(await generation)
+    finally:
+        await lane.close()
+
+
+def _check_schema(server: Server, schema: bytes | None) -> None:
+    if int(schema or 0) > SCHEMA:
+        message = (
+            f"the store {server.name} was written by a newer Holdfast "
+            f"(schema {int(schema or 0)}, this one knows {SCHEMA})"
+        )
+        raise StoreUnavailable(message)

@@ -43,7 +43,7 @@ def postgres_server() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def valkey_server() -> Iterator[Valkey]:
-    """One server for all that ask; skipped where there is none."""
+    """The same."""
     with valkey() as server:
         yield server
 
@@ -54,7 +54,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     place = str(tmp_path)
     if request.param == "postgres":
         place = await empty_place(request.getfixturevalue("postgres_server"))
-    if request.param == "redis":
+    elif request.param == "redis":
         server = request.getfixturevalue("valkey_server")
         server.tell("FLUSHALL")
         place = server.url

@@ -72,10 +72,18 @@ class Valkey:
 
     def tell(self, *words: str) -> str:
         """Say something to it as an administrator would; the first line of its reply."""
+        return self.said(*words).partition("\r\n")[0]
+
+    def field(self, key: str, name: str) -> str:
+        """A field of a hash."""
+        return self.said("HGET", key, name).partition("\r\n")[2].partition("\r\n")[0]
+
+    def said(self, *words: str) -> str:
+        """The same, and its whole reply as it came."""
         packed = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as there:
-            there.sendall(f"*{len(words)}\r\n{packed}".encode())
-            return there.makefile("r", newline="\r\n").readline().strip()
+            there.sendall(f"*{len(words)}\r\n{packed}*1\r\n$4\r\nQUIT\r\n".encode())
+            return there.makefile("rb").read().decode(errors="replace")
 
     def stop(self) -> None:
         """An orderly end."""
