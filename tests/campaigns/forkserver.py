@@ -8,23 +8,29 @@ arrangement (`tests.campaigns.arrangements`) is made in the child alone.
 from __future__ import annotations
 
 import argparse
+import functools
+import gc
 import os
 import signal
 import sys
 from pathlib import Path
 
 import proxy.stores.postgres  # imported here so that no child has to
-import proxy.stores.sqlite
-from proxy.cli.serve import serve
+import proxy.stores.sqlite  # noqa: F401 -- likewise
+from proxy.cli import serve
+from proxy.settings.load import load as load_policy
 from tests.campaigns.arrangements import arrange
 
 
 def main() -> None:
     """Fork a Holdfast for every line, until the input ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: the kernel may bury them
-    assert (proxy.stores.postgres, proxy.stores.sqlite) is not None
+    # A policy is read here, once for all who have it.
+    load = serve.load = functools.cache(load_policy)  # type: ignore[attr-defined]
     for line in sys.stdin:
         _, config, log, *arrangement = line.split()
+        load(Path(config))
+        gc.freeze()  # what is there now is no child's to look through
         child = os.fork()
         if child == 0:
             _become_holdfast(config, log, arrangement)
@@ -40,7 +46,7 @@ def _become_holdfast(config: str, log: str, arrangement: list[str]) -> None:
     code = 1
     try:
         arrange(arrangement)
-        code = serve(argparse.Namespace(config=Path(config)))
+        code = serve.serve(argparse.Namespace(config=Path(config)))
     finally:
         os._exit(code)
 

@@ -85,6 +85,9 @@ class Replica:
             encoding="utf-8",
         )
         self.log_path = folder / "holdfast.log"
+        self.upstream_ports = {
+            name: int(upstream.rsplit(":", 1)[1]) for name, (_, upstream) in gateways.items()
+        }
         self._pid = 0
         self._gone: asyncio.Future[None] | None = None
 
@@ -118,8 +121,9 @@ class Replica:
 
     async def kill(self) -> None:
         """Kill -9."""
-        self.signal(signal.SIGKILL)
-        await self.gone()
+        if self._gone is not None and not self._gone.done():
+            self.signal(signal.SIGKILL)
+            await self.gone()
 
     async def ready(self, http: aiohttp.ClientSession) -> None:
         """Wait for /readyz, or until it is gone again."""

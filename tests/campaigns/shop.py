@@ -25,6 +25,8 @@ _PAUSE_SECONDS = 0.05
 _PAGE = 500
 # Of the orders that are paid, the share that is asked for once more.
 _ASKED_AGAIN = 0.1
+# The gateway keeps what it was sent: not all of them.
+_LONG_SHARE, _LONG_BYTES = 0.3, 100_000
 
 
 @dataclass(slots=True)
@@ -41,6 +43,7 @@ class Findings:
     paid_but_not_charged: list[str] = field(default_factory=list)
     acknowledged_but_lost: list[str] = field(default_factory=list)
     charged_but_unseen: list[str] = field(default_factory=list)
+    unknown_but_unlisted: list[str] = field(default_factory=list)
     against_the_ledger: list[str] = field(default_factory=list)
     told_otherwise: list[str] = field(default_factory=list)
     never_told: list[str] = field(default_factory=list)
@@ -53,6 +56,7 @@ class Findings:
             or self.paid_but_not_charged
             or self.acknowledged_but_lost
             or self.charged_but_unseen
+            or self.unknown_but_unlisted
             or self.against_the_ledger
             or self.told_otherwise
             or self.never_told
@@ -70,6 +74,7 @@ class Findings:
             ("told paid, but not charged", len(self.paid_but_not_charged)),
             ("acknowledged sessions lost", len(self.acknowledged_but_lost)),
             ("charged, but neither told nor listed", len(self.charged_but_unseen)),
+            ("unknown, but not listed", len(self.unknown_but_unlisted)),
             ("store and ledger contradict", len(self.against_the_ledger)),
             ("told another answer when asked again", len(self.told_otherwise)),
             ("never told anything", len(self.never_told)),
@@ -91,21 +96,23 @@ class Shop:
     http: aiohttp.ClientSession
     doors: Sequence[str]
     dice: random.Random
-    gateway: str = "gateway"
+    gateway: str
     final_unknown: bool = False
     told: dict[str, str] = field(default_factory=dict)
     sessions: dict[str, str] = field(default_factory=dict)
     told_otherwise: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
     longest_wait: float = 0.0
+    long: int = 0  # how many wish that some of the orders that begin now have a long body
+    _long_orders: set[str] = field(default_factory=set)
 
     @contextlib.asynccontextmanager
-    async def open(self, at_once: int, prefix: str = "o") -> AsyncIterator[None]:
+    async def open(self, at_once: int) -> AsyncIterator[None]:
         """So many orders are being paid all the time; at the end each of them is told."""
         closed = asyncio.Event()
         async with asyncio.TaskGroup() as payers:
             for number in range(at_once):
-                payers.create_task(self._pay_on(f"{prefix}-{number}", closed))
+                payers.create_task(self._pay_on(f"{self.gateway}-{number}", closed))
             try:
                 yield
             finally:
@@ -121,6 +128,8 @@ class Shop:
         """Pay one order, with one key, until it is told."""
         clock = asyncio.get_running_loop().time
         begun = clock()
+        if self.long and self.dice.random() < _LONG_SHARE:
+            self._long_orders.add(order)
         for _ in range(_TRIES):
             told = await self._try(order)
             if told is not None:
@@ -158,6 +167,8 @@ class Shop:
             "payment_method": "pm_card_visa",
             "metadata[order_id]": order,
         }
+        if order in self._long_orders:
+            data["description"] = "x" * _LONG_BYTES
         headers = {
             "Authorization": CREDENTIAL,
             "Idempotency-Key": f"key-{order}",
@@ -186,7 +197,9 @@ async def judge(
     findings: Findings, shop: Shop, charges: Counter[str], api: str, http: aiohttp.ClientSession
 ) -> None:
     """Hold what the shop was told, what the store says and what was charged against each other."""
-    kept = await _kept(f"{api}/sessions?gateway={shop.gateway}&limit={_PAGE}", http)
+    which = f"gateway={shop.gateway}&limit={_PAGE}"
+    kept = await _kept(f"{api}/sessions?{which}", http)
+    listed = await _kept(f"{api}/sessions/active?{which}", http)
     told = Counter(shop.told.values())
     findings.orders += len(shop.told) + len(shop.given_up)
     findings.paid += told["paid"]
@@ -208,6 +221,8 @@ async def judge(
     ]
     for session in kept.values():
         order, outcome = session["orderId"], session["outcome"]
+        if outcome == "unknown" and session["sessionId"] not in listed:
+            findings.unknown_but_unlisted.append(order)
         if outcome != "unknown" and (outcome == "charged") != bool(charges[order]):
             findings.against_the_ledger.append(order)
         reasons = {stop["reason"] for stop in session["metadata"]["interruptions"]}
