@@ -1,0 +1,21 @@
+"""What a campaign arranges in one of its Holdfasts before that begins to serve.
+
+Nothing of this is in the product: its rooms' own functions are wrapped from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.support.crashing import crash_at
+
+_KINDS: dict[str, Callable[..., None]] = {
+    "crash": lambda point, passings: crash_at(point, int(passings)),
+}
+
+
+def arrange(words: list[str]) -> None:
+    """Carry out what the words say: a kind, and what it needs to know."""
+    if words:
+        kind, *more = words
+        _KINDS[kind](*more)
