@@ -6,12 +6,12 @@ Nothing of this is in the product: its rooms' own functions are wrapped from out
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import proxy.stores.postgres
+import proxy.stores.redis
+from proxy.stores import redis_server
 from tests.support.crashing import crash_at
-
-_KINDS: dict[str, Callable[..., None]] = {
-    "crash": lambda point, passings: crash_at(point, int(passings)),
-}
 
 
 def arrange(words: list[str]) -> None:
@@ -19,3 +19,26 @@ def arrange(words: list[str]) -> None:
     if words:
         kind, *more = words
         _KINDS[kind](*more)
+
+
+def _trusting(*more: str) -> None:
+    """A Redis server is taken as it is and at its word: what it has answered counts. `unguarded`:
+    nobody asks a server that is another than before for what was acknowledged.
+    """
+    redis_server._MUST_BE = ()
+    check = redis_server.Server._check
+
+    async def unconfirmed(server: redis_server.Server, connection: Any) -> None:
+        await check(server, connection)
+        server.confirm = None
+
+    redis_server.Server._check = unconfirmed  # type: ignore[method-assign]
+    if "unguarded" in more:
+        for store in (proxy.stores.postgres, proxy.stores.redis):
+            store.lost = lambda *_: None  # type: ignore[attr-defined]
+
+
+_KINDS: dict[str, Callable[..., None]] = {
+    "crash": lambda point, passings: crash_at(point, int(passings)),
+    "trusting": _trusting,
+}

@@ -87,7 +87,9 @@ class Market:
 async def market(
     folder: Path, store: str, count: int, seed: int, *, interruptions: float, policy: str = PATIENT
 ) -> AsyncIterator[Market]:
-    """A market with so many replicas on a fresh store; none is started yet."""
+    """A market with so many replicas on a fresh store (one of `PLACES`), or on one that is there (its
+    address); none is started yet.
+    """
     dice = random.Random(seed)
     faults = FaultPlan(seed=seed, interruptions=interruptions)
     gateways = {
@@ -95,7 +97,7 @@ async def market(
         "keyless": Keyless(faults, latency=_LATENCY),
     }
     async with contextlib.AsyncExitStack() as open_:
-        place = open_.enter_context(PLACES[store]())
+        place = open_.enter_context(PLACES[store]()) if store in PLACES else store
         server = await open_.enter_async_context(forks())
         http = await open_.enter_async_context(patient_client())
         replicas = []
