@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +51,22 @@ class Secrets(Protocol):
 
     def unseal(self, belongs_to: str, sealed: bytes) -> bytes:
         """Raises `SealBroken`."""
+        ...
+
+
+class Spool(Protocol):
+    """Where evidence waits that the store could not take. What is kept survives a power cut."""
+
+    async def keep(self, record: bytes) -> int:
+        """Write a record down; its number. Raises `StoreUnavailable`."""
+        ...
+
+    def records(self) -> Mapping[int, bytes]:
+        """What waits, by its number, in the order it was kept; at first what was left behind."""
+        ...
+
+    async def done(self, number: int) -> None:
+        """The store has it now."""
         ...
 
 
