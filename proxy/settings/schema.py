@@ -349,6 +349,7 @@ class PolicyFile(Model):
     listen: ListenModel = ListenModel()
     store: StoreUrl = d.STORE
     key_file: str | None = None
+    spool: str | None = None
     # At least one; the resolver says so, so that a file without it is still looked through.
     gateways: dict[Name, GatewayModel] = {}
     defaults: DefaultsModel = DefaultsModel()

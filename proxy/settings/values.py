@@ -92,6 +92,7 @@ class Settings:
     store: str = field(repr=False)
     keys: tuple[bytes, ...] | None = field(repr=False)
     key_file: Path | None
+    spool: Path | None
     gateways: Mapping[str, Gateway]
     session: SessionPolicy
     shutdown: Shutdown
