@@ -37,6 +37,7 @@ _MUST_BE = (("fsync", "on"), ("full_page_writes", "on"))
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 3.0
 _CLOSE_SECONDS = 2.0
+_WARNING = "WARNING"
 # Any number: it keeps two that migrate apart.
 _MIGRATING = 4_631_072
 _LOCK_TIMEOUT = "3s"  # a change of a table waits no longer: every payment would wait behind it
@@ -103,7 +104,7 @@ class Server:
         warnings: list[str] = []
 
         def hear(_: object, message: Any) -> None:
-            if message.severity_en == "WARNING":
+            if message.severity_en == _WARNING:
                 warnings.append(message.message)
 
         connection.add_log_listener(hear)
@@ -114,8 +115,8 @@ class Server:
         except TROUBLE as error:
             raise Doubt(self._cannot("be sure of", error)) from None
         finally:
-            connection.remove_log_listener(hear)
             with contextlib.suppress(*TROUBLE):  # then it is closed, and the next one is new
+                connection.remove_log_listener(hear)
                 await pool.release(connection)
         if warnings:  # somebody ended the wait for the standby: it may be on this server only
             raise Doubt(self._cannot("be sure of", warnings[0]))
