@@ -114,12 +114,13 @@ SELECT EXISTS (SELECT 1 FROM beat) AS alive, generation, regressed,
 """
 _CLOSE = "UPDATE epochs SET closed = true WHERE epoch = $1 AND mark = $2"
 _CLOSE_OVERDUE = "UPDATE epochs SET closed = true WHERE NOT closed AND lease_until < now()"
-# A session stays with the sweeper that took it until that one has written it or is gone itself.
+# A session stays with the sweeper that took it until that one has written it or is gone itself. The
+# conditions are on the row alone: a row that changed while it was waited for is not joined anew.
 _SWEEP = """
-WITH taken AS MATERIALIZED (
-    SELECT id FROM sessions WHERE listed AND sender IS NOT NULL
-       AND NOT EXISTS (SELECT 1 FROM epochs WHERE epoch = sender AND NOT closed)
-       AND NOT EXISTS (SELECT 1 FROM epochs WHERE epoch = sweeper AND NOT closed AND epoch <> $1)
+WITH alive AS MATERIALIZED (SELECT array_agg(epoch) AS epochs FROM epochs WHERE NOT closed),
+taken AS MATERIALIZED (
+    SELECT id FROM sessions WHERE listed AND sender <> ALL((SELECT epochs FROM alive)::bigint[])
+       AND (sweeper IS NULL OR sweeper = $1 OR sweeper <> ALL((SELECT epochs FROM alive)::bigint[]))
     LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 UPDATE sessions SET sweeper = $1 FROM taken WHERE sessions.id = taken.id RETURNING doc

@@ -76,6 +76,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long for a server that does not answer."""
     monkeypatch.setattr(server_module, "_ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(server_module, "_CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(server_module, "_WAIT_SECONDS", 1.0)
     monkeypatch.setattr(postgres_store, "_DOUBT_SECONDS", 0.4)
 
 
@@ -357,6 +358,16 @@ async def test_a_server_that_may_lose_what_it_acknowledged_is_refused(setting: s
     """Neither can be had back by anything that is said over a connection."""
     with postgres(18, **{setting: "off"}) as server:
         assert f"has {setting} = off: it must be on" in await refused(server.url)
+
+
+async def test_a_host_that_says_nothing_does_not_hide_the_next(
+    server: Postgres, url: str, impatient: None
+) -> None:
+    """It takes the connection and is silent; the other one is asked all the same."""
+    async with tcp_faults(server.port, *[Fault(wait_for=asyncio.Event())] * 99) as silent:
+        both = url.replace("@", f"@127.0.0.1:{silent.port},")
+        async with replica(both) as store:
+            await finished(store, 1, AttemptStatus.SUCCEEDED)
 
 
 async def test_no_server_is_told_without_the_password() -> None:
