@@ -190,7 +190,7 @@ class PostgresStore:
         try:
             if not await self._beat():
                 self._lease_until = -inf
-                (row,) = await self._server.durably(_REGISTER, self._mark, self._lease, __version__)
+                (row,) = await self._server.apart(_REGISTER, self._mark, self._lease, __version__)
                 self.epoch = row["epoch"]
                 await self._beat()
         except StoreUnavailable:
@@ -201,7 +201,7 @@ class PostgresStore:
     async def _beat(self) -> bool:
         """Renew the lease, and hear what else there is to know; False: there is none any more."""
         asked = self._clock.monotonic()  # the lease began later than this
-        (row,) = await self._server.durably(_BEAT, self.epoch, self._mark, self._lease)
+        (row,) = await self._server.apart(_BEAT, self.epoch, self._mark, self._lease)
         self._hear(row["generation"], row["regressed"])
         if not row["alive"]:
             return False
@@ -224,9 +224,9 @@ class PostgresStore:
         missing = lost(acked, {row["id"]: row["version"] for row in rows})
         if missing is not None:
             self.regressed = self.regressed or missing
-            self._acked.forget()
             # For those who share it, and for this process after a restart.
             await connection.execute(_REGRESSED, missing)
+            self._acked.forget()
 
     async def abandoned(self) -> list[Session]:
         await self._server.durably(_CLOSE_OVERDUE)

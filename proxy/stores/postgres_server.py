@@ -30,7 +30,7 @@ TROUBLE = (
     OSError,
 )
 # Together 12: eight replicas fit into the hundred connections a server allows by default.
-_DURABLE_CONNECTIONS = 8
+_DURABLE_CONNECTIONS = 7
 _QUICK_CONNECTIONS = 4
 # Without these a crash of the server's host loses or tears what was acknowledged.
 _MUST_BE = (("fsync", "on"), ("full_page_writes", "on"))
@@ -64,15 +64,17 @@ class Server:
         self._started: object = None  # when the server we last spoke to did
         self._durable: Any = None
         self._quick: Any = None
+        self._lease: Any = None  # one connection of its own
 
     async def open(self) -> None:
         """Get ready to connect; the first statement does."""
         self._durable = await self._pool("on", _DURABLE_CONNECTIONS)
         self._quick = await self._pool("off", _QUICK_CONNECTIONS)
+        self._lease = await self._pool("on", 1)
 
     async def close(self) -> None:
         """Let go of every connection; of one that does not answer as well."""
-        for pool in (self._durable, self._quick):
+        for pool in (self._durable, self._quick, self._lease):
             try:
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await pool.close()
@@ -88,6 +90,10 @@ class Server:
     async def quickly(self, statement: str, *values: object) -> list[Row]:
         """What a statement returned: a read, or a write that is durable with the next that is."""
         return await self._ask(self._quick, statement, values)
+
+    async def apart(self, statement: str, *values: object) -> list[Row]:
+        """As `durably`, and held up by no payment: over a connection that they do not use."""
+        return await self._ask(self._lease, statement, values)
 
     async def _ask(self, pool: Any, statement: str, values: tuple[object, ...]) -> list[Row]:
         try:

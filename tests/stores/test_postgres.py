@@ -269,6 +269,24 @@ async def test_what_a_gateway_answered_is_written_without_a_lease(
     assert await store.answer(intent.id) == b"sealed"
 
 
+async def test_a_lease_is_renewed_while_every_payment_waits(
+    store: PostgresStore, side: Any
+) -> None:
+    """It has a connection of its own."""
+    begun = [await claimed(store, number) for number in range(1, 21)]
+    async with side.transaction():
+        await side.fetch("SELECT 1 FROM sessions FOR UPDATE")
+        commits = [
+            asyncio.ensure_future(store.commit(intent, session.version, None))
+            for session, intent in begun
+        ]
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        await eventually(lambda: side.fetchval(waiting), lambda count: count > 5)
+        await store.heartbeat()
+        assert not any(commit.done() for commit in commits)
+    await asyncio.gather(*commits)
+
+
 async def test_a_lease_is_given_back_at_the_stop(store: PostgresStore, url: str) -> None:
     """What was in flight is abandoned at once, and somebody else leads."""
     async with replica(url) as other:
