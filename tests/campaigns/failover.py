@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tests.campaigns.market import Market, market
 from tests.campaigns.pairs import Pair
-from tests.campaigns.shop import Findings
+from tests.campaigns.shop import Findings, Shop
 
 _AT_ONCE = 6  # at each gateway
 _STALLED = 0.25  # of the primaries
-_CLICKS = 5  # after each failover: so many of the orders that were told last
+_CLICKS = 5  # after each failover: so many of the orders that were told last before it
 _BEHIND_SECONDS = 0.4
 _STEP_SECONDS = 0.02
 _NOTICED_STEPS = 200
@@ -101,6 +101,7 @@ class _Campaign:
     async def fail_over(self, dice: random.Random) -> None:
         """Once, with a standby that has everything."""
         stalls = dice.random() < _STALLED
+        lately = self._told_lately()
         begun = self._now()
         await asyncio.to_thread(self._pair.stall_primary if stalls else self._pair.kill_primary)
         await asyncio.to_thread(self._pair.promote)
@@ -109,18 +110,19 @@ class _Campaign:
             await asyncio.sleep(dice.uniform(0.05, 0.5))
             self.findings.stalled += 1
         await self._restore(begun)
-        await self._ask_again()
+        await self._ask_again(lately)
 
     async def lose(self, control: Control) -> None:
         """Once, with a standby that has not everything."""
         await asyncio.to_thread(self._pair.leave_behind)
         await asyncio.sleep(_BEHIND_SECONDS)
+        lately = self._told_lately()
         begun = self._now()
         await asyncio.to_thread(self._pair.kill_primary)
         await asyncio.to_thread(self._pair.promote)
         await self._restore(begun)
         if control is Control.UNGUARDED:
-            await self._ask_again()
+            await self._ask_again(lately)
             return
         for _ in range(_NOTICED_STEPS):
             if await asyncio.to_thread(self._pair.missing):
@@ -130,7 +132,7 @@ class _Campaign:
         strong, keyless = self._market.shops["strong"], self._market.shops["keyless"]
         told = len(strong.told)
         await asyncio.sleep(_HEARD_SECONDS)
-        await self._ask_again()
+        await self._ask_again(lately)
         self.findings.paid_meanwhile += len(strong.told) - told
         # A person looks up at the gateway what was paid, and tells the shop.
         charged = self._market.gateways["keyless"].ledger.per_order()
@@ -139,19 +141,27 @@ class _Campaign:
 
     async def _restore(self, begun: float) -> None:
         """Come back with a standby, and wait until payments go on."""
-        told = self._market.orders
+        goes_on = asyncio.ensure_future(self._goes_on(begun))
         await asyncio.to_thread(self._pair.bury)
         await asyncio.to_thread(self._pair.rejoin)
-        while self._market.orders == told:
-            await asyncio.sleep(_STEP_SECONDS)
-        self.findings.away.append(self._now() - begun)
+        await goes_on
         self.findings.failovers += 1
 
-    async def _ask_again(self) -> None:
-        """Customers who click once more, after the payment was told as paid."""
-        for shop in self._market.shops.values():
-            paid = [order for order, outcome in shop.told.items() if outcome == "paid"]
-            await asyncio.gather(*(shop.ask_again(order) for order in paid[-_CLICKS:]))
+    async def _goes_on(self, begun: float) -> None:
+        # What is out at the gateway is told as soon as it is back, store or no store.
+        told = self._market.orders + len(self._market.shops) * _AT_ONCE
+        while self._market.orders <= told:  # noqa: ASYNC110 -- the shops do not know of us
+            await asyncio.sleep(_STEP_SECONDS)
+        self.findings.away.append(self._now() - begun)
+
+    def _told_lately(self) -> list[tuple[Shop, str]]:
+        shops = self._market.shops.values()
+        paid = [[o for o, outcome in shop.told.items() if outcome == "paid"] for shop in shops]
+        return [(s, o) for s, orders in zip(shops, paid, strict=True) for o in orders[-_CLICKS:]]
+
+    async def _ask_again(self, lately: list[tuple[Shop, str]]) -> None:
+        """Customers who click once more, although they were told that it is paid."""
+        await asyncio.gather(*(shop.ask_again(order) for shop, order in lately))
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -87,8 +87,8 @@ class Market:
 async def market(
     folder: Path, store: str, count: int, seed: int, *, interruptions: float, policy: str = PATIENT
 ) -> AsyncIterator[Market]:
-    """A market with so many replicas on a fresh store (one of `PLACES`), or on one that is there (its
-    address); none is started yet.
+    """A market with so many replicas; none is started yet. `store`: one of `PLACES`, or the address
+    of one that is there.
     """
     dice = random.Random(seed)
     faults = FaultPlan(seed=seed, interruptions=interruptions)
