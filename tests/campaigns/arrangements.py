@@ -25,14 +25,14 @@ def _trusting(*more: str) -> None:
     """A Redis server is taken as it is and at its word: what it has answered counts. `unguarded`:
     nobody asks a server that is another than before for what was acknowledged.
     """
-    redis_server._MUST_BE = ()
+    redis_server._MUST_BE = ()  # type: ignore[assignment]
     check = redis_server.Server._check
 
     async def unconfirmed(server: redis_server.Server, connection: Any) -> None:
         await check(server, connection)
         server.confirm = None
 
-    redis_server.Server._check = unconfirmed  # type: ignore[method-assign]
+    redis_server.Server._check = unconfirmed  # type: ignore[method-assign, assignment]
     if "unguarded" in more:
         for store in (proxy.stores.postgres, proxy.stores.redis):
             store.lost = lambda *_: None  # type: ignore[attr-defined]

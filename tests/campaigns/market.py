@@ -85,10 +85,16 @@ class Market:
 
 @contextlib.asynccontextmanager
 async def market(
-    folder: Path, store: str, count: int, seed: int, *, interruptions: float, policy: str = PATIENT
+    folder: Path,
+    store: str | list[str],
+    count: int,
+    seed: int,
+    *,
+    interruptions: float,
+    policy: str = PATIENT,
 ) -> AsyncIterator[Market]:
     """A market with so many replicas; none is started yet. `store`: one of `PLACES`, or the address
-    of one that is there.
+    of one that is there, as each replica knows it.
     """
     dice = random.Random(seed)
     faults = FaultPlan(seed=seed, interruptions=interruptions)
@@ -97,11 +103,12 @@ async def market(
         "keyless": Keyless(faults, latency=_LATENCY),
     }
     async with contextlib.AsyncExitStack() as open_:
-        place = open_.enter_context(PLACES[store]()) if store in PLACES else store
+        if isinstance(store, str):
+            store = [open_.enter_context(PLACES[store]())] * count
         server = await open_.enter_async_context(forks())
         http = await open_.enter_async_context(patient_client())
         replicas = []
-        for number in range(count):
+        for number, place in enumerate(store):
             # A port of its own at each gateway, so that these know who asks.
             origins = {
                 name: (PROFILES[name], await open_.enter_async_context(simulated(gateway)))

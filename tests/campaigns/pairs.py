@@ -219,7 +219,7 @@ class ValkeyPair:
     def _chosen(self) -> bool:
         """Whether Sentinel would choose the standby, were the primary gone now."""
         (seen,) = _asked(self._sentinel).sentinel_slaves(_MASTER)
-        return seen["flags"] == "slave" and seen["master-link-status"] == "ok"
+        return bool(seen["flags"] == "slave" and seen["master-link-status"] == "ok")
 
 
 def _asked(server: Valkey) -> Any:
