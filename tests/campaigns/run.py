@@ -15,6 +15,7 @@ from proxy.core.profile import GatewayClass  # after the path is set
 from tests.campaigns.kill import kill_campaign
 from tests.campaigns.model import ALL, ALONE, TWO, search
 from tests.campaigns.mutants import MUTANTS, Killed, hunt, table
+from tests.campaigns.pause import CONTROL, pause_campaign
 from tests.campaigns.places import PLACES
 from tests.campaigns.powerloss import Control, powerloss
 from tests.campaigns.sim.plan import plan_of
@@ -30,6 +31,11 @@ def main() -> int:
     model = campaigns.add_parser("model", help="every sequence of events, over the pure core")
     wide = "how far to go where a scope is too wide to end; default: %(default)s"
     model.add_argument("--states", type=int, default=3_000_000, help=wide)
+    pause = campaigns.add_parser("pause", help="SIGSTOP past the lease, under load")
+    pause.add_argument("--pauses", type=int, default=200, help="default: %(default)s")
+    pause.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    sends = "with a take-over that sends again: then it must charge twice"
+    pause.add_argument("--control", action="store_true", help=sends)
     power = campaigns.add_parser(
         "powerloss", help="the power goes, and what was not synced with it"
     )
@@ -91,6 +97,17 @@ def _model(options: argparse.Namespace) -> bool:
     return clean
 
 
+def _pause(options: argparse.Namespace) -> bool:
+    control = CONTROL if options.control else None
+    with tempfile.TemporaryDirectory(prefix="holdfast-campaign-") as folder:
+        running = pause_campaign(
+            Path(folder), pauses=options.pauses, seed=options.seed, control=control, say=print
+        )
+        findings = asyncio.run(running)
+    print(f"{'seed':<40}{options.seed:>8}", findings.table(), sep="\n")
+    return bool(findings.charged_twice) if options.control else findings.clean
+
+
 def _powerloss(options: argparse.Namespace) -> bool:
     as_it_should = True
     for control in Control if options.control else (None,):
@@ -144,6 +161,7 @@ _CAMPAIGNS = {
     "kill": _kill,
     "model": _model,
     "mutants": _mutants,
+    "pause": _pause,
     "powerloss": _powerloss,
     "simulate": _simulate,
 }
