@@ -10,8 +10,15 @@ from typing import Any
 
 import proxy.stores.postgres
 import proxy.stores.redis
+from proxy.flow import attempts, pipeline
 from proxy.stores import redis_server
 from tests.support.crashing import crash_at
+
+
+def _sends_again() -> None:
+    """What is unknown is sent again by whoever took it over, whatever the gateway promises."""
+    for room in (attempts, pipeline):
+        room.repeat_barrier = lambda *_: None  # type: ignore[attr-defined]
 
 
 def arrange(words: list[str]) -> None:
@@ -40,5 +47,6 @@ def _trusting(*more: str) -> None:
 
 _KINDS: dict[str, Callable[..., None]] = {
     "crash": lambda point, passings: crash_at(point, int(passings)),
+    "take-over-sends-again": _sends_again,
     "trusting": _trusting,
 }

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from tests.campaigns.market import Market, market
+from tests.campaigns.market import Market, Scene, market
 from tests.campaigns.pairs import Pair
 from tests.campaigns.shop import Findings, Shop
 
@@ -79,7 +79,7 @@ async def failover_campaign(
 ) -> Failovers:
     """Fail over so often, at moments drawn from the seed, and report."""
     dice = random.Random(seed)
-    async with market(folder, [pair.url] * 2, 2, seed, interruptions=0.05) as there:
+    async with market(folder, Scene([pair.url] * 2, 2, seed)) as there:
         campaign = _Campaign(pair, there)
         await there.start(*_ARRANGED[control])
         async with there.open(_AT_ONCE):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.campaigns.market import Market, market
+from tests.campaigns.market import Market, Scene, market
 from tests.campaigns.places import SHARED
 from tests.campaigns.replicas import Replica
 from tests.campaigns.shop import Findings
@@ -122,7 +122,7 @@ async def kill_campaign(
     findings = Killings()
     wanted = itertools.islice(_points(named=points), kills)
     count = _REPLICAS if store in SHARED else 1
-    async with market(folder, store, count, seed, interruptions=0.05) as there:
+    async with market(folder, Scene(store, count, seed)) as there:
         killer = _Killer(there, random.Random(seed), wanted, findings, say)
         begun = time.monotonic()
         async with there.open(_AT_ONCE):

@@ -12,7 +12,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp import web
@@ -34,7 +34,6 @@ defaults:
   budget: {min_per_second: 100000}
 session: {lease: 500ms, duplicate_wait: 500ms}
 """
-_LATENCY = 0.02
 
 
 class Keyless(KillingGateway):
@@ -83,42 +82,46 @@ class Market:
             await judge(findings, shop, charges, api, self.http)
 
 
+class Scene(NamedTuple):
+    """What a market is like. `store`: one of `PLACES`, or the address each replica has for it."""
+
+    store: str | list[str]
+    replicas: int
+    seed: int
+    interruptions: float = 0.05  # the share of requests that the gateways interrupt
+    patience: float = 8.0  # how many seconds a shop waits for an answer
+    latency: float = 0.02  # seconds a gateway takes
+    policy: str = PATIENT
+
+
 @contextlib.asynccontextmanager
-async def market(
-    folder: Path,
-    store: str | list[str],
-    count: int,
-    seed: int,
-    *,
-    interruptions: float,
-    policy: str = PATIENT,
-) -> AsyncIterator[Market]:
-    """A market with so many replicas; none is started yet. `store`: one of `PLACES`, or the address
-    of one that is there, as each replica knows it.
-    """
-    dice = random.Random(seed)
-    faults = FaultPlan(seed=seed, interruptions=interruptions)
+async def market(folder: Path, scene: Scene) -> AsyncIterator[Market]:
+    """A market ; no replica is started yet."""
+    dice = random.Random(scene.seed)
+    faults = FaultPlan(seed=scene.seed, interruptions=scene.interruptions)
     gateways = {
-        "strong": KillingGateway(faults, latency=_LATENCY),
-        "keyless": Keyless(faults, latency=_LATENCY),
+        "strong": KillingGateway(faults, latency=scene.latency),
+        "keyless": Keyless(faults, latency=scene.latency),
     }
     async with contextlib.AsyncExitStack() as open_:
-        if isinstance(store, str):
-            store = [open_.enter_context(PLACES[store]())] * count
+        places = scene.store
+        if isinstance(places, str):
+            places = [open_.enter_context(PLACES[places]())] * scene.replicas
         server = await open_.enter_async_context(forks())
         http = await open_.enter_async_context(patient_client())
+        theirs = await open_.enter_async_context(patient_client(scene.patience))
         replicas = []
-        for number, place in enumerate(store):
+        for number, place in enumerate(places):
             # A port of its own at each gateway, so that these know who asks.
             origins = {
                 name: (PROFILES[name], await open_.enter_async_context(simulated(gateway)))
                 for name, gateway in gateways.items()
             }
-            replica = Replica(folder / str(number), place, origins, policy)
+            replica = Replica(folder / str(number), place, origins, scene.policy)
             open_.push_async_callback(replica.kill)
             replicas.append(replica)
         shops = {
-            name: Shop(http, [replica.doors[name] for replica in replicas], dice, name)
+            name: Shop(theirs, [replica.doors[name] for replica in replicas], dice, name)
             for name in gateways
         }
         shops["keyless"].final_unknown = True

@@ -256,3 +256,9 @@ def valkey_pair(*, synchronous: bool) -> Iterator[ValkeyPair]:
             yield pair
         finally:
             pair.stop()
+
+
+PAIRS: dict[str, Callable[..., contextlib.AbstractContextManager[Pair]]] = {
+    "postgresql": postgres_pair,
+    "valkey": valkey_pair,
+}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.campaigns.apart import Apart
-from tests.campaigns.market import Market, market
+from tests.campaigns.market import Market, Scene, market
 from tests.campaigns.shop import Findings
 
 _AT_ONCE = 6  # at each gateway
@@ -57,7 +57,7 @@ async def partition_campaign(
     """Cut so often, at moments drawn from the seed, and report."""
     dice = random.Random(seed)
     findings = Partitions()
-    async with market(folder, apart.urls, 2, seed, interruptions=0.05) as there:
+    async with market(folder, Scene(apart.urls, 2, seed)) as there:
         await there.start()
         async with there.open(_AT_ONCE):
             for number in range(1, cuts + 1):

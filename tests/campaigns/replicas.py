@@ -131,7 +131,7 @@ class Replica:
         for _ in range(_READY_STEPS):
             if self._gone.done():
                 return
-            with contextlib.suppress(aiohttp.ClientError):
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with http.get(f"{self.admin}/readyz") as answer:
                     if answer.status == 200:
                         return

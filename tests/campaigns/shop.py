@@ -38,6 +38,10 @@ class Findings:
     told_unknown: int = 0
     # Sessions whose process was gone while a send was out; without any a campaign proves nothing.
     left_in_flight: int = 0
+    learned_late: int = 0  # of these: told unknown, and charged by evidence that came later
+    # What nobody knows at the end, as the ledger has it.
+    unknown_and_charged: int = 0
+    unknown_and_not: int = 0
     longest_wait: float = 0.0  # seconds from the first try of an order until it was told
     charged_twice: list[str] = field(default_factory=list)
     paid_but_not_charged: list[str] = field(default_factory=list)
@@ -69,6 +73,9 @@ class Findings:
             ("told paid", self.paid),
             ("told unknown", self.told_unknown),
             ("payments whose process was gone", self.left_in_flight),
+            ("  told unknown, later known as charged", self.learned_late),
+            ("unknown at the end, and charged", self.unknown_and_charged),
+            ("unknown at the end, and not charged", self.unknown_and_not),
             ("longest until told, seconds", f"{self.longest_wait:.1f}"),
             ("charged twice", len(self.charged_twice)),
             ("told paid, but not charged", len(self.paid_but_not_charged)),
@@ -225,12 +232,17 @@ async def judge(
     ]
     for session in kept.values():
         order, outcome = session["orderId"], session["outcome"]
-        if outcome == "unknown" and session["sessionId"] not in listed:
-            findings.unknown_but_unlisted.append(order)
+        if outcome == "unknown":
+            if session["sessionId"] not in listed:
+                findings.unknown_but_unlisted.append(order)
+            findings.unknown_and_charged += bool(charges[order])
+            findings.unknown_and_not += not charges[order]
         if outcome != "unknown" and (outcome == "charged") != bool(charges[order]):
             findings.against_the_ledger.append(order)
         reasons = {stop["reason"] for stop in session["metadata"]["interruptions"]}
-        findings.left_in_flight += Reason.PROCESS_RESTART in reasons
+        if Reason.PROCESS_RESTART in reasons:
+            findings.left_in_flight += 1
+            findings.learned_late += shop.told.get(order) == "unknown" and outcome == "charged"
 
 
 async def _kept(url: str, http: aiohttp.ClientSession) -> dict[str, dict[str, Any]]:
