@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import proxy.stores.postgres
-import proxy.stores.redis
+from proxy import app
 from proxy.flow import attempts, pipeline
-from proxy.stores import redis_server
+from proxy.stores import postgres, redis, redis_server
 from tests.support.crashing import crash_at
 
 
@@ -21,11 +20,10 @@ def _sends_again() -> None:
         room.repeat_barrier = lambda *_: None  # type: ignore[attr-defined]
 
 
-def arrange(words: list[str]) -> None:
-    """Carry out what the words say: a kind, and what it needs to know."""
-    if words:
-        kind, *more = words
-        _KINDS[kind](*more)
+def _version(name: str) -> None:
+    """A build of another name; on a shared store it stands with the process's epoch."""
+    for room in (app, postgres):
+        room.__version__ = name  # type: ignore[attr-defined]
 
 
 def _trusting(*more: str) -> None:
@@ -41,7 +39,7 @@ def _trusting(*more: str) -> None:
 
     redis_server.Server._check = unconfirmed  # type: ignore[method-assign, assignment]
     if "unguarded" in more:
-        for store in (proxy.stores.postgres, proxy.stores.redis):
+        for store in (postgres, redis):
             store.lost = lambda *_: None  # type: ignore[attr-defined]
 
 
@@ -49,4 +47,12 @@ _KINDS: dict[str, Callable[..., None]] = {
     "crash": lambda point, passings: crash_at(point, int(passings)),
     "take-over-sends-again": _sends_again,
     "trusting": _trusting,
+    "version": _version,
 }
+
+
+def arrange(words: list[str]) -> None:
+    """Carry out what the words say: a kind, and what it needs to know."""
+    if words:
+        kind, *more = words
+        _KINDS[kind](*more)
