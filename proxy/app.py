@@ -98,7 +98,7 @@ class Holdfast:
         self._open.push_async_callback(tasks.stop)
         journal = Journal(store, keyring, recorder)
         held = HeldRequests(settings.held_request_bytes)
-        reconcile = Reconcile(journal, held, clock)
+        reconcile = Reconcile(journal, held, clock, keyring.digest)
         self._pipeline = Pipeline(
             store=store,
             journal=journal,

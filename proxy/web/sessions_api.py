@@ -340,7 +340,7 @@ class SessionsApi:
             raise ApiProblem(403, "not-allowed", f"A {have.name.lower()} may not do this")
 
     async def _session(self, request: web.Request) -> Session:
-        return await self._commands.get(self._id(request, Role.CLIENT))
+        return await self._commands.show(self._id(request, Role.CLIENT))
 
     def _shown(self, session: Session) -> dict[str, object]:
         """A session as the contract shows it."""

@@ -167,7 +167,7 @@ class Lab:
         self.held = HeldRequests(settings.held_request_bytes)
         self.walks = Walks()
         self.tasks = Tasks(self.bugs.append)
-        self.reconcile = Reconcile(self.journal, self.held, self.clock)
+        self.reconcile = Reconcile(self.journal, self.held, self.clock, self.secrets.digest)
         self.lanes = {name: self._lane(name) for name in settings.gateways}
         self.pipeline = Pipeline(
             store=self.store,

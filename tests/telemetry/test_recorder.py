@@ -181,6 +181,7 @@ LIVES: dict[str, tuple[list[ev.Event], dict[Sample, float]]] = {
             ("sessions_recovered_total", *STRIPE): 1,
         },
     ),
+    "voided in vain": ([OPENED, started(1), LOST, ev.VoidAsked(EPOCH_MS)], LOST_MOVES),
     "looked up in vain": ([OPENED, started(1), LOST, ev.LookedUp(EPOCH_MS, EPOCH_MS)], LOST_MOVES),
     "handed to a person": ([OPENED, started(1), LOST, ev.ReviewNeeded(EPOCH_MS)], LOST_MOVES),
     "given up, nobody knows": (

@@ -232,7 +232,7 @@ class Sidecar:
         held = HeldRequests(settings.held_request_bytes)
         walks = Walks()
         self.tasks = Tasks(around.bug)
-        reconcile = Reconcile(self.journal, held, clock)
+        reconcile = Reconcile(self.journal, held, clock, secrets().digest)
         self.lanes = {name: self._lane(name) for name in settings.gateways}
         self.pipeline = Pipeline(
             store=store,
