@@ -235,4 +235,5 @@ def _lane(gateway: Gateway, clock: Clock) -> Lane:
         upstream=LeanUpstream(gateway.upstream, ca_file=gateway.ca_file),
         admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, clock),
         lookup_credential=() if credential is None else ((credential.header, credential.value),),
+        lookup_sees_all=credential is not None and credential.sees_all,
     )

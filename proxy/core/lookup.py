@@ -13,6 +13,7 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 from proxy.core.classify import classify, fits
+from proxy.core.events import VoidAsked
 from proxy.core.profile import GatewayProfile, ListRecipe, LookupRecipe
 from proxy.core.session import Session
 from proxy.core.states import SPEAKS_FOR_THE_KEY, AttemptStatus
@@ -189,6 +190,12 @@ def _read(
     if result.status is not AttemptStatus.SUCCEEDED and not settled(session, now_ms):
         return Inconclusive(f"{name} is not charged, but the gateway may still be at it", True)
     return Found(result.status, name, facts)
+
+
+def may_be_void(session: Session, now_ms: int) -> bool:
+    """Whether it was just voided, perhaps: a charge that a look-up sees may be gone by now."""
+    asked = [step.at for step in session.timeline if step.event == VoidAsked.__name__]
+    return bool(asked) and now_ms - asked[-1] < SETTLE_SECONDS * 1000
 
 
 def settled(session: Session, now_ms: int) -> bool:

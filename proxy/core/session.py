@@ -456,6 +456,8 @@ def _evidence_found(session: Session, event: ev.EvidenceFound, changes: _Changes
         attempts = (*attempts, replace(seen, status=event.status, ended_at=event.at, sent=False))
     outcome = _set_attempts(changes, attempts)
     changes["reference"], changes["next_at"] = event.reference, None
+    if session.outcome is _CHARGED and event.source is ev.EvidenceSource.CANCEL:
+        changes["late_evidence"] = True  # voided, while the charge was heard of by another way
     proved = session.outcome is _UNKNOWN and outcome is _NOT_CHARGED and event.status is _VOIDED
     if proved and event.next_key is not None:  # nothing else makes a new key
         changes["generation"], changes["gateway_key"] = session.generation + 1, event.next_key

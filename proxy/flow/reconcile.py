@@ -48,7 +48,8 @@ class Reconcile:
         if recipe is None or not self._credential(lane, session):
             return False
         voidable = may_be_voided(session, recipe, lane.profile.gateway_class)
-        return voidable or lookup.can_read(recipe, session)
+        may_void = voidable and self._sees_all(lane, session)
+        return may_void or lookup.can_read(recipe, session)
 
     def _recipe(self, lane: Lane, session: Session) -> LookupRecipe | None:
         """How this session's kind is looked up."""
@@ -59,12 +60,20 @@ class Reconcile:
 
     def _credential(self, lane: Lane, session: Session) -> Headers:
         """The request's own credential while it is in memory, else the configured one."""
+        return self._own_credential(lane, session) or lane.lookup_credential
+
+    def _own_credential(self, lane: Lane, session: Session) -> Headers:
         request = self._held.get(session.id)
         if request is None:
-            return lane.lookup_credential
+            return ()
         names = lane.profile.credential_headers
-        own = tuple((n, request.values[n]) for n in names if n in request.values)
-        return own or lane.lookup_credential
+        return tuple((n, request.values[n]) for n in names if n in request.values)
+
+    def _sees_all(self, lane: Lane, session: Session) -> bool:
+        """Whether what the credential does not see is not there: another account's, or one of test
+        mode, never sees anything.
+        """
+        return lane.lookup_sees_all or bool(self._own_credential(lane, session))
 
     def holds(self, session: Session) -> bool:
         """Whether its request is in this process's memory."""
@@ -79,9 +88,10 @@ class Reconcile:
         early = session.next_at is not None and self._clock.now_ms() < session.next_at
         if lookup.can_read(recipe, session):
             session = await self._look(lane, recipe, session, credential)
-        if early or not may_be_voided(session, recipe, lane.profile.gateway_class):
+        voidable = may_be_voided(session, recipe, lane.profile.gateway_class)
+        if early or not voidable or not self._sees_all(lane, session):
             return session
-        return await self._void(lane, recipe, session, credential)
+        return await self._void(lane, recipe, session, self._credential(lane, session))
 
     async def learn(
         self, lane: Lane, session: Session, status: AttemptStatus, reference: str, *, key: str
@@ -111,14 +121,19 @@ class Reconcile:
     async def _look(
         self, lane: Lane, recipe: LookupRecipe, session: Session, credential: Headers
     ) -> Session:
-        found = await self._ask(lane, recipe, session, credential)
+        begun, sees_all = self._clock.now_ms(), self._sees_all(lane, session)
+        found = await self._ask(lane, recipe, session, credential, begun)
         now = self._clock.now_ms()
+        if isinstance(found, lookup.Nothing) and not sees_all:
+            found = lookup.Inconclusive("nothing is there for this credential")
 
         def settle(current: Session) -> Change:
             if current.outcome is not Outcome.UNKNOWN:
                 return Change()
             charged = isinstance(found, lookup.Found) and found.status is AttemptStatus.SUCCEEDED
             overtaken = current.last_send_at != session.last_send_at
+            if charged and lookup.may_be_void(current, begun):
+                return self._in_vain(recipe, current, now, absent=False)
             if isinstance(found, lookup.Inconclusive):
                 there = False if found.there else None
                 return self._in_vain(recipe, current, now, absent=there)
@@ -132,9 +147,8 @@ class Reconcile:
         return await self._updated(lane, session, settle)
 
     async def _ask(
-        self, lane: Lane, recipe: LookupRecipe, session: Session, credential: Headers
+        self, lane: Lane, recipe: LookupRecipe, session: Session, credential: Headers, begun: int
     ) -> lookup.Found | lookup.Nothing | lookup.Inconclusive:
-        begun = self._clock.now_ms()
         step: lookup.Step = lookup.begin(recipe, session, begun)
         while isinstance(step, lookup.Ask):
             facts = await lane.upstream.send(_read(step.target, credential))
@@ -214,21 +228,29 @@ class Reconcile:
         if not intended:
             return asked
         facts = await lane.upstream.send(_post(void, asked, credential))
-        voided = fits(facts, void.proves)
-        now = self._clock.now_ms()
+        voided, now = fits(facts, void.proves), self._clock.now_ms()
 
         def settle(current: Session) -> Change:
-            if current.outcome is not Outcome.UNKNOWN:
-                return Change()
             if not voided:
-                looked = lookup.can_read(recipe, current)  # then this turn is counted
-                return Change() if looked else self._in_vain(recipe, current, now)
-            if current.last_send_at != asked.last_send_at:
-                return Change()
-            source = ev.EvidenceSource.CANCEL
-            return self._not_charged(lane, current, source, "voided by its key", now)
+                unknown = current.outcome is Outcome.UNKNOWN
+                turn = unknown and not lookup.can_read(recipe, current)  # else it is counted
+                return self._in_vain(recipe, current, now) if turn else Change()
+            overtaken = current.last_send_at != asked.last_send_at
+            return Change() if overtaken else self._voided(lane, current, now)
 
         return await self._updated(lane, asked, settle)
+
+    def _voided(self, lane: Lane, session: Session, now: int) -> Change:
+        if session.outcome is Outcome.CHARGED:
+            # Heard of meanwhile by another way, and undone: a person has to sort that out.
+            charge = session.reference or "a charge"
+            undone = f"voided by its key after {charge} was seen"
+            source, status = ev.EvidenceSource.CANCEL, AttemptStatus.VOIDED
+            return Change([ev.EvidenceFound(now, source, status, undone)])
+        if session.outcome is not Outcome.UNKNOWN:
+            return Change()
+        source = ev.EvidenceSource.CANCEL
+        return self._not_charged(lane, session, source, "voided by its key", now)
 
     async def _updated(
         self, lane: Lane, session: Session, change: Callable[[Session], Change]

@@ -399,7 +399,7 @@ class Resolver:
                 self._wrong(place, f"the environment variable {wanted.env} is not set")
         if value and not (value.isascii() and value.isprintable()):
             self._wrong(place, "the credential is not printable ASCII text")
-        return v.Credential(wanted.header, value) if value else None
+        return v.Credential(wanted.header, value, wanted.sees_all) if value else None
 
     def _ca_file(self, model: s.GatewayModel, here: Place) -> Path | None:
         if model.tls.ca_file is None:

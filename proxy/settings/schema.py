@@ -282,6 +282,7 @@ class CredentialModel(Model):
     env: str | None = None
     file: str | None = None
     header: HeaderName = "Authorization"
+    sees_all: bool = False
 
 
 class TlsModel(Model):

@@ -212,6 +212,7 @@ class Lab:
             lookup_credential=()
             if credential is None
             else ((credential.header, credential.value),),
+            lookup_sees_all=credential is not None and credential.sees_all,
         )
 
     async def merchant_sends(
