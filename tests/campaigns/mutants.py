@@ -376,7 +376,7 @@ def a_nameless_payment_may_be_resumed(patch: Patch) -> None:
     patch.setattr(
         commands.Commands,
         "_obstacle",
-        lambda self, session: obstacle(self, session._replace(named=True)),
+        lambda self, session: obstacle(self, replace(session, named=True)),
     )
     patch.setattr("proxy.core.problems._must_name", lambda _: False)
 
