@@ -8,7 +8,7 @@ from tests.campaigns.mutants import MUTANTS, hunt
 
 # Seen only where rare things meet: where the long run found it. To be renewed when plans change.
 RARE = {"a store that went back is believed": 4065}
-SEEDS = 600
+SEEDS = 900
 
 
 @pytest.mark.parametrize("name", sorted(MUTANTS))
