@@ -553,6 +553,34 @@ async def test_a_charge_seen_while_it_is_voided_does_not_count(tmp_path: Path) -
     await lab.close()
 
 
+async def test_a_weak_gateway_is_asked_before_it_is_sent_again(tmp_path: Path) -> None:
+    """Opted in: looked up first; in vain, so the next repeat may send the same key once more."""
+    more = "idempotency: {resend_lost_answers: true},"
+    lab = lab_of(tmp_path, SEARCHED, "A_weak", more)
+    await lose_one(lab)
+    assert len(lab.gateway.seen) == 1  # not by itself
+    lab.gateway.will(lab.gateway.answers(200, NONE_THERE))
+    await buy(lab)
+    assert lab.transcript[-1] == "answer 504 outcome-unknown"
+    lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))
+    await buy(lab)
+    assert [send.method for send in lab.gateway.seen] == ["POST", "GET", "POST"]
+    session = await lab.only_session()
+    assert (session.state, [a.generation for a in session.attempts]) == (State.COMPLETED, [1, 1])
+    await lab.close()
+
+
+async def test_a_weak_gateway_is_not_sent_again_unless_somebody_said_so(tmp_path: Path) -> None:
+    """The control: without the opt-in every repeat only looks."""
+    lab = lab_of(tmp_path, SEARCHED, "A_weak")
+    await lose_one(lab)
+    lab.gateway.will(*[lab.gateway.answers(200, NONE_THERE)] * 3)
+    for _ in range(3):
+        await buy(lab)
+    assert [send.method for send in lab.gateway.seen] == ["POST", "GET", "GET", "GET"]
+    await lab.close()
+
+
 # --- what the gateway says by itself -------------------------------------------------------------
 
 

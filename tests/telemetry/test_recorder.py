@@ -456,9 +456,7 @@ def test_a_contradiction_is_counted_and_told() -> None:
     """Charged after it was cancelled: a number to page by, a line with the case, and only once."""
     outlet = Outlet()
     outlet.hears(OPENED, ev.Cancelled(EPOCH_MS, "r"))
-    charged = ev.EvidenceFound(
-        EPOCH_MS, ev.EvidenceSource.WEBHOOK, AttemptStatus.SUCCEEDED, "pi_1"
-    )
+    charged = ev.EvidenceFound(EPOCH_MS, ev.EvidenceSource.WEBHOOK, AttemptStatus.SUCCEEDED, "pi_1")
     outlet.hears(charged, charged)
     assert outlet.metrics.contradictions == {("stripe",): 1}
     line = next(line for line in outlet.lines() if line["event"] == "contradiction")
