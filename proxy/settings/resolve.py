@@ -496,7 +496,7 @@ def check_profile(  # noqa: C901 -- a list of checks
 
 
 _ONLY_WEAK = "is only meant for class A_weak"
-_PLACEHOLDER = re.compile(r"\{[^{}\"]*\}")
+_PLACEHOLDER = re.compile(r"\{[^{}\"]+\}")
 _SLOTS = {
     "find": ["{gateway_key}", "{since}", "{until}"],
     "read": ["{id}"],

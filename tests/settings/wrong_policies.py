@@ -787,7 +787,7 @@ gateways:
     upstream: "https://gw.example"
     lookup_credential: {value: sk_live_x}
 => 5:5: gateways.g.lookup_credential: name exactly one of env and file
-=> 5:25: gateways.g.lookup_credential.value: unknown key; known here: env, file, header
+=> 5:25: gateways.g.lookup_credential.value: unknown key; known here: env, file, header, sees_all
 
 ## credential header
 gateways:

@@ -218,6 +218,7 @@ THEMES: Table = (
     # The store says no, in the middle of everything.
     (
         Theme(
+            gateways=(("stripe", 5), ("strong", 3), ("none", 4)),
             namings=((Naming.KEY, 2), (Naming.KEY_ORDER, 3), (Naming.SESSION, 4)),
             verbs=((Verb.CANCEL, 3), (Verb.INTERRUPT, 2), (Verb.RESUME, 2), (Verb.COMPLETE, 1)),
             store=0.8, soon=0.8, operations=0.7, crashes=0.1, commits=(0.05, 0.3, 12.0),
