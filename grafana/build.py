@@ -342,6 +342,16 @@ ROWS: dict[str, list[Panel]] = {
             unit="s",
         ),
         lines(
+            "Contradictions",
+            "Payments that turned out to be charged after they had been closed as not charged, or "
+            "voided after they had been charged. One is too many. Runbook: HoldfastContradiction.",
+            Query(
+                f"sum by (gateway) (rate(holdfast_contradictions_total{{{GATEWAY}}}{RATE}))",
+                "{{gateway}}",
+            ),
+            unit="reqps",
+        ),
+        lines(
             "Payments saved",
             "Payments that succeeded after at least one interruption. Without Holdfast each would "
             "have been a lost order, or a customer charged without the shop knowing.",

@@ -106,7 +106,7 @@ class Holdfast:
         self._open.push_async_callback(tasks.stop)
         journal = Journal(store, keyring, recorder)
         held = HeldRequests(settings.held_request_bytes)
-        reconcile = Reconcile(journal, held, clock)
+        reconcile = Reconcile(journal, held, clock, keyring.digest)
         saver = Saver(journal, keyring, spool, clock, tasks, self._bug)
         self._pipeline = Pipeline(
             store=store,
@@ -271,4 +271,5 @@ def _lane(gateway: Gateway, clock: Clock) -> Lane:
         upstream=LeanUpstream(gateway.upstream, ca_file=gateway.ca_file),
         admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, clock),
         lookup_credential=() if credential is None else ((credential.header, credential.value),),
+        lookup_sees_all=credential is not None and credential.sees_all,
     )

@@ -40,6 +40,11 @@ class Metrics(Collector):
             "Sessions that came to an end, or to an answer, by state and outcome.",
             (gateway, route, "state", "outcome"),
         )
+        self.contradictions = Counter(
+            "holdfast_contradictions",
+            "Payments at odds with what was said before: charged after all, or voided after all.",
+            (gateway,),
+        )
         self.interruptions = Counter(
             "holdfast_interruptions",
             "Stops without a definite answer, by reason and by how far the send had come.",

@@ -11,7 +11,7 @@ RARE = {
     "a store that went back is believed": 4065,
     "what the store cannot take is in memory only": 858,
 }
-SEEDS = 600
+SEEDS = 900
 
 
 @pytest.mark.parametrize("name", sorted(MUTANTS))

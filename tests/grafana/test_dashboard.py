@@ -163,6 +163,7 @@ def test_runbooks_that_panels_name_exist() -> None:
     }
     assert named == {
         "HoldfastBreakerOpen",
+        "HoldfastContradiction",
         "HoldfastDown",
         "HoldfastNotReady",
         "HoldfastPaymentsFailing",

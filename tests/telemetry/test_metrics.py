@@ -44,6 +44,7 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "holdfast_sessions_recovered_total": ("counter", ("gateway", "route")),
     "holdfast_duplicates_total": ("counter", ("gateway", "route", "verdict")),
     "holdfast_refusals_total": ("counter", ("gateway", "code")),
+    "holdfast_contradictions_total": ("counter", ("gateway",)),
     "holdfast_unknown_outcomes": ("gauge", ("gateway",)),
     "holdfast_unknown_outcome_oldest_seconds": ("gauge", ("gateway",)),
     "holdfast_attempt_seconds": ("histogram", ("gateway", "route")),
