@@ -27,6 +27,7 @@ LONGER = {
     "settings/schema.py": "one class per mapping of the policy file",
     "stores/postgres.py": "one store",
     "stores/redis.py": "one store",
+    "stores/redis_server.py": "what a server must promise, and the one way to it",
     "stores/sqlite.py": "one store",
     "web/sessions_api.py": "one call per method",
 }

@@ -20,7 +20,8 @@ _MAKE = """
 import sys
 from proxy.stores import make_store
 make_store(sys.argv[1], 10.0, None, None)
-stores = ("proxy.stores.memory", "proxy.stores.sqlite", "apsw", "sqlite3")
+stores = ("memory", "sqlite", "redis")
+stores = (*(f"proxy.stores.{name}" for name in stores), "redis", "apsw", "sqlite3")
 print(*(name for name in stores if name in sys.modules))
 """
 
@@ -46,6 +47,7 @@ async def test_everything_else_is_a_file(tmp_path: Path) -> None:
     [
         ("memory://", ["proxy.stores.memory"]),
         ("holdfast.db", ["proxy.stores.sqlite", "apsw"]),
+        ("redis://h/0", ["proxy.stores.redis", "redis"]),
     ],
 )
 def test_only_the_store_in_use_is_loaded(named: str, loaded: list[str], tmp_path: Path) -> None:

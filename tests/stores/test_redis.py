@@ -317,8 +317,7 @@ async def test_a_server_that_was_put_back_is_noticed(server: Valkey, store: Redi
     other = store_at(server.url)
     await other.open()
     assert other.regressed == store.regressed
-    server.tell("HINCRBY", META, "generation", "1")
-    server.tell("HDEL", META, "lost")
+    assert await module.accept_loss(server.url) == 1
     for each in (store, other):
         await each.heartbeat()
         assert each.regressed is None
@@ -364,6 +363,14 @@ async def test_a_server_that_forgets_is_refused(
         assert server.tell(*command.split())[0] in "+:", command
     with pytest.raises(StoreUnavailable, match=sentence):
         await store_at(server.url).open()
+
+
+async def test_there_is_nothing_to_migrate_yet(server: Valkey, store: RedisStore) -> None:
+    """The first start wrote the schema; one that is newer is left alone."""
+    assert await module.migrate(server.url) == []
+    server.tell("HSET", META, "schema", "99")
+    with pytest.raises(StoreUnavailable, match="newer Holdfast"):
+        await module.migrate(server.url)
 
 
 async def test_a_policy_without_a_limit_evicts_nothing(server: Valkey) -> None:
