@@ -142,6 +142,9 @@ class RedisStore:
         command = _HEARTBEAT(self.epoch or "", _op(), int(self._lease * 1000))
         reply = await self._payments.ask(*command, durable=True)
         epoch, smallest, generation, told = reply
+        if self.epoch and self.epoch != int(epoch):
+            # It ran out, or the server has lost it, and then more than that.
+            self._payments.meet_again()
         self.epoch = int(epoch)
         self._leads = int(smallest) == self.epoch
         self._lease_ends = asked_at + self._lease * _LEASE_SHARE
