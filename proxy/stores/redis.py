@@ -152,7 +152,7 @@ class RedisStore:
 
     async def abandoned(self) -> list[Session]:
         docs = await self._aside.ask(*_ABANDONED(self.epoch, _ABANDONED_MOST))
-        return [decode(doc) for doc in docs]
+        return [_session(doc) for doc in docs]
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -164,7 +164,7 @@ class RedisStore:
         if said == b"order":
             raise OrderTaken(_session(more[0]))
         if said == b"conflict":
-            raise Conflict(decode(more[0]) if more[0] else None)
+            raise Conflict(_session(more[0]) if more[0] else None)
 
     async def commit(
         self,
@@ -187,7 +187,7 @@ class RedisStore:
         )
         said, *more = await self._payments.ask(*command, durable=True)
         if said == b"conflict":
-            raise Conflict(decode(more[0]) if more[0] else None)
+            raise Conflict(_session(more[0]) if more[0] else None)
         if said == b"fenced":
             raise StoreUnavailable(_FENCED)
         if said == b"locked":
@@ -199,7 +199,7 @@ class RedisStore:
 
     async def get(self, session_id: str) -> Session | None:
         doc = await self._field(session_id, "doc")
-        return None if doc is None else decode(doc)
+        return None if doc is None else _session(doc)
 
     async def answer(self, session_id: str) -> bytes | None:
         return await self._field(session_id, "answer")
@@ -222,7 +222,7 @@ class RedisStore:
         for start in range(0, len(ids), _READ_DOCS):
             names = [_at(session_id.decode()) for session_id in ids[start : start + _READ_DOCS]]
             asked = [self._aside.ask("HGET", name, "doc") for name in names]
-            sessions += [decode(doc) for reply in asked if (doc := await reply) is not None]
+            sessions += [_session(doc) for reply in asked if (doc := await reply) is not None]
         return sessions
 
     async def search(self, query: Query) -> Page:
@@ -285,10 +285,12 @@ def _op() -> str:
 
 
 def _session(doc: bytes | None) -> Session:
-    if doc is None:
-        message = "the store names a session that it does not have"
-        raise StoreUnavailable(message)
-    return decode(doc)
+    """Raises `StoreUnavailable` for what cannot be read."""
+    try:
+        return decode(doc or b"")
+    except ValueError as error:
+        message = f"the store holds a session it cannot read: {error}"
+        raise StoreUnavailable(message) from None
 
 
 def _columns(session: Session) -> tuple[str | bytes | int, ...]:

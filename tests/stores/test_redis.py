@@ -421,6 +421,16 @@ def test_an_address_that_means_nothing_is_told() -> None:
             store_at(url)
 
 
+async def test_what_cannot_be_read_is_said(server: Valkey, store: RedisStore) -> None:
+    """A document that is none is no session, and no reason to go on as if it were not there."""
+    session = await keep(store, opened(1))
+    server.tell("HSET", "{holdfast}:session:" + session.id, "doc", "{")
+    with pytest.raises(StoreUnavailable, match="a session it cannot read"):
+        await store.get(session.id)
+    with pytest.raises(StoreUnavailable, match="a session it cannot read"):
+        await store.listed()
+
+
 async def test_a_full_server_takes_nothing(server: Valkey, store: RedisStore) -> None:
     """With noeviction it says no, and nothing counts as written."""
     server.tell("CONFIG", "SET", "maxmemory", "1")
