@@ -455,6 +455,13 @@ ROWS: dict[str, list[Panel]] = {
             unit="ops",
         ),
         lines(
+            "Outcomes on the spool",
+            "What gateways answered and the store has not taken yet. It is offered every second; "
+            "what stays although the store takes writes is in the log.",
+            Query(f"max by (instance) (holdfast_spooled_outcomes{{{INSTANCE}}})", "{{instance}}"),
+            unit="short",
+        ),
+        lines(
             "Refusals by code",
             "Requests refused before a session was touched. What each code means and who has to "
             "change something: docs/problems.md.",

@@ -11,6 +11,7 @@ Rooms, from the inside out:
 - `telemetry/`  events → metrics and log lines · `settings/` YAML → policies
 - `system.py` clock and dice · `keyring.py` the install's secret · `audit.py` the audit trail ·
   `tasks.py` background tasks
+- `spool.py`    outcomes that the store could not take, until it can
 - `background/` the janitor (time) and the reconciler (asks the gateway)
 - `web/`        HTTP in: the gateway listeners, the session API, health and metrics
 - `app.py`      wires it all; `cli.py` starts it; `demo/` is the simulated gateway and its traffic

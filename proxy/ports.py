@@ -54,6 +54,22 @@ class Secrets(Protocol):
         ...
 
 
+class Spool(Protocol):
+    """Where evidence waits that the store could not take. What is kept survives a power cut."""
+
+    async def keep(self, record: bytes) -> int:
+        """Write a record down; its number. Raises `StoreUnavailable`."""
+        ...
+
+    def records(self) -> Mapping[int, bytes]:
+        """What waits, by its number, in the order it was kept; at first what was left behind."""
+        ...
+
+    async def done(self, number: int) -> None:
+        """The store has it now."""
+        ...
+
+
 class Recorder(Protocol):
     """Where facts go: metrics, logs, the operator's view. Never raises, never waits."""
 

@@ -23,6 +23,7 @@ LONGER = {
     "flow/attempts.py": "the attempt loop, whose order is the product",
     "flow/pipeline.py": "every branch of the flow in one file",
     "flow/commands.py": "the verbs of the session API",
+    "ports.py": "every protocol of the outside",
     "settings/resolve.py": "one method per thing that is resolved",
     "settings/schema.py": "one class per mapping of the policy file",
     "stores/postgres.py": "one store",

@@ -38,6 +38,7 @@ from proxy.core.states import AttemptStatus, Outcome, State, join
 from proxy.core.wire import Answer, Headers, InboundRequest, Phase, WireFacts, close_stream
 from proxy.flow.answer import forwarded, not_recorded_yet, without_answer
 from proxy.flow.journal import Change, Journal
+from proxy.flow.saver import Saver, exhausted, merged
 from proxy.flow.walk import Walk
 from proxy.ports import Clock, Dice, Recorder, Send, SendForbidden, StoreUnavailable
 
@@ -67,14 +68,14 @@ class Attempts:
         recorder: Recorder,
         clock: Clock,
         dice: Dice,
-        save_later: Callable[[Walk, Callable[[Session], Change]], None],
+        saver: Saver,
         listen: Callable[[Walk, Send, ev.AttemptEnded], None],
     ) -> None:
         self._journal = journal
         self._recorder = recorder
         self._clock = clock
         self._dice = dice
-        self._save_later = save_later
+        self._saver = saver
         self._listen = listen
         self.draining = False
 
@@ -225,7 +226,7 @@ class Attempts:
         def unsent(session: Session) -> Change:
             return Change([ended] if _intended(walk, session, ended.number) else [])
 
-        self._save_later(walk, unsent)
+        self._saver.later(walk, unsent)
 
     def _send(self, walk: Walk, number: int, endpoint: str) -> Send:
         route = walk.route
@@ -337,7 +338,7 @@ class Attempts:
                 again = ev.RetryScheduled(ended.at, ended.number + 1, delay_ms, verdict.because)
                 return Change([ended, again], after=concluded)
             events: list[ev.Event] = [ended]
-            if _exhausted(after):
+            if exhausted(after):
                 events.append(ev.Exhausted(ended.at))
                 after = apply(after, events[-1])
             walk.answer = self._answer(walk, after, verdict)
@@ -347,7 +348,7 @@ class Attempts:
         try:
             walk.session = await self._updated(walk, conclude)
         except StoreUnavailable:
-            self._unrecorded(walk, conclude, ended)
+            await self._unrecorded(walk, ended)
             verdict = _not_again(verdict)
         if isinstance(verdict, GiveUp):
             self._suppressed(walk, verdict.why)
@@ -355,24 +356,24 @@ class Attempts:
             await close_stream(walk.facts.stream)
         return verdict
 
-    def _unrecorded(
-        self, walk: Walk, conclude: Callable[[Session], Change], ended: ev.AttemptEnded
-    ) -> None:
+    async def _unrecorded(self, walk: Walk, ended: ev.AttemptEnded) -> None:
         """The store could not take the outcome. If anything was sent, the intent stands there and
-        keeps everyone from sending again; the backend gets the truth now, the store when it can.
+        keeps everyone from sending again; the spool and then the backend get the truth now, the
+        store when it can.
         """
         if walk.facts is None or not walk.facts.sent:
             self._take_back(walk, ended)
             reason = Reason.STORE_UNAVAILABLE
             walk.answer = without_answer(walk.session, walk.lane.profile, reason)
             return
-        self._save_later(walk, conclude)
-        for event in conclude(walk.session).events:
+        for event in merged(ended, None, walk.session).events:
             walk.session = apply(walk.session, event)
         if walk.answer is None:  # it would have been repeated; without a store it cannot be
             why = GiveUp(Suppressed.STORE_UNAVAILABLE)
             walk.answer = self._answer(walk, walk.session, why)
-        walk.answer = not_recorded_yet(walk.answer)
+        keep = None if walk.session.live else walk.answer
+        walk.answer = not_recorded_yet(walk.answer)  # before the wait, which a drain may cut short
+        await self._saver.keep(walk, ended, keep)
 
     def _verdict(
         self,
@@ -475,12 +476,6 @@ def _intended(walk: Walk, session: Session, number: int) -> bool:
     """Whether the walk's intent of that number is on record, without its end."""
     mine = (number, _IN_FLIGHT, walk.intended_at, walk.epoch)
     return any((a.number, a.status, a.started_at, a.epoch) == mine for a in session.attempts)
-
-
-def _exhausted(session: Session) -> bool:
-    """All sends are spent and provably nothing was charged: no further send will be made."""
-    stopped = session.state is _INTERRUPTED and session.outcome is Outcome.NOT_CHARGED
-    return stopped and session.sends_left() == 0
 
 
 def late_answer(

@@ -33,6 +33,7 @@ from proxy.flow.held import HeldRequests
 from proxy.flow.intake import Arrival, Intake, Known, Opened, Refused
 from proxy.flow.journal import Change, Journal
 from proxy.flow.reconcile import Reconcile
+from proxy.flow.saver import Saver
 from proxy.flow.walk import Body, BodyIncomplete, BodyTooLarge, Lane, Walk, Walks
 from proxy.ports import (
     Clock,
@@ -46,7 +47,6 @@ from proxy.ports import (
 )
 from proxy.tasks import Tasks
 
-_SAVE_AGAIN_SECONDS = 1.0
 # How often a payment that another process has with the gateway is looked at.
 _LOOK_AGAIN_SECONDS = 0.1
 # After the drain's patience: time to record what was cut off. A commit takes milliseconds.
@@ -71,6 +71,7 @@ class Pipeline:
         held: HeldRequests,
         reconcile: Reconcile,
         walks: Walks,
+        saver: Saver,
         tasks: Tasks,
         on_bug: Callable[[Exception], None],
     ) -> None:
@@ -86,7 +87,8 @@ class Pipeline:
         self._walks = walks
         self._tasks = tasks
         self._on_bug = on_bug
-        self._attempts = Attempts(journal, recorder, clock, dice, self._save_later, self._listen)
+        self._saver = saver
+        self._attempts = Attempts(journal, recorder, clock, dice, saver, self._listen)
         self._intake = Intake(
             store=store,
             journal=journal,
@@ -407,24 +409,6 @@ class Pipeline:
 
     # --- trouble and the end ------------------------------------------------------------------
 
-    def _save_later(self, walk: Walk, change: Callable[[Session], Change]) -> None:
-        """Keep offering an outcome to a store that could not take it."""
-        session_id, headers = walk.session.id, walk.lane.profile.replay_headers
-
-        async def save() -> None:
-            while True:
-                await self._clock.sleep(_SAVE_AGAIN_SECONDS)
-                try:
-                    # As the store has it: what was decided on meanwhile may never have got there.
-                    session = await self._store.get(session_id)
-                    if session is not None:
-                        await self._journal.update(session, change, headers)
-                except StoreUnavailable:
-                    continue
-                return
-
-        _ = self._tasks.start(save(), "save an outcome")
-
     def _listen(self, walk: Walk, send: Send, ended: ev.AttemptEnded) -> None:
         """Merge what still comes of a send whose time was up, whatever became of its session."""
         if send.late is None:
@@ -444,7 +428,7 @@ class Pipeline:
                 if session is not None:
                     await self._journal.update(session, merge, lane.profile.replay_headers)
             except StoreUnavailable:
-                self._save_later(walk, merge)
+                self._saver.later(walk, merge)
 
         _ = self._tasks.start(listen(), "late answer")
 

@@ -102,6 +102,7 @@ class Resolver:
             keys=keys,
             key_file=self._key_file(store, keys),
             audit=self._audit(store),
+            spool=self._spool(store),
             gateways={name: g for name, g in gateways.items() if g is not None},
             session=core.SessionPolicy(**session.model_dump()),
             shutdown=v.Shutdown(shutdown.ready_delay, shutdown.drain),
@@ -383,6 +384,16 @@ class Resolver:
         if self._model.audit is not None:
             return self._folder / self._model.audit
         return None if "://" in store else Path(f"{store}.audit")
+
+    def _spool(self, store: str) -> Path | None:
+        if self._model.spool is not None:
+            return self._folder / self._model.spool
+        if store == "memory://":
+            return None
+        if store.startswith(_SERVERS):
+            beside = self._folder / (self._model.key_file or "policy")
+            return beside.with_name("holdfast.spool")
+        return Path(f"{store}.spool")
 
     def _credential(self, model: s.GatewayModel, here: Place) -> v.Credential | None:
         wanted = model.lookup_credential

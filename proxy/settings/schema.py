@@ -350,6 +350,7 @@ class PolicyFile(Model):
     store: StoreUrl = d.STORE
     key_file: str | None = None
     audit: str | None = None
+    spool: str | None = None
     # At least one; the resolver says so, so that a file without it is still looked through.
     gateways: dict[Name, GatewayModel] = {}
     defaults: DefaultsModel = DefaultsModel()

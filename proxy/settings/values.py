@@ -93,6 +93,7 @@ class Settings:
     keys: tuple[bytes, ...] | None = field(repr=False)
     key_file: Path | None
     audit: Path | None
+    spool: Path | None
     gateways: Mapping[str, Gateway]
     session: SessionPolicy
     shutdown: Shutdown

@@ -12,6 +12,7 @@ Rule 4: the lease decides who may begin a send, by the server's clock. It never 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from math import inf
@@ -221,8 +222,8 @@ class RedisStore:
         sessions: list[Session] = []
         for start in range(0, len(ids), _READ_DOCS):
             names = [_at(session_id.decode()) for session_id in ids[start : start + _READ_DOCS]]
-            asked = [self._aside.ask("HGET", name, "doc") for name in names]
-            sessions += [_session(doc) for reply in asked if (doc := await reply) is not None]
+            docs = await asyncio.gather(*(self._aside.ask("HGET", name, "doc") for name in names))
+            sessions += [_session(doc) for doc in docs if doc is not None]
         return sessions
 
     async def search(self, query: Query) -> Page:
@@ -355,9 +356,11 @@ async def accept_loss(url: str) -> int:
     """What is missing was looked up: trust the store again. Its new generation."""
     lane = Lane(Server(url))
     try:
-        generation = lane.ask("HINCRBY", META, "generation", 1, durable=True)
-        await lane.ask("HDEL", META, "lost", durable=True)
-        return int(await generation)
+        generation, _ = await asyncio.gather(
+            lane.ask("HINCRBY", META, "generation", 1, durable=True),
+            lane.ask("HDEL", META, "lost", durable=True),
+        )
+        return int(generation)
     finally:
         await lane.close()
 

@@ -109,6 +109,10 @@ class Metrics(Collector):
             ("operation",),
             _OWN_SECONDS,
         )
+        self.spooled_outcomes = Gauge(
+            "holdfast_spooled_outcomes",
+            "Outcomes on the spool that the store has not taken yet.",
+        )
         self.breaker_state = Gauge(
             "holdfast_breaker_state",
             "Circuit breaker: 0 closed (normal), 1 half-open (probing), 2 open (refusing).",

@@ -13,7 +13,8 @@ whether it agrees. Checked, for one process:
 - I6  what a client or an operator is told about the money is true, and stays true
 - I7  a payment has one answer: whoever is told how it ended hears the same bytes
 - I8  one key, one body: another body under a key never reaches the gateway
-- I10 an answer that arrived is in the session, unless its process died before it could be written
+- I10 an answer that arrived is in the session, unless its process died before it could be written;
+      one that somebody was told of is, whoever died
 - I11 a request whose outcome is unknown is sent again only where the gateway honours the key,
       before the horizon and before the session's deadline
 - I12 with the faults healed every session ends, or is put before a person; no request hangs, no key
@@ -396,6 +397,13 @@ def _evidence(history: History) -> Iterator[Violation]:
             now = "gone" if session is None else session.outcome
             what = f"{heard.session} heard {heard.outcome} at {heard.at:.2f} ({heard.how})"
             yield Violation("I10", f"{what}, and its outcome is {now}")
+    for told in history.told:
+        if told.settled and told.pending and told.session is not None:
+            session = history.sessions.get(told.session)
+            if session is None or session.outcome is not told.outcome:
+                now = "gone" if session is None else session.outcome
+                what = f"{told.who} was told {told.outcome} at {told.at:.2f}, not recorded yet"
+                yield Violation("I10", f"{what}, and the outcome of {told.session} is {now}")
 
 
 def names_of(violations: Iterable[Violation]) -> list[str]:

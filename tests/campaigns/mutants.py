@@ -32,6 +32,7 @@ from proxy.flow.walk import Lane, Walk
 from proxy.ports import Conflict, Send, StoreUnavailable
 from tests.campaigns.model import ALONE, search
 from tests.campaigns.sim.plan import plan_of
+from tests.campaigns.sim.store import SimSpool
 from tests.campaigns.sim.wire import SimUpstream
 from tests.campaigns.simulate import play
 
@@ -372,6 +373,16 @@ def evidence_dropped(patch: Patch) -> None:
         return Change()
 
     patch.setattr(reconcile.Reconcile, "_settled", forget)
+
+
+@mutant
+def what_the_store_cannot_take_is_in_memory_only(patch: Patch) -> None:
+    """There is no spool: who dies then takes the outcome along."""
+
+    async def keep(_self: SimSpool, _record: bytes) -> int:
+        raise StoreUnavailable
+
+    patch.setattr(SimSpool, "keep", keep)
 
 
 @mutant

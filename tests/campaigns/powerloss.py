@@ -40,7 +40,7 @@ from tests.campaigns.checker import Violation, judge
 from tests.campaigns.sim.loop import Stuck
 from tests.campaigns.sim.plan import Act, Crash, Moment, Payment, Plan, Step, plan_of
 from tests.campaigns.sim.sidecar import Sidecar, secrets
-from tests.campaigns.sim.store import SimStore
+from tests.campaigns.sim.store import SimSpool, SimStore
 from tests.campaigns.sim.world import World
 from tests.support.lab import Notes
 from tests.support.power import LosingDisk
@@ -300,7 +300,8 @@ class PowerWorld(World):
     async def _boot(self) -> None:
         store = PoweredStore(self, self._where / "sessions.db", self._platter)
         self._store = store
-        sidecar = Sidecar(self, cast("SimStore", store))
+        spool = SimSpool(self.disk, self._commit_seconds)
+        sidecar = Sidecar(self, cast("SimStore", store), spool)
         try:
             await store.open()
             if self._folders > 1:

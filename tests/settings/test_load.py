@@ -190,6 +190,30 @@ def test_the_audit_trail_is_beside_the_store(tmp_path: Path) -> None:
     assert settings_from(f"{memory}audit: log/trail\n", tmp_path).audit == tmp_path / "log/trail"
 
 
+@pytest.mark.parametrize(
+    ("written", "spool"),
+    [
+        ("store: sqlite:///var/x.db", "var/x.db.spool"),
+        ("store: sqlite:///var/x.db\nspool: other/disk", "other/disk"),
+        ("store: redis://db\nkey_file: secret/key", "secret/holdfast.spool"),
+        ("store: memory://\nspool: x", "x"),
+    ],
+)
+def test_the_spool_lies_beside_what_is_there_already(
+    written: str, spool: str, tmp_path: Path
+) -> None:
+    """The store's file, else the key's; where the policy says so, there."""
+    assert settings_from(f"{GATEWAY}{written}\n", tmp_path).spool == tmp_path / spool
+
+
+def test_a_spool_without_a_store_or_key_on_disk(tmp_path: Path) -> None:
+    """A server and a key from the environment: beside the policy. In memory: none."""
+    key = {"HOLDFAST_KEY": "ab" * 32}
+    made = settings_from(f"{GATEWAY}store: postgresql://db/holdfast\n", tmp_path, key)
+    assert made.spool == tmp_path / "holdfast.spool"
+    assert settings_from(f"{GATEWAY}store: memory://\n", tmp_path).spool is None
+
+
 def test_a_store_in_memory_needs_no_key_that_outlives_it(tmp_path: Path) -> None:
     """There is a key file only where something sealed with it stays."""
     assert settings_from(f"{GATEWAY}store: memory://\n", tmp_path).key_file is None

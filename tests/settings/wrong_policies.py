@@ -22,7 +22,7 @@ sesion: {}
 ## unknown key far off
 GATEWAY
 zzz: 1
-=> 2:1: zzz: unknown key; known here: audit, defaults, gateways, key_file, listen, session, shutdown, store
+=> 2:1: zzz: unknown key; known here: audit, defaults, gateways, key_file, listen, session, shutdown, spool, store
 
 ## listen key
 GATEWAY
@@ -820,7 +820,7 @@ store: !env STORE
 GATEWAY
 x: &x {replay_for: 1h}
 session: {<<: *x}
-=> 2:1: x: unknown key; known here: audit, defaults, gateways, key_file, listen, session, shutdown, store
+=> 2:1: x: unknown key; known here: audit, defaults, gateways, key_file, listen, session, shutdown, spool, store
 => 3:11: session: keys are plain names; lists, maps and merge keys (<<) are not read here
 
 ## broken

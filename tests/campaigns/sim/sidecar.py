@@ -24,6 +24,7 @@ from proxy.flow.held import HeldRequests
 from proxy.flow.journal import Journal
 from proxy.flow.pipeline import Pipeline
 from proxy.flow.reconcile import Reconcile
+from proxy.flow.saver import Saver
 from proxy.flow.walk import Lane, Walks
 from proxy.keyring import Keyring
 from proxy.ports import Upstream
@@ -32,7 +33,7 @@ from proxy.settings.values import Settings
 from proxy.tasks import Tasks
 from tests.campaigns.sim.gateway import EPOCH_SECONDS
 from tests.campaigns.sim.loop import VirtualLoop
-from tests.campaigns.sim.store import SimStore
+from tests.campaigns.sim.store import SimSpool, SimStore
 
 _GATEWAYS = """\
 store: memory://
@@ -222,7 +223,7 @@ class Surroundings(Protocol):
 class Sidecar:
     """The flow with everything around it, in one process."""
 
-    def __init__(self, around: Surroundings, store: SimStore) -> None:
+    def __init__(self, around: Surroundings, store: SimStore, spool: SimSpool) -> None:
         settings, clock = around.settings, around.clock
         recorder = _Silent(around.tell)
         self.store = store
@@ -233,6 +234,7 @@ class Sidecar:
         walks = Walks()
         self.tasks = Tasks(around.bug)
         reconcile = Reconcile(self.journal, held, clock)
+        self._saver = Saver(self.journal, secrets(), spool, clock, self.tasks, around.bug)
         self.lanes = {name: self._lane(name) for name in settings.gateways}
         self.pipeline = Pipeline(
             store=store,
@@ -245,6 +247,7 @@ class Sidecar:
             held=held,
             reconcile=reconcile,
             walks=walks,
+            saver=self._saver,
             tasks=self.tasks,
             on_bug=around.bug,
         )
@@ -281,6 +284,7 @@ class Sidecar:
 
     async def start(self) -> None:
         """As `app.py` does. Raises `StoreUnavailable`."""
+        await self._saver.replay()
         await self._reconciler.begin()
         _ = self.tasks.start(self._reconciler.run(), "reconciler")
         _ = self.tasks.start(self._janitor.run(), "janitor")

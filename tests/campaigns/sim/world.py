@@ -25,7 +25,7 @@ from tests.campaigns.sim.gateway import EPOCH_SECONDS, SimGateway
 from tests.campaigns.sim.loop import Process, VirtualLoop
 from tests.campaigns.sim.plan import Crash, Moment, Operation, Plan, StoreTrouble, Trouble, Verb
 from tests.campaigns.sim.sidecar import WINDOWS, Sidecar, SimClock, SimDice, settings_of
-from tests.campaigns.sim.store import Disk, SimStore, Version
+from tests.campaigns.sim.store import Disk, SimSpool, SimStore, Version
 from tests.campaigns.sim.wire import SimUpstream, payment_of
 
 _HOUR = 3600.0
@@ -194,11 +194,11 @@ class World:
         store = SimStore(
             self.clock,
             self.disk,
-            seconds=lambda: self._chance.random() * self.plan.slowest_commit,
+            seconds=self._commit_seconds,
             trouble=self._next_trouble,
             heard=self._at_the_disk,
         )
-        sidecar = Sidecar(self, store)
+        sidecar = Sidecar(self, store, SimSpool(self.disk, self._commit_seconds))
         try:
             await sidecar.start()
         except StoreUnavailable:  # it exits, and is started again
@@ -210,6 +210,9 @@ class World:
             return
         self.say("holdfast is up")
         self._sidecar = sidecar
+
+    def _commit_seconds(self) -> float:
+        return self._chance.random() * self.plan.slowest_commit
 
     def _after_step(self) -> None:
         if self._dying is not None:
