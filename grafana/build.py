@@ -465,6 +465,12 @@ ROWS: dict[str, list[Panel]] = {
             unit="ops",
         ),
         lines(
+            "Store has lost writes",
+            "1 while the store does not hold all it had acknowledged. Runbook: HoldfastStoreRegressed.",
+            Query(f"max by (instance) (holdfast_store_regressed{{{INSTANCE}}})", "{{instance}}"),
+            unit="short",
+        ),
+        lines(
             "Outcomes on the spool",
             "What gateways answered and the store has not taken yet. It is offered every second; "
             "what stays although the store takes writes is in the log.",

@@ -247,6 +247,7 @@ class Holdfast:
         sessions |= {key: walk.session for key, walk in self._walks.by_session.items()}
         walked, now_ms = self._walks.by_session, self._clock.now_ms()
         self._metrics.show_sessions(sessions.values(), self._lanes, now_ms, walked=walked)
+        self._metrics.store_regressed.set(self._store.regressed is not None)
         waiting = {} if self._spool is None else self._spool.records()
         self._metrics.spooled_outcomes.set(len(waiting))
         self._metrics.ready.set(self._unready() is None)

@@ -212,7 +212,9 @@ class Attempts:
             return Change(events)
 
         try:
-            walk.session = await self._updated(walk, record)
+            session = await self._updated(walk, record)
+            # As it is durable: whoever forbade the send may have written that in vain.
+            walk.session = await self._journal.store.get(session.id) or session
         except StoreUnavailable:
             self._take_back(walk, ended)
         self._suppressed(walk, why)

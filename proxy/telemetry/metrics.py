@@ -114,6 +114,10 @@ class Metrics(Collector):
             ("operation",),
             _OWN_SECONDS,
         )
+        self.store_regressed = Gauge(
+            "holdfast_store_regressed",
+            "1 while the store is known to have lost what it had acknowledged.",
+        )
         self.spooled_outcomes = Gauge(
             "holdfast_spooled_outcomes",
             "Outcomes on the spool that the store has not taken yet.",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.events import ProcessRestarted, VoidAsked
+from proxy.core.events import EvidenceFound, EvidenceSource, ProcessRestarted, VoidAsked
 from proxy.core.reasons import Reason
 from proxy.core.session import Session
 from proxy.core.states import AttemptStatus, Outcome, State
@@ -634,3 +634,30 @@ async def test_a_charge_after_the_end_is_put_before_a_person(lab: Lab) -> None:
     assert [s.id for s in await lab.store.listed()] == ["ps_0001"]
     await lab.commands.complete("ps_0001", "pi_7")
     assert await lab.store.listed() == []
+
+
+async def test_bytes_with_the_old_key_do_not_leave_after_the_proof(tmp_path: Path) -> None:
+    """While a repeat connects, the proof comes: its bytes bear the key of what is closed."""
+    policy = POLICY.replace("retry: {", "retry: {max_attempts: 5, automatic_attempts: 1, ")
+    lab = Lab(settings_from(policy, tmp_path))
+    lab.gateway.will(lab.gateway.loses_answer())
+    await lab.merchant_sends(pay(key="k-1"))
+    sends = lab.gateway.answers(200, SUCCEEDED)
+
+    async def proved_meanwhile(send: Send) -> WireFacts:
+        proof = EvidenceFound(
+            lab.clock.now_ms(), EvidenceSource.WEBHOOK, AttemptStatus.VOIDED, "pi_7", "k-2"
+        )
+        session = await lab.only_session()
+        await lab.journal.update(session, lambda _: Change([proof]), frozenset())
+        return await sends(send)
+
+    lab.gateway.will(proved_meanwhile)
+    await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript[-1] == "answer 502 not-sent"
+    assert len(lab.gateway.seen) == 1
+    lab.gateway.will(sends)
+    await lab.merchant_sends(pay(key="k-1"))
+    assert dict(lab.gateway.seen[-1].headers)["Idempotency-Key"] == "k-2"
+    assert (await lab.only_session()).state is State.COMPLETED
+    await lab.close()
