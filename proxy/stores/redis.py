@@ -69,6 +69,7 @@ class RedisStore:
             self._server, self._met, lambda took: recorder.note(StoreTimed("commit", took))
         )
         self._aside = Lane(self._server)
+        self._pulse = Lane(self._server, self._met)  # nor does the lease wait behind payments
         self._acked = Acked(clock)
         self._generation = 0
         self._leads = False
@@ -88,9 +89,10 @@ class RedisStore:
 
     async def open(self) -> None:
         try:
+            await self._look()
             await self.heartbeat()
         except StoreUnavailable:
-            await self._payments.close()
+            await self.close()
             raise
         self.promise = self._server.promise()
 
@@ -99,8 +101,8 @@ class RedisStore:
         if self._payments.ready and self.epoch:
             with contextlib.suppress(StoreUnavailable):
                 await self._payments.ask("ZREM", f"{ROOT}:leases", self.epoch)
-        await self._payments.close()
-        await self._aside.close()
+        for lane in (self._payments, self._aside, self._pulse):
+            await lane.close()
 
     async def _met(self, connection: Connection) -> None:
         """Before anything is asked over a new connection: whether what is there is what was."""
@@ -141,15 +143,20 @@ class RedisStore:
     async def heartbeat(self) -> None:
         asked_at = self._clock.monotonic()
         command = _HEARTBEAT(self.epoch or "", _op(), int(self._lease * 1000))
-        reply = await self._payments.ask(*command, durable=True)
-        epoch, smallest, generation, told = reply
-        if self.epoch and self.epoch != int(epoch):
-            # It ran out, or the server has lost it, and then more than that.
-            self._payments.meet_again()
+        epoch, smallest, generation, told = await self._pulse.ask(*command, durable=True)
+        lost_it = self.epoch not in {0, int(epoch)}
         self.epoch = int(epoch)
         self._leads = int(smallest) == self.epoch
         self._lease_ends = asked_at + self._lease * _LEASE_SHARE
         self._settled(int(generation), bytes(told).decode())
+        if lost_it:  # it ran out, or the server has lost it, and then more than that
+            self._payments.meet_again()
+        if lost_it or not self.ready:
+            await self._look()
+
+    async def _look(self) -> None:
+        """Whether payments are taken (again)."""
+        await self._payments.ask("HGET", META, "schema")
 
     async def abandoned(self) -> list[Session]:
         docs = await self._aside.ask(*_ABANDONED(self.epoch, _ABANDONED_MOST))
