@@ -7,7 +7,7 @@ import pytest
 from tests.campaigns.mutants import MUTANTS, hunt
 
 # Seen only where rare things meet: where the long run found it. To be renewed when plans change.
-RARE = {"a store that went back is believed": 36_715}
+RARE = {"a store that went back is believed": 84_917}
 SEEDS = 900
 
 
