@@ -466,7 +466,8 @@ ROWS: dict[str, list[Panel]] = {
         ),
         lines(
             "Store has lost writes",
-            "1 while the store does not hold all it had acknowledged. Runbook: HoldfastStoreRegressed.",
+            "1 while the store does not hold all it had acknowledged. "
+            "Runbook: HoldfastStoreRegressed.",
             Query(f"max by (instance) (holdfast_store_regressed{{{INSTANCE}}})", "{{instance}}"),
             unit="short",
         ),
@@ -490,7 +491,6 @@ ROWS: dict[str, list[Panel]] = {
             "Whether each instance takes payments. A gap: it was not there, or not scraped.",
             Query(f"max by (instance) (holdfast_ready{{{INSTANCE}}})", "{{instance}}"),
             READY,
-            span=12,
         ),
         lines(
             "Versions",
@@ -498,7 +498,7 @@ ROWS: dict[str, list[Panel]] = {
             Query(f"sum by (version) (holdfast_build_info{{{INSTANCE}}})", "{{version}}"),
             unit="short",
             stacked=True,
-            span=12,
+            span=24,
         ),
     ],
 }

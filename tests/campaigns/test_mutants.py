@@ -8,8 +8,8 @@ from tests.campaigns.mutants import MUTANTS, hunt
 
 # Seen only where rare things meet: where the long run found it. To be renewed when plans change.
 RARE = {
-    "a store that went back is believed": 36_715,
-    "what the store cannot take is in memory only": 858,
+    "a store that went back is believed": 84_917,
+    "what the store cannot take is in memory only": 3_016,
 }
 SEEDS = 900
 
