@@ -339,6 +339,12 @@ class Attempts:
         def conclude(session: Session) -> Change:
             nonlocal verdict
             walk.settled_elsewhere = session.state in _SETTLED
+            # What was not begun here was begun by another process meanwhile: that nothing was sent
+            # here is no news of what that one has sent.
+            walk.elsewhere = _begun_elsewhere(walk, session, ended.number)
+            if walk.elsewhere:
+                verdict = GiveUp(Suppressed.UNSAFE_TO_REPEAT)
+                return Change()
             concluded = after = apply(session, ended)
             verdict = self._verdict(walk, after, ended, jitter, admitted)
             if isinstance(verdict, RetryAfter):
@@ -484,6 +490,12 @@ def _intended(walk: Walk, session: Session, number: int) -> bool:
     """Whether the walk's intent of that number is on record, without its end."""
     mine = (number, _IN_FLIGHT, walk.intended_at, walk.epoch)
     return any((a.number, a.status, a.started_at, a.epoch) == mine for a in session.attempts)
+
+
+def _begun_elsewhere(walk: Walk, session: Session, number: int) -> bool:
+    """Whether the attempt of that number is not the walk's."""
+    mine = (walk.intended_at, walk.epoch)
+    return any(a.number == number and (a.started_at, a.epoch) != mine for a in session.attempts)
 
 
 def late_answer(

@@ -15,6 +15,8 @@ from proxy.core.profile import GatewayClass  # after the path is set
 from tests.campaigns.kill import kill_campaign
 from tests.campaigns.model import ALL, ALONE, TWO, search
 from tests.campaigns.mutants import MUTANTS, Killed, hunt, table
+from tests.campaigns.pause import CONTROL, pause_campaign
+from tests.campaigns.places import PLACES
 from tests.campaigns.powerloss import Control, powerloss
 from tests.campaigns.sim.plan import plan_of
 from tests.campaigns.sim.shrink import shrink
@@ -25,12 +27,15 @@ def main() -> int:
     """Run a campaign; 0 if every promise was kept."""
     parser = argparse.ArgumentParser(prog="./dev campaign", description=__doc__)
     campaigns = parser.add_subparsers(dest="campaign", required=True)
-    kill = campaigns.add_parser("kill", help="kill -9 at random moments under load")
-    kill.add_argument("--kills", type=int, default=500, help="default: %(default)s")
-    kill.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    _kill_options(campaigns.add_parser("kill", help="kill -9 under load"))
     model = campaigns.add_parser("model", help="every sequence of events, over the pure core")
     wide = "how far to go where a scope is too wide to end; default: %(default)s"
     model.add_argument("--states", type=int, default=3_000_000, help=wide)
+    pause = campaigns.add_parser("pause", help="SIGSTOP past the lease, under load")
+    pause.add_argument("--pauses", type=int, default=200, help="default: %(default)s")
+    pause.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    sends = "with a take-over that sends again: then it must charge twice"
+    pause.add_argument("--control", action="store_true", help=sends)
     power = campaigns.add_parser(
         "powerloss", help="the power goes, and what was not synced with it"
     )
@@ -52,11 +57,27 @@ def main() -> int:
     return 0 if clean else 1
 
 
+def _kill_options(kill: argparse.ArgumentParser) -> None:
+    kill.add_argument("--store", choices=PLACES, default="sqlite", help="default: %(default)s")
+    kill.add_argument("--kills", type=int, default=500, help="default: %(default)s")
+    kill.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    named = "every second kill at a named point of a payment, the others at random moments"
+    kill.add_argument("--points", action="store_true", help=named)
+
+
 def _kill(options: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory(prefix="holdfast-campaign-") as folder:
         findings = asyncio.run(
-            kill_campaign(Path(folder), kills=options.kills, seed=options.seed, say=print)
+            kill_campaign(
+                Path(folder),
+                kills=options.kills,
+                seed=options.seed,
+                store=options.store,
+                points=options.points,
+                say=print,
+            )
         )
+    print(f"{'store':<40}{options.store:>8}", f"{'seed':<40}{options.seed:>8}", sep="\n")
     print(findings.table())
     return findings.clean
 
@@ -79,6 +100,17 @@ def _model(options: argparse.Namespace) -> bool:
                 print(violation.name, violation.what, *findings.trace, sep="\n  ")
             clean = clean and not findings.violations
     return clean
+
+
+def _pause(options: argparse.Namespace) -> bool:
+    control = CONTROL if options.control else None
+    with tempfile.TemporaryDirectory(prefix="holdfast-campaign-") as folder:
+        running = pause_campaign(
+            Path(folder), pauses=options.pauses, seed=options.seed, control=control, say=print
+        )
+        findings = asyncio.run(running)
+    print(f"{'seed':<40}{options.seed:>8}", findings.table(), sep="\n")
+    return bool(findings.charged_twice) if options.control else findings.clean
 
 
 def _powerloss(options: argparse.Namespace) -> bool:
@@ -134,6 +166,7 @@ _CAMPAIGNS = {
     "kill": _kill,
     "model": _model,
     "mutants": _mutants,
+    "pause": _pause,
     "powerloss": _powerloss,
     "simulate": _simulate,
 }

@@ -18,7 +18,7 @@ import pytest
 
 from proxy.demo.faults import Fault, FaultPlan
 from proxy.demo.gateway import SimulatedGateway
-from tests.support.killing_gateway import killing_relay
+from tests.support.killing_gateway import AT_THE_GATEWAY, KillingGateway
 from tests.support.running import ROOT, HoldfastProcess, simulated
 from tests.support.waiting import until
 
@@ -26,7 +26,6 @@ CRASHING = str(ROOT / "tests" / "support" / "crashing.py")
 IN_PROCESS = (
     "C0", "C1", "C2", "C3-uncommitted", "C3", "C4", "C9", "C10-uncommitted", "C10", "C11", "C12",
 )  # fmt: skip
-AT_THE_GATEWAY = ("C5", "C6", "C7", "C8")
 # Where the answer had not been recorded although the gateway may have acted.
 UNKNOWN_AFTER = {"C3", "C4", "C5", "C6", "C7", "C8", "C9", "C10-uncommitted"}
 
@@ -70,40 +69,40 @@ def body(point: str) -> bytes:
     return text + b"&metadata[order_id]=o-1&description=" + b"x" * (400_000 if point == "C5" else 9)
 
 
+def port_of(origin: str) -> int:
+    """Of an origin."""
+    return int(origin.rsplit(":", 1)[1])
+
+
 @contextlib.asynccontextmanager
 async def crashed(
-    point: str, folder: Path, gateway: SimulatedGateway, profile: str = "stripe"
+    point: str, folder: Path, gateway: KillingGateway, profile: str = "stripe"
 ) -> AsyncIterator[tuple[HoldfastProcess, Shop]]:
     """A Holdfast that died at the point while paying, and is running again."""
     async with simulated(gateway) as origin:
-        process: HoldfastProcess
-
-        async def kill() -> None:
-            await process.kill()
-
-        async with killing_relay(int(origin.rsplit(":", 1)[1]), point, kill) as relay:
-            process = HoldfastProcess(folder, relay.origin, profile=profile)
-            shop = Shop(process, body(point))
-            try:
-                if point in IN_PROCESS:
-                    environ = {"CRASH_AT": point, "PYTHONPATH": str(ROOT)}
-                    await process.start(sys.executable, CRASHING, environ=environ)
-                else:
-                    await process.start()
-                assert await shop.pay() is None
-                assert process.process is not None
-                assert await process.process.wait() == -9
+        process = HoldfastProcess(folder, origin, profile=profile)
+        shop = Shop(process, body(point))
+        try:
+            if point in IN_PROCESS:
+                environ = {"CRASH_AT": point, "PYTHONPATH": str(ROOT)}
+                await process.start(sys.executable, CRASHING, environ=environ)
+            else:
+                gateway.armed[port_of(origin)] = (point, process.kill)
                 await process.start()
-                yield process, shop
-            finally:
-                await shop.http.close()
-                await process.kill()
+            assert await shop.pay() is None
+            assert process.process is not None
+            assert await process.process.wait() == -9
+            await process.start()
+            yield process, shop
+        finally:
+            await shop.http.close()
+            await process.kill()
 
 
 @pytest.mark.parametrize("point", [*IN_PROCESS, *AT_THE_GATEWAY])
 async def test_one_charge_whatever_the_point(point: str, tmp_path: Path) -> None:
     """The client repeats with its key after the restart: one charge, told as paid."""
-    gateway = SimulatedGateway()
+    gateway = KillingGateway()
     async with crashed(point, tmp_path, gateway) as (_, shop):
         listed = await shop.sessions(active=True)
         unknown = [s for s in listed if s["outcome"] == "unknown"]
@@ -122,7 +121,7 @@ async def test_one_charge_whatever_the_point(point: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("point", ["C3", "C4", "C5", "C6", "C7", "C8", "C9", "C10-uncommitted"])
 async def test_nothing_is_repeated_where_keys_mean_nothing(point: str, tmp_path: Path) -> None:
     """At a gateway without a promise the repeat is not sent: unknown, and listed."""
-    gateway = SimulatedGateway()
+    gateway = KillingGateway()
     async with crashed(point, tmp_path, gateway, "generic") as (_, shop):
         charged_before = len(gateway.ledger.charges)
         told = await shop.pay()
@@ -136,29 +135,24 @@ async def test_nothing_is_repeated_where_keys_mean_nothing(point: str, tmp_path:
 
 async def test_negative_control_a_store_that_forgets_charges_twice(tmp_path: Path) -> None:
     """The same crash after the charge, with the journal switched off: two charges."""
-    gateway = SimulatedGateway()
+    gateway = KillingGateway()
     async with simulated(gateway) as origin:
-        process: HoldfastProcess
-
-        async def kill() -> None:
-            await process.kill()
-
-        async with killing_relay(int(origin.rsplit(":", 1)[1]), "C7", kill) as relay:
-            process = HoldfastProcess(tmp_path, relay.origin)
-            policy = process.config.read_text().replace("sqlite:///holdfast.db", "memory://")
-            process.config.write_text(policy)
+        process = HoldfastProcess(tmp_path, origin)
+        gateway.armed[port_of(origin)] = ("C7", process.kill)
+        policy = process.config.read_text().replace("sqlite:///holdfast.db", "memory://")
+        process.config.write_text(policy)
+        await process.start()
+        order = {"X-Payment-Order-Id": "o-1"}
+        data = body("C7")
+        async with aiohttp.ClientSession() as http:
+            url = f"{process.url}/v1/payment_intents"
+            kind = {"Content-Type": "application/x-www-form-urlencoded"}
+            with contextlib.suppress(aiohttp.ClientError):
+                await http.post(url, data=data, headers={**order, **kind})
             await process.start()
-            order = {"X-Payment-Order-Id": "o-1"}
-            data = body("C7")
-            async with aiohttp.ClientSession() as http:
-                url = f"{process.url}/v1/payment_intents"
-                kind = {"Content-Type": "application/x-www-form-urlencoded"}
-                with contextlib.suppress(aiohttp.ClientError):
-                    await http.post(url, data=data, headers={**order, **kind})
-                await process.start()
-                async with http.post(url, data=data, headers={**order, **kind}) as answer:
-                    assert answer.status == 200
-            await process.kill()
+            async with http.post(url, data=data, headers={**order, **kind}) as answer:
+                assert answer.status == 200
+        await process.kill()
     assert dict(gateway.ledger.per_order()) == {"o-1": 2}
 
 

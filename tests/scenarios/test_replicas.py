@@ -12,6 +12,8 @@ import pytest_asyncio
 from proxy.core.reasons import Reason
 from proxy.core.session import Session
 from proxy.core.states import Outcome, State
+from proxy.core.wire import WireFacts
+from proxy.ports import Send
 from tests.support.clocks import LoopClock
 from tests.support.lab import POLICY, SUCCEEDED, Lab, SharedStore, pay, settings_from
 
@@ -169,3 +171,23 @@ async def test_one_of_them_looks_after_what_nobody_walks(pair: Pair) -> None:
     await asyncio.sleep(1)
     await here.reconciler.run_once()
     assert (await only(here)).review_required
+
+
+async def test_who_did_not_get_through_says_nothing_of_the_others_send(pair: Pair) -> None:
+    """One could not connect while the other sent: that send is still out, and not repeated."""
+    here, there = pair
+
+    async def refused_late(send: Send) -> WireFacts:
+        await asyncio.sleep(2)
+        return await here.gateway.refuses_connection()(send)
+
+    here.gateway.will(refused_late, here.gateway.answers(200, b"never"))
+    there.gateway.will(there.gateway.answers_late(4, 200, SUCCEEDED))
+    first = asyncio.ensure_future(here.merchant_sends(pay(key="k-1", target="/pay"), "plain"))
+    await asyncio.sleep(1)
+    second = asyncio.ensure_future(there.merchant_sends(pay(key="k-1", target="/pay"), "plain"))
+    await asyncio.sleep(2)
+    session = await only(here)
+    assert (session.in_flight, session.outcome) == (True, Outcome.UNKNOWN)
+    assert [(await first).body, (await second).body] == [SUCCEEDED, SUCCEEDED]
+    assert (len(here.gateway.seen), len(there.gateway.seen)) == (0, 1)
