@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from proxy import app
 from proxy.flow import attempts, pipeline
+from proxy.stores import postgres
 from tests.support.crashing import crash_at
 
 
@@ -17,9 +19,16 @@ def _sends_again() -> None:
         room.repeat_barrier = lambda *_: None  # type: ignore[attr-defined]
 
 
+def _version(name: str) -> None:
+    """A build of another name; on a shared store it stands with the process's epoch."""
+    for room in (app, postgres):
+        room.__version__ = name  # type: ignore[attr-defined]
+
+
 _KINDS: dict[str, Callable[..., None]] = {
     "crash": lambda point, passings: crash_at(point, int(passings)),
     "take-over-sends-again": _sends_again,
+    "version": _version,
 }
 
 

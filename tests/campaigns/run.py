@@ -18,6 +18,7 @@ from tests.campaigns.mutants import MUTANTS, Killed, hunt, table
 from tests.campaigns.pause import CONTROL, pause_campaign
 from tests.campaigns.places import PLACES
 from tests.campaigns.powerloss import Control, powerloss
+from tests.campaigns.rolling import LEASE, rolling_campaign
 from tests.campaigns.sim.plan import plan_of
 from tests.campaigns.sim.shrink import shrink
 from tests.campaigns.simulate import play, simulate
@@ -31,11 +32,7 @@ def main() -> int:
     model = campaigns.add_parser("model", help="every sequence of events, over the pure core")
     wide = "how far to go where a scope is too wide to end; default: %(default)s"
     model.add_argument("--states", type=int, default=3_000_000, help=wide)
-    pause = campaigns.add_parser("pause", help="SIGSTOP past the lease, under load")
-    pause.add_argument("--pauses", type=int, default=200, help="default: %(default)s")
-    pause.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    sends = "with a take-over that sends again: then it must charge twice"
-    pause.add_argument("--control", action="store_true", help=sends)
+    _pause_options(campaigns.add_parser("pause", help="SIGSTOP past the lease, under load"))
     power = campaigns.add_parser(
         "powerloss", help="the power goes, and what was not synced with it"
     )
@@ -43,6 +40,9 @@ def main() -> int:
     power.add_argument("--seed", type=int, default=1, help="the first; default: %(default)s")
     without = "without what the store stands on: then it must lose"
     power.add_argument("--control", action="store_true", help=without)
+    rolling = campaigns.add_parser("rolling", help="every replica replaced, under load")
+    rolling.add_argument("--updates", type=int, default=25, help="default: %(default)s")
+    rolling.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     simulation = campaigns.add_parser("simulate", help="the real flow on virtual time, by seeds")
     simulation.add_argument("--seed", type=int, help="play this one and print what happens")
     simulation.add_argument("--shrink", action="store_true", help="and make it smaller before")
@@ -102,6 +102,13 @@ def _model(options: argparse.Namespace) -> bool:
     return clean
 
 
+def _pause_options(pause: argparse.ArgumentParser) -> None:
+    pause.add_argument("--pauses", type=int, default=200, help="default: %(default)s")
+    pause.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    sends = "with a take-over that sends again: then it must charge twice"
+    pause.add_argument("--control", action="store_true", help=sends)
+
+
 def _pause(options: argparse.Namespace) -> bool:
     control = CONTROL if options.control else None
     with tempfile.TemporaryDirectory(prefix="holdfast-campaign-") as folder:
@@ -125,6 +132,16 @@ def _powerloss(options: argparse.Namespace) -> bool:
             print(f"seed {seed}: {violations[0].name} {violations[0].what}")
         as_it_should = not findings.violations
     return as_it_should
+
+
+def _rolling(options: argparse.Namespace) -> bool:
+    with tempfile.TemporaryDirectory(prefix="holdfast-campaign-") as folder:
+        running = rolling_campaign(
+            Path(folder), updates=options.updates, seed=options.seed, say=print
+        )
+        findings = asyncio.run(running)
+    print(f"{'seed':<40}{options.seed:>8}", findings.table(), sep="\n")
+    return findings.clean and findings.longest_refused <= LEASE
 
 
 def _simulate(options: argparse.Namespace) -> bool:
@@ -168,6 +185,7 @@ _CAMPAIGNS = {
     "mutants": _mutants,
     "pause": _pause,
     "powerloss": _powerloss,
+    "rolling": _rolling,
     "simulate": _simulate,
 }
 

@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import aiohttp
@@ -110,6 +111,7 @@ class Shop:
     told_otherwise: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
     longest_wait: float = 0.0
+    longest_refused: float = 0.0  # seconds from an order's first failed try until it was told
     long: int = 0  # how many wish that some of the orders that begin now have a long body
     _long_orders: set[str] = field(default_factory=set)
 
@@ -134,7 +136,7 @@ class Shop:
     async def pay(self, order: str) -> None:
         """Pay one order, with one key, until it is told."""
         clock = asyncio.get_running_loop().time
-        begun = clock()
+        begun, refused_at = clock(), inf
         if self.long and self.dice.random() < _LONG_SHARE:
             self._long_orders.add(order)
         for _ in range(_TRIES):
@@ -143,9 +145,11 @@ class Shop:
                 outcome, body = told
                 self.told[order] = outcome
                 self.longest_wait = max(self.longest_wait, clock() - begun)
+                self.longest_refused = max(self.longest_refused, clock() - refused_at)
                 if outcome == "paid" and self.dice.random() < _ASKED_AGAIN:
                     await self._ask_again(order, body)
                 return
+            refused_at = min(refused_at, clock())
             await asyncio.sleep(_PAUSE_SECONDS)
         self.given_up.append(order)
 
@@ -226,17 +230,26 @@ async def judge(
     findings.charged_but_unseen += [
         order for order in charges if order not in shop.told and order not in seen
     ]
-    for session in kept.values():
+    _hold_store_against_ledger(findings, shop, charges, kept.values(), listed)
+
+
+def _hold_store_against_ledger(
+    findings: Findings,
+    shop: Shop,
+    charges: Counter[str],
+    kept: Iterable[dict[str, Any]],
+    listed: Container[str],
+) -> None:
+    for session in kept:
         order, outcome = session["orderId"], session["outcome"]
         if outcome == "unknown":
             if session["sessionId"] not in listed:
                 findings.unknown_but_unlisted.append(order)
             findings.unknown_and_charged += bool(charges[order])
             findings.unknown_and_not += not charges[order]
-        if outcome != "unknown" and (outcome == "charged") != bool(charges[order]):
+        elif (outcome == "charged") != bool(charges[order]):
             findings.against_the_ledger.append(order)
-        reasons = {stop["reason"] for stop in session["metadata"]["interruptions"]}
-        if Reason.PROCESS_RESTART in reasons:
+        if Reason.PROCESS_RESTART in {s["reason"] for s in session["metadata"]["interruptions"]}:
             findings.left_in_flight += 1
             findings.learned_late += shop.told.get(order) == "unknown" and outcome == "charged"
 
