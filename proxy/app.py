@@ -33,7 +33,7 @@ from proxy.flow.reconcile import Reconcile
 from proxy.flow.saver import Saver
 from proxy.flow.walk import Lane, Walks
 from proxy.keyring import KEY_BYTES, Keyring, read_keys, read_or_make_keys
-from proxy.ports import Clock
+from proxy.ports import Clock, Recorder, SessionStore
 from proxy.settings.defaults import MAX_ATTEMPTS
 from proxy.settings.values import Address, Gateway, Settings
 from proxy.spool import FileSpool
@@ -94,9 +94,7 @@ class Holdfast:
         keyring = self._keyring()
         later = asyncio.get_running_loop().call_soon
         recorder = MetricsRecorder(self._metrics, LineSink(self._log_stream), clock, later)
-        self._store = store = make_store(settings.store, settings.session.lease, clock, recorder)
-        await store.open()
-        self._open.push_async_callback(store.close)
+        self._store = store = await self._open_store(recorder)
         self._audit = self._open_audit()
         for name, gateway in settings.gateways.items():
             self._lanes[name] = lane = _lane(gateway, clock)
@@ -106,7 +104,7 @@ class Holdfast:
         self._open.push_async_callback(tasks.stop)
         journal = Journal(store, keyring, recorder)
         held = HeldRequests(settings.held_request_bytes)
-        reconcile = Reconcile(journal, held, clock)
+        reconcile = Reconcile(journal, held, clock, keyring.digest)
         saver = Saver(journal, keyring, spool, clock, tasks, self._bug)
         self._pipeline = Pipeline(
             store=store,
@@ -149,6 +147,16 @@ class Holdfast:
         # The same on every replica of an installation, so that a loop through two is one too.
         via = f"holdfast-{keyring.digest('via')[:8]}"
         return await self._open_doors(sessions, admin, via)
+
+    async def _open_store(self, recorder: Recorder) -> SessionStore:
+        settings = self._settings
+        store = make_store(settings.store, settings.session.lease, self._clock, recorder)
+        await store.open()
+        self._open.push_async_callback(store.close)
+        promise = getattr(store, "promise", None)
+        if promise is not None:  # one that cannot promise everything says so, every time
+            self._log.warning("store", promise=promise)
+        return store
 
     def _open_audit(self) -> AuditFile | None:
         if self._settings.audit is None:
@@ -239,6 +247,7 @@ class Holdfast:
         sessions |= {key: walk.session for key, walk in self._walks.by_session.items()}
         walked, now_ms = self._walks.by_session, self._clock.now_ms()
         self._metrics.show_sessions(sessions.values(), self._lanes, now_ms, walked=walked)
+        self._metrics.store_regressed.set(self._store.regressed is not None)
         waiting = {} if self._spool is None else self._spool.records()
         self._metrics.spooled_outcomes.set(len(waiting))
         self._metrics.ready.set(self._unready() is None)
@@ -271,4 +280,5 @@ def _lane(gateway: Gateway, clock: Clock) -> Lane:
         upstream=LeanUpstream(gateway.upstream, ca_file=gateway.ca_file),
         admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, clock),
         lookup_credential=() if credential is None else ((credential.header, credential.value),),
+        lookup_sees_all=credential is not None and credential.sees_all,
     )

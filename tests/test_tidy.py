@@ -27,7 +27,8 @@ LONGER = {
     "settings/resolve.py": "one method per thing that is resolved",
     "settings/schema.py": "one class per mapping of the policy file",
     "stores/postgres.py": "one store",
-    "stores/redis_server.py": "one server: its promises, and the way to it",
+    "stores/redis.py": "one store",
+    "stores/redis_server.py": "what a server must promise, and the one way to it",
     "stores/sqlite.py": "one store",
     "web/sessions_api.py": "one call per method",
 }

@@ -29,6 +29,7 @@ from proxy.core.retrying import (
     Settled,
     Situation,
     Verdict,
+    barrier_to_ask_again,
     decide,
     repeat_barrier,
 )
@@ -211,7 +212,9 @@ class Attempts:
             return Change(events)
 
         try:
-            walk.session = await self._updated(walk, record)
+            session = await self._updated(walk, record)
+            # As it is durable: whoever forbade the send may have written that in vain.
+            walk.session = await self._journal.store.get(session.id) or session
         except StoreUnavailable:
             self._take_back(walk, ended)
         self._suppressed(walk, why)
@@ -272,19 +275,17 @@ class Attempts:
         """T1: the last thing before the first byte, and the last chance to say no."""
         repeats = False  # what may have been charged already
 
-        def late(session: Session, now: int) -> bool:
-            """Waiting, connecting or recording the intent can outlast the session, or the key."""
-            gone = repeats and self._barrier(walk, session, now) is not None
-            return gone or now >= session.expires_at
-
         def begin(session: Session) -> Change:
             nonlocal repeats
             now = self._clock.now_ms()
             repeats = session.outcome is _UNKNOWN
             unwanted = session.cancel_requested or session.hold or not session.live
             # Another process sends it, or has sent it: a client that clicks twice may reach two.
-            walk.elsewhere = session.in_flight or len(session.attempts) >= number
-            if unwanted or walk.elsewhere or self.draining or late(session, now):
+            # Or its key was proved to have charged nothing, and the bytes at hand still bear it.
+            begun = session.in_flight or len(session.attempts) >= number
+            walk.elsewhere = begun or session.generation != walk.session.generation
+            late = self._late(walk, session, now, repeats=repeats)
+            if unwanted or walk.elsewhere or self.draining or late:
                 walk.session = session
                 walk.settled_elsewhere = session.state in _SETTLED
                 raise SendForbidden(f"{session.state} does not send")
@@ -302,9 +303,16 @@ class Attempts:
             walk.intent_seconds = self._clock.monotonic() - begun
         walk.resumed_by = _TIMER
         self._check_store(walk)
-        if late(walk.session, self._clock.now_ms()):
+        if self._late(walk, walk.session, self._clock.now_ms(), repeats=repeats):
             message = "recording the intent took longer than there was time"
             raise SendForbidden(message)
+
+    def _late(self, walk: Walk, session: Session, now: int, *, repeats: bool) -> bool:
+        """Waiting, connecting or recording the intent can outlast the session, or the key."""
+        barrier = None
+        if repeats and walk.route.durable:
+            barrier = barrier_to_ask_again(walk.lane.profile, session, now)
+        return barrier is not None or now >= session.expires_at
 
     def _check_store(self, walk: Walk) -> None:
         """Raises `StoreUnavailable` if an intent would not do what it is for.

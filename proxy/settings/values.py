@@ -43,6 +43,7 @@ class Credential:
 
     header: str
     value: str = field(repr=False)
+    sees_all: bool = False  # every payment of the gateway, so that one it does not see is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ Rule 4: the lease decides who may begin a send, by the server's clock. It never 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from math import inf
@@ -68,6 +69,7 @@ class RedisStore:
             self._server, self._met, lambda took: recorder.note(StoreTimed("commit", took))
         )
         self._aside = Lane(self._server)
+        self._pulse = Lane(self._server, self._met)  # nor does the lease wait behind payments
         self._acked = Acked(clock)
         self._generation = 0
         self._leads = False
@@ -87,9 +89,10 @@ class RedisStore:
 
     async def open(self) -> None:
         try:
+            await self._look()
             await self.heartbeat()
         except StoreUnavailable:
-            await self._payments.close()
+            await self.close()
             raise
         self.promise = self._server.promise()
 
@@ -98,8 +101,8 @@ class RedisStore:
         if self._payments.ready and self.epoch:
             with contextlib.suppress(StoreUnavailable):
                 await self._payments.ask("ZREM", f"{ROOT}:leases", self.epoch)
-        await self._payments.close()
-        await self._aside.close()
+        for lane in (self._payments, self._aside, self._pulse):
+            await lane.close()
 
     async def _met(self, connection: Connection) -> None:
         """Before anything is asked over a new connection: whether what is there is what was."""
@@ -140,16 +143,24 @@ class RedisStore:
     async def heartbeat(self) -> None:
         asked_at = self._clock.monotonic()
         command = _HEARTBEAT(self.epoch or "", _op(), int(self._lease * 1000))
-        reply = await self._payments.ask(*command, durable=True)
-        epoch, smallest, generation, told = reply
+        epoch, smallest, generation, told = await self._pulse.ask(*command, durable=True)
+        lost_it = self.epoch not in {0, int(epoch)}
         self.epoch = int(epoch)
         self._leads = int(smallest) == self.epoch
         self._lease_ends = asked_at + self._lease * _LEASE_SHARE
         self._settled(int(generation), bytes(told).decode())
+        if lost_it:  # it ran out, or the server has lost it, and then more than that
+            self._payments.meet_again()
+        if lost_it or not self.ready:
+            await self._look()
+
+    async def _look(self) -> None:
+        """Whether payments are taken (again)."""
+        await self._payments.ask("HGET", META, "schema")
 
     async def abandoned(self) -> list[Session]:
         docs = await self._aside.ask(*_ABANDONED(self.epoch, _ABANDONED_MOST))
-        return [decode(doc) for doc in docs]
+        return [_session(doc) for doc in docs]
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -161,7 +172,7 @@ class RedisStore:
         if said == b"order":
             raise OrderTaken(_session(more[0]))
         if said == b"conflict":
-            raise Conflict(decode(more[0]) if more[0] else None)
+            raise Conflict(_session(more[0]) if more[0] else None)
 
     async def commit(
         self,
@@ -184,7 +195,7 @@ class RedisStore:
         )
         said, *more = await self._payments.ask(*command, durable=True)
         if said == b"conflict":
-            raise Conflict(decode(more[0]) if more[0] else None)
+            raise Conflict(_session(more[0]) if more[0] else None)
         if said == b"fenced":
             raise StoreUnavailable(_FENCED)
         if said == b"locked":
@@ -196,7 +207,7 @@ class RedisStore:
 
     async def get(self, session_id: str) -> Session | None:
         doc = await self._field(session_id, "doc")
-        return None if doc is None else decode(doc)
+        return None if doc is None else _session(doc)
 
     async def answer(self, session_id: str) -> bytes | None:
         return await self._field(session_id, "answer")
@@ -218,8 +229,8 @@ class RedisStore:
         sessions: list[Session] = []
         for start in range(0, len(ids), _READ_DOCS):
             names = [_at(session_id.decode()) for session_id in ids[start : start + _READ_DOCS]]
-            asked = [self._aside.ask("HGET", name, "doc") for name in names]
-            sessions += [decode(doc) for reply in asked if (doc := await reply) is not None]
+            docs = await asyncio.gather(*(self._aside.ask("HGET", name, "doc") for name in names))
+            sessions += [_session(doc) for doc in docs if doc is not None]
         return sessions
 
     async def search(self, query: Query) -> Page:
@@ -282,10 +293,12 @@ def _op() -> str:
 
 
 def _session(doc: bytes | None) -> Session:
-    if doc is None:
-        message = "the store names a session that it does not have"
-        raise StoreUnavailable(message)
-    return decode(doc)
+    """Raises `StoreUnavailable` for what cannot be read."""
+    try:
+        return decode(doc or b"")
+    except ValueError as error:
+        message = f"the store holds a session it cannot read: {error}"
+        raise StoreUnavailable(message) from None
 
 
 def _columns(session: Session) -> tuple[str | bytes | int, ...]:
@@ -350,9 +363,11 @@ async def accept_loss(url: str) -> int:
     """What is missing was looked up: trust the store again. Its new generation."""
     lane = Lane(Server(url))
     try:
-        generation = lane.ask("HINCRBY", META, "generation", 1, durable=True)
-        await lane.ask("HDEL", META, "lost", durable=True)
-        return int(await generation)
+        generation, _ = await asyncio.gather(
+            lane.ask("HINCRBY", META, "generation", 1, durable=True),
+            lane.ask("HDEL", META, "lost", durable=True),
+        )
+        return int(generation)
     finally:
         await lane.close()
 

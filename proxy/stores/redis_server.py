@@ -217,6 +217,7 @@ class Lane:
         self._met = met
         self._timed = timed
         self._connection: Connection | None = None
+        self._stale = False
         self._waiting: list[Asked] = []
         self._pump: asyncio.Task[None] | None = None
         self.ready = True
@@ -229,6 +230,10 @@ class Lane:
         if self._pump is None:
             self._pump = loop.create_task(self._run())
         return asked.done
+
+    def meet_again(self) -> None:
+        """Take nothing for granted: a new connection, with all its checks, for what comes next."""
+        self._stale = True
 
     async def close(self) -> None:
         """After everything that was asked."""
@@ -277,6 +282,8 @@ class Lane:
 
     async def _exchanged(self, batch: list[Asked]) -> tuple[list[Asked], str]:
         """Send them and hand out the replies. What remains to be sent again, and why."""
+        if self._stale:
+            await self._let_go()
         connection = self._connection or await self._connected()
         commands = [asked.command for asked in batch]
         confirm = self._server.confirm
@@ -311,7 +318,7 @@ class Lane:
         return connection
 
     async def _let_go(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._stale = self._connection, None, False
         if connection is not None:
             await disconnect(connection)
 

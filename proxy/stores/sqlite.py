@@ -499,7 +499,8 @@ class SqliteStore(SoleOwner):
         connection = self._connect(read_only=True)
         try:
             # The conditions are our own text; the values are bound.
-            matching = f"SELECT 1 FROM sessions WHERE {where} {newest_first}"  # noqa: S608
+            by_index = "ORDER BY started_at DESC LIMIT ?"  # the ids would have to be read for it
+            matching = f"SELECT 1 FROM sessions WHERE {where} {by_index}"  # noqa: S608
             counting = f"SELECT count(*) FROM ({matching})"  # noqa: S608
             total = int(connection.execute(counting, [*values, COUNTED]).get)
             if (after := query.after) is not None:

@@ -481,7 +481,7 @@ class SessionsApi:
     async def _session(self, request: web.Request) -> Session:
         session_id: str = request.match_info["id"]
         self._need(request, Role.CLIENT, session_id)
-        return await self._commands.get(session_id)
+        return await self._commands.show(session_id)
 
     def _shown(self, session: Session) -> dict[str, object]:
         """A session as the contract shows it."""

@@ -41,6 +41,7 @@ _ANSWER = bytes(1024)
 _AT_ONCE = 1000  # while filling
 _PAY_EVERY_SECONDS = 0.002
 _SHARES = {"p50": 0.5, "p99": 0.99}
+_WAITS = {**_SHARES, "p99.9": 0.999, "most": 1.0}
 
 
 class _Nobody:
@@ -308,39 +309,39 @@ async def _pay(shop: Shop, waits: list[float]) -> None:
         waits.append((time.perf_counter() - begun) * 1000)
 
 
-async def _pay_until(shop: Shop, over: asyncio.Future[Any]) -> dict[str, float]:
+async def _pay_until(shop: Shop, over: asyncio.Future[Any], waits: list[float]) -> None:
     """Payments at a steady rate, whatever they wait for."""
-    waits: list[float] = []
     due, payments = time.perf_counter(), set()
     while not over.done():
         payments.add(asyncio.ensure_future(_pay(shop, waits)))
         due += _PAY_EVERY_SECONDS
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
     await asyncio.gather(*payments)
-    shares = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "most": 1.0}
-    return {"commits": len(waits), **{p: percentile(waits, s) for p, s in shares.items()}}
 
 
 async def _clean_up(shop: Shop, sizes: Sizes) -> dict[str, Any]:
-    """Drop the older half while payments go on."""
-    alone = await _pay_until(shop, asyncio.ensure_future(asyncio.sleep(sizes.large_alone_seconds)))
-    half = shop.started_at(shop.finished // 2)
-    begun = time.perf_counter()
-    purge = asyncio.ensure_future(
-        shop.store.purge(answers_before=shop.now - DAY_MS // 2, sessions_before=half)
-    )
-    beside = await _pay_until(shop, purge)
-    seconds = time.perf_counter() - begun
-    answers, sessions = await purge
-    if not 0.99 < sessions / (shop.finished // 2) <= 1:
-        raise WrongAnswers(f"{sessions} sessions were dropped")
-    return {
-        "answers": answers,
-        "sessions": sessions,
-        "seconds": seconds,
-        "alone": alone,
-        "beside": beside,
+    """Drop the older half while payments go on, bit by bit, and let them go on alone in between."""
+    alone: list[float] = []
+    beside: list[float] = []
+    seconds, dropped, answers = 0.0, 0, 0
+    for part in range(1, sizes.large_rounds + 1):
+        pause = asyncio.ensure_future(asyncio.sleep(sizes.large_alone_seconds))
+        await _pay_until(shop, pause, alone)
+        old = shop.started_at(shop.finished * part // sizes.large_rounds // 2)
+        begun = time.perf_counter()
+        clean_up = shop.store.purge(answers_before=shop.now - DAY_MS // 2, sessions_before=old)
+        purge = asyncio.ensure_future(clean_up)
+        await _pay_until(shop, purge, beside)
+        seconds += time.perf_counter() - begun
+        gone = await purge
+        answers, dropped = answers + gone[0], dropped + gone[1]
+    if not 0.99 < dropped / (shop.finished // 2) <= 1:
+        raise WrongAnswers(f"{dropped} sessions were dropped")
+    waited = {
+        how: {"commits": len(waits), **{p: percentile(waits, s) for p, s in _WAITS.items()}}
+        for how, waits in (("alone", alone), ("beside", beside))
     }
+    return {"answers": answers, "sessions": dropped, "seconds": seconds, **waited}
 
 
 # --- the whole ----------------------------------------------------------------------------------
@@ -380,13 +381,12 @@ def _asked(name: str, sizes: Sizes, asked: dict[str, dict[str, Any]]) -> Table:
 
 
 def _cleaned(name: str, cleaned: list[dict[str, Any]]) -> Table:
-    shares = ("p50", "p99", "p99.9", "most")
-    table = Table((f"{name}, ms a commit waits", "commits", *shares))
+    table = Table((f"{name}, ms a commit waits", "commits", *_WAITS))
     for found in cleaned:
         what = f"{found['sessions']} sessions, {found['answers']} answers, {found['seconds']:.1f} s"
         for how, title in (("alone", "without a clean-up"), ("beside", what)):
             waits = found[how]
-            table.rows.append((title, f"{waits['commits']}", *(f"{waits[p]:.2f}" for p in shares)))
+            table.rows.append((title, f"{waits['commits']}", *(f"{waits[p]:.2f}" for p in _WAITS)))
     return table
 
 

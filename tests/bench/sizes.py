@@ -31,7 +31,7 @@ class Sizes:
     many: int = 1_000_000
     large_rounds: int = 10
     large_asks: int = 100
-    large_alone_seconds: float = 10.0
+    large_alone_seconds: float = 4.0
 
 
 # Only shows that everything runs; the figures mean nothing.

@@ -153,7 +153,12 @@ def _partition(options: argparse.Namespace) -> bool:
 
 def _model(options: argparse.Namespace) -> bool:
     clean = True
-    for gateway_class in (GatewayClass.D_NONE, GatewayClass.A_STRONG):
+    for gateway_class in (
+        GatewayClass.D_NONE,
+        GatewayClass.B_LOOKUP,
+        GatewayClass.C_CANCEL_BY_KEY,
+        GatewayClass.A_STRONG,
+    ):
         for scope in (ALONE, TWO, ALL):
             print(f"{gateway_class}, {scope}")
             findings = search(gateway_class, scope, options.states if scope is ALL else None, print)

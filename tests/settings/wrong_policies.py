@@ -112,7 +112,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     idempotency: {gateway_class: A_strong}
-=> 5:19: gateways.g.idempotency.gateway_class: unknown key; known here: class, resend_horizon, window
+=> 5:19: gateways.g.idempotency.gateway_class: unknown key; known here: class, resend_horizon, resend_lost_answers, window
 
 ## body field key
 gateways:
@@ -787,7 +787,7 @@ gateways:
     upstream: "https://gw.example"
     lookup_credential: {value: sk_live_x}
 => 5:5: gateways.g.lookup_credential: name exactly one of env and file
-=> 5:25: gateways.g.lookup_credential.value: unknown key; known here: env, file, header
+=> 5:25: gateways.g.lookup_credential.value: unknown key; known here: env, file, header, sees_all
 
 ## credential header
 gateways:

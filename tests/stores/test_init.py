@@ -21,8 +21,8 @@ _MAKE = """
 import sys
 from proxy.stores import make_store
 make_store(sys.argv[1], 10.0, None, None)
-stores = ("memory", "sqlite", "postgres")
-stores = (*(f"proxy.stores.{name}" for name in stores), "asyncpg", "apsw", "sqlite3")
+stores = ("memory", "sqlite", "postgres", "redis")
+stores = (*(f"proxy.stores.{name}" for name in stores), "asyncpg", "redis", "apsw", "sqlite3")
 print(*(name for name in stores if name in sys.modules))
 """
 
@@ -59,6 +59,7 @@ def test_a_store_whose_client_is_missing_says_what_to_install(
     [
         ("memory://", ["proxy.stores.memory"]),
         ("holdfast.db", ["proxy.stores.sqlite", "apsw"]),
+        ("redis://h/0", ["proxy.stores.redis", "redis"]),
         ("postgresql://h/d", ["proxy.stores.postgres", "asyncpg"]),
     ],
 )

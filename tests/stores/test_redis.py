@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import contextlib
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -22,11 +21,12 @@ from proxy.system import SystemClock
 from tests.stores.test_conformance import ended, finished, keep, opened, sent
 from tests.support.lab import Notes
 from tests.support.tcp_faults import Fault, tcp_faults
-from tests.support.valkey import DURABLE, Valkey, valkey
-from tests.support.waiting import eventually, until
+from tests.support.valkey import DURABLE, Valkey, another, replicated, valkey
+from tests.support.waiting import until
 
 LEASES = "{holdfast}:leases"
 META = "{holdfast}:meta"
+_WHO_IS_MASTER = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")
 _CONFIRMS = b"WAITAOF\r\n$1\r\n1\r\n$1\r\n1\r\n"
 
 
@@ -80,7 +80,7 @@ async def test_a_commit_whose_reply_was_lost_is_sent_again(server: Valkey) -> No
         drop.set()
         await commit
         assert await store.get(second.id) == second
-        assert len(relay.connections) == 2
+        assert len(relay.connections) == 3  # one is for the lease
         await store.close()
 
 
@@ -95,7 +95,7 @@ async def test_a_commit_that_never_arrived_is_sent_again(server: Valkey) -> None
         second = sent(first, store.epoch)
         await store.commit(second, first.version, None)
         assert await store.get(second.id) == second
-        assert len(relay.connections) == 2
+        assert len(relay.connections) == 3  # one is for the lease
         await store.close()
 
 
@@ -130,13 +130,7 @@ async def test_a_server_that_lost_its_scripts_is_taught_them_again(
 
 async def test_a_found_mark_is_no_confirmation() -> None:
     """Sent again over a new connection, a commit still waits for the disk of the replica."""
-    with valkey(repl_diskless_sync_delay="0") as primary, tempfile.TemporaryDirectory() as folder:
-        replica = Valkey(Path(folder))
-        replica.start(**DURABLE, replicaof=f"127.0.0.1 {primary.port}")
-        await eventually(
-            lambda: asyncio.to_thread(primary.said, "ROLE"), lambda said: str(replica.port) in said
-        )
-        primary.tell("CONFIG", "SET", "min-replicas-to-write", "1")
+    with replicated() as (primary, replica):
         drop = asyncio.Event()
         async with tcp_faults(primary.port, Fault(drop_at=drop)) as relay:
             store = store_at(primary.url_at(relay.port))
@@ -147,14 +141,45 @@ async def test_a_found_mark_is_no_confirmation() -> None:
             commit = asyncio.ensure_future(store.commit(second, first.version, None))
             await until(lambda: version_of(primary, second) == str(second.version))
             drop.set()
-            await relay.connection(2)
+            await relay.connection(3)
             # Asked for behind the commit, and again after it had said "not yet".
-            await until(lambda: relay.connections[1].sent.count(_CONFIRMS) > 1)
+            await until(lambda: relay.connections[2].sent.count(_CONFIRMS) > 1)
             assert not commit.done()
             replica.go_on()
             await commit
             await store.close()
-        replica.kill()
+
+
+async def test_the_master_is_found_through_a_sentinel() -> None:
+    """After a failover the store goes on at the new master, and misses nothing."""
+    with replicated() as (primary, replica), another() as sentinel:
+        sentinel.watch(primary, "mymaster")
+        store = store_at(f"redis://127.0.0.1:{sentinel.port},127.0.0.1:1/mymaster?sentinel")
+        await store.open()
+        session = await keep(store, opened(1))
+        replica.tell("CONFIG", "SET", "min-replicas-to-write", "0")
+        await until(lambda: sentinel.tell("SENTINEL", "FAILOVER", "mymaster") == "+OK")
+        await until(lambda: "master" in replica.said("ROLE"))
+        await until(lambda: "master" not in primary.said("ROLE"))
+        with contextlib.suppress(StoreUnavailable):  # the failover may take longer than patience
+            await store.heartbeat()
+        await until(lambda: str(replica.port) in sentinel.said(*_WHO_IS_MASTER))
+        intent = sent(session, store.epoch)
+        await store.commit(intent, session.version, None)
+        assert version_of(replica, intent) == str(intent.version)
+        assert store.regressed is None
+        await store.close()
+
+
+async def test_without_waitaof_the_answer_counts() -> None:
+    """A server before 7.2 has none; the start says so."""
+    with valkey(rename_command="WAITAOF ") as server:
+        store = store_at(server.url)
+        await store.open()
+        assert "it has no WAITAOF" in store.promise
+        session = await keep(store, opened(1))
+        assert await store.get(session.id) == session
+        await store.close()
 
 
 # --- leases ---------------------------------------------------------------------------------------
@@ -317,8 +342,7 @@ async def test_a_server_that_was_put_back_is_noticed(server: Valkey, store: Redi
     other = store_at(server.url)
     await other.open()
     assert other.regressed == store.regressed
-    server.tell("HINCRBY", META, "generation", "1")
-    server.tell("HDEL", META, "lost")
+    assert await module.accept_loss(server.url) == 1
     for each in (store, other):
         await each.heartbeat()
         assert each.regressed is None
@@ -326,10 +350,9 @@ async def test_a_server_that_was_put_back_is_noticed(server: Valkey, store: Redi
 
 
 async def test_a_server_that_was_emptied_is_noticed(server: Valkey, store: RedisStore) -> None:
-    """Also when only the connection broke: whoever comes back asks for what it was promised."""
+    """Though the connection stands: whose lease is gone asks for what it was promised."""
     await keep(store, opened(1))
     server.tell("FLUSHALL")
-    server.tell("CLIENT", "KILL", "TYPE", "normal")
     await store.heartbeat()
     assert store.regressed is not None
 
@@ -366,6 +389,14 @@ async def test_a_server_that_forgets_is_refused(
         await store_at(server.url).open()
 
 
+async def test_there_is_nothing_to_migrate_yet(server: Valkey, store: RedisStore) -> None:
+    """The first start wrote the schema; one that is newer is left alone."""
+    assert await module.migrate(server.url) == []
+    server.tell("HSET", META, "schema", "99")
+    with pytest.raises(StoreUnavailable, match="newer Holdfast"):
+        await module.migrate(server.url)
+
+
 async def test_a_policy_without_a_limit_evicts_nothing(server: Valkey) -> None:
     """Without maxmemory there is nothing to throw away for."""
     server.tell("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
@@ -387,6 +418,16 @@ def test_an_address_that_means_nothing_is_told() -> None:
     for url in ("redis://localhost/payments", "redis://a:1,b:2/0"):
         with pytest.raises(StoreUnavailable, match="write redis://HOST:PORT/NUMBER"):
             store_at(url)
+
+
+async def test_what_cannot_be_read_is_said(server: Valkey, store: RedisStore) -> None:
+    """A document that is none is no session, and no reason to go on as if it were not there."""
+    session = await keep(store, opened(1))
+    server.tell("HSET", "{holdfast}:session:" + session.id, "doc", "{")
+    with pytest.raises(StoreUnavailable, match="a session it cannot read"):
+        await store.get(session.id)
+    with pytest.raises(StoreUnavailable, match="a session it cannot read"):
+        await store.listed()
 
 
 async def test_a_full_server_takes_nothing(server: Valkey, store: RedisStore) -> None:

@@ -241,7 +241,7 @@ class Lab:
         self.held = HeldRequests(settings.held_request_bytes)
         self.walks = Walks()
         self.tasks = Tasks(self.bugs.append)
-        self.reconcile = Reconcile(self.journal, self.held, self.clock)
+        self.reconcile = Reconcile(self.journal, self.held, self.clock, self.secrets.digest)
         self.saver = Saver(
             self.journal, self.secrets, self.spool, self.clock, self.tasks, self.bugs.append
         )
@@ -290,6 +290,7 @@ class Lab:
             lookup_credential=()
             if credential is None
             else ((credential.header, credential.value),),
+            lookup_sees_all=credential is not None and credential.sees_all,
         )
 
     async def merchant_sends(

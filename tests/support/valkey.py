@@ -53,15 +53,28 @@ class Valkey:
         """The same through a relay on another port."""
         return f"redis://127.0.0.1:{port}/0"
 
-    def start(self, *arguments: str, **settings: str) -> None:
+    def start(self, **settings: str) -> None:
         """Start it with these settings (their dashes written as underscores)."""
         options = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), **settings}
         given: list[str] = []
         for name, value in options.items():
-            given += [f"--{name.replace('_', '-')}", value]
-        command = [self._program, *arguments, *given]
+            given += [f"--{name.replace('_', '-')}", *value.split(" ")]
+        self._run(*given)
+
+    def watch(self, master: Valkey, name: str) -> None:
+        """Start it as a sentinel, the only one, that watches a master."""
+        config = self.folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nsentinel monitor {name} 127.0.0.1 {master.port} 1\n"
+            f"sentinel down-after-milliseconds {name} 500\n"
+        )
+        self._run(str(config), "--sentinel")
+
+    def _run(self, *arguments: str) -> None:
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+            self._process = subprocess.Popen(
+                [self._program, *arguments], stdout=log, stderr=log, cwd=self.folder
+            )
         for _ in range(600):
             with contextlib.suppress(OSError):
                 if self.tell("PING") == "+PONG":
@@ -82,7 +95,8 @@ class Valkey:
         """The same, and its whole reply as it came."""
         packed = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as there:
-            there.sendall(f"*{len(words)}\r\n{packed}*1\r\n$4\r\nQUIT\r\n".encode())
+            there.sendall(f"*{len(words)}\r\n{packed}".encode())
+            there.shutdown(socket.SHUT_WR)
             return there.makefile("rb").read().decode(errors="replace")
 
     def stop(self) -> None:
@@ -123,12 +137,30 @@ class Valkey:
 
 
 @contextlib.contextmanager
-def valkey(**settings: str) -> Iterator[Valkey]:
-    """A fresh server that keeps what it acknowledges, running; gone at the end."""
+def another() -> Iterator[Valkey]:
+    """A server that is not started yet; gone at the end."""
     with tempfile.TemporaryDirectory(prefix="holdfast-valkey-") as folder:
         server = Valkey(Path(folder))
-        server.start(**{**DURABLE, **settings})
         try:
             yield server
         finally:
             server.kill()
+
+
+@contextlib.contextmanager
+def valkey(**settings: str) -> Iterator[Valkey]:
+    """A fresh server that keeps what it acknowledges, running; gone at the end."""
+    with another() as server:
+        server.start(**{**DURABLE, **settings})
+        yield server
+
+
+@contextlib.contextmanager
+def replicated() -> Iterator[tuple[Valkey, Valkey]]:
+    """A server that takes no write without its replica, and that."""
+    with valkey(repl_diskless_sync_delay="0") as primary, another() as replica:
+        replica.start(**DURABLE, replicaof=f"127.0.0.1 {primary.port}")
+        while str(replica.port) not in primary.said("ROLE"):
+            time.sleep(0.02)
+        primary.tell("CONFIG", "SET", "min-replicas-to-write", "1")
+        yield primary, replica

@@ -92,6 +92,7 @@ class World:
             heard=self._at_the_gateway,
             cards={payment.name: payment.card for payment in self.plan.payments},
             ledger=self.history.charges,
+            voided=self.history.voided,
             seen_early=self.plan.seen_early,
         )
 
@@ -176,11 +177,12 @@ class World:
 
     def _proof(self, version: Version) -> Proof | None:
         session = version.after
-        by_look_up = session.timeline[-1].event == "EvidenceFound"
+        known = 0 if version.before is None else len(version.before.timeline)
+        proofs = [step for step in session.timeline[known:] if step.event == "EvidenceFound"]
         last = session.last_send_at
-        if not by_look_up or session.outcome is not Outcome.NOT_CHARGED or last is None:
+        if not proofs or session.outcome is not Outcome.NOT_CHARGED or last is None:
             return None
-        found, sent = (ms / 1000 - EPOCH_SECONDS for ms in (session.timeline[-1].at, last))
+        found, sent = (ms / 1000 - EPOCH_SECONDS for ms in (proofs[0].at, last))
         asked = max(at for at in self._asked[session.gateway or ""] if at <= found)
         return Proof(session.id, found - sent, asked - sent)
 
@@ -299,7 +301,7 @@ class World:
 
     def look_up(self, gateway: str, target: str) -> Fate:
         """Of the next read."""
-        if target.startswith("/v1/events"):
+        if target.startswith(("/v1/events", "/v1/payments?")):
             self._asked[gateway].append(self.loop.time())
         return self._look_ups.pop() if self._look_ups else _READ
 
@@ -576,6 +578,9 @@ def _forbidden(before: Session | None, after: Session) -> str | None:
         return "held"
     if before is not None and before.state not in LIVE:
         return str(before.state)
+    open_still = {AttemptStatus.IN_FLIGHT, AttemptStatus.UNKNOWN}
+    if any(a.generation != after.generation and a.status in open_still for a in after.attempts):
+        return "open under an earlier key"
     return None
 
 
