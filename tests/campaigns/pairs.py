@@ -160,11 +160,12 @@ class ValkeyPair:
         self._sentinel = _Sentinel(folder / "sentinel")
         configuration = folder / "sentinel" / "sentinel.conf"
         configuration.write_text(
+            f"port {self._sentinel.port}\nbind 127.0.0.1\n"
             f"sentinel monitor {_MASTER} 127.0.0.1 {self._primary.port} 1\n"
             f"sentinel down-after-milliseconds {_MASTER} {_DOWN_MS}\n"
             f"sentinel failover-timeout {_MASTER} 1000\n"
         )
-        self._sentinel.start(str(configuration), "--sentinel")
+        self._sentinel._run(str(configuration), "--sentinel")
         # It looks round so often (milliseconds), instead of every ten seconds.
         self._sentinel.tell("SENTINEL", "DEBUG", "INFO-PERIOD", "200", "PING-PERIOD", "100")
         self.url = f"redis://127.0.0.1:{self._sentinel.port}/{_MASTER}?sentinel"
