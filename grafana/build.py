@@ -342,6 +342,16 @@ ROWS: dict[str, list[Panel]] = {
             unit="s",
         ),
         lines(
+            "Contradictions",
+            "Payments that turned out to be charged after they had been closed as not charged, or "
+            "voided after they had been charged. One is too many. Runbook: HoldfastContradiction.",
+            Query(
+                f"sum by (gateway) (rate(holdfast_contradictions_total{{{GATEWAY}}}{RATE}))",
+                "{{gateway}}",
+            ),
+            unit="reqps",
+        ),
+        lines(
             "Payments saved",
             "Payments that succeeded after at least one interruption. Without Holdfast each would "
             "have been a lost order, or a customer charged without the shop knowing.",
@@ -455,6 +465,20 @@ ROWS: dict[str, list[Panel]] = {
             unit="ops",
         ),
         lines(
+            "Store has lost writes",
+            "1 while the store does not hold all it had acknowledged. "
+            "Runbook: HoldfastStoreRegressed.",
+            Query(f"max by (instance) (holdfast_store_regressed{{{INSTANCE}}})", "{{instance}}"),
+            unit="short",
+        ),
+        lines(
+            "Outcomes on the spool",
+            "What gateways answered and the store has not taken yet. It is offered every second; "
+            "what stays although the store takes writes is in the log.",
+            Query(f"max by (instance) (holdfast_spooled_outcomes{{{INSTANCE}}})", "{{instance}}"),
+            unit="short",
+        ),
+        lines(
             "Refusals by code",
             "Requests refused before a session was touched. What each code means and who has to "
             "change something: docs/problems.md.",
@@ -467,7 +491,6 @@ ROWS: dict[str, list[Panel]] = {
             "Whether each instance takes payments. A gap: it was not there, or not scraped.",
             Query(f"max by (instance) (holdfast_ready{{{INSTANCE}}})", "{{instance}}"),
             READY,
-            span=12,
         ),
         lines(
             "Versions",
@@ -475,7 +498,7 @@ ROWS: dict[str, list[Panel]] = {
             Query(f"sum by (version) (holdfast_build_info{{{INSTANCE}}})", "{{version}}"),
             unit="short",
             stacked=True,
-            span=12,
+            span=24,
         ),
     ],
 }

@@ -9,7 +9,9 @@ Rooms, from the inside out:
 - `flow/`       the walk of one request: pipeline, intake, admission, attempts, answer
 - `stores/`     where sessions are kept · `upstream/` the way to the gateways
 - `telemetry/`  events → metrics and log lines · `settings/` YAML → policies
-- `system.py` clock and dice · `keyring.py` the install's secret · `tasks.py` background tasks
+- `system.py` clock and dice · `keyring.py` the install's secret · `audit.py` the audit trail ·
+  `tasks.py` background tasks
+- `spool.py`    outcomes that the store could not take, until it can
 - `background/` the janitor (time) and the reconciler (asks the gateway)
 - `web/`        HTTP in: the gateway listeners, the session API, health and metrics
 - `app.py`      wires it all; `cli.py` starts it; `demo/` is the simulated gateway and its traffic

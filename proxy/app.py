@@ -1,7 +1,8 @@
 """The composition root: the only file that names every concrete class, and the order of start and
 stop.
 
-Start: key, store, what the last process left behind, background work, and only then the doors.
+Start: key, store, spool, what the last process left behind, background work, and only then the
+doors.
 Stop: not ready, a moment for load balancers to see it, no new sends, payments in flight finish or
 are recorded as interrupted, doors close, store closes.
 """
@@ -19,6 +20,7 @@ from functools import partial
 import structlog
 
 from proxy import __version__
+from proxy.audit import AuditFile
 from proxy.background.heartbeat import Heartbeat
 from proxy.background.janitor import Janitor
 from proxy.background.reconciler import Reconciler
@@ -28,11 +30,13 @@ from proxy.flow.held import HeldRequests
 from proxy.flow.journal import Journal
 from proxy.flow.pipeline import Pipeline
 from proxy.flow.reconcile import Reconcile
+from proxy.flow.saver import Saver
 from proxy.flow.walk import Lane, Walks
 from proxy.keyring import KEY_BYTES, Keyring, read_keys, read_or_make_keys
-from proxy.ports import Clock
+from proxy.ports import Clock, Recorder, SessionStore
 from proxy.settings.defaults import MAX_ATTEMPTS
 from proxy.settings.values import Address, Gateway, Settings
+from proxy.spool import FileSpool
 from proxy.stores import make_store
 from proxy.system import SystemClock, SystemDice
 from proxy.tasks import Tasks
@@ -69,13 +73,14 @@ class Holdfast:
         self._listeners = Listeners()
         self._walks = Walks()
         self._lanes: dict[str, Lane] = {}
+        self._spool: FileSpool | None = None
         self._stopping = False
         # Closed in the reverse order of opening, also when opening fails half-way.
         self._open = AsyncExitStack()
 
     async def start(self) -> Doors:
         """Open everything. Raises `UnsafeParser`, `KeyFileError`, `StoreUnavailable`, or OSError
-        for an address that is in use; what was opened before is then closed again.
+        for an address or a spool that is in use; what was opened before is then closed again.
         """
         check_parser()
         try:
@@ -89,17 +94,18 @@ class Holdfast:
         keyring = self._keyring()
         later = asyncio.get_running_loop().call_soon
         recorder = MetricsRecorder(self._metrics, LineSink(self._log_stream), clock, later)
-        self._store = store = make_store(settings.store, settings.session.lease, clock, recorder)
-        await store.open()
-        self._open.push_async_callback(store.close)
+        self._store = store = await self._open_store(recorder)
+        self._audit = self._open_audit()
         for name, gateway in settings.gateways.items():
             self._lanes[name] = lane = _lane(gateway, clock)
             self._open.push_async_callback(lane.upstream.close)
+        spool = await self._opened_spool()
         tasks = Tasks(self._bug)
         self._open.push_async_callback(tasks.stop)
         journal = Journal(store, keyring, recorder)
         held = HeldRequests(settings.held_request_bytes)
-        reconcile = Reconcile(journal, held, clock)
+        reconcile = Reconcile(journal, held, clock, keyring.digest)
+        saver = Saver(journal, keyring, spool, clock, tasks, self._bug)
         self._pipeline = Pipeline(
             store=store,
             journal=journal,
@@ -111,6 +117,7 @@ class Holdfast:
             held=held,
             reconcile=reconcile,
             walks=self._walks,
+            saver=saver,
             tasks=tasks,
             on_bug=self._bug,
         )
@@ -128,20 +135,53 @@ class Holdfast:
             default_max_attempts=MAX_ATTEMPTS,
         )
         reconciler = Reconciler(store, journal, commands, clock, self._bug)
-        unknown = await reconciler.begin()
-        if unknown:
-            self._log.warning("interrupted by restart", sessions=unknown)
-        if store.shared:
+        if store.shared:  # first: what was left behind may be more than one lease's work
             _ = tasks.start(Heartbeat(store, settings.session.lease, clock).run(), "heartbeat")
+        await self._catch_up(saver, reconciler)
         _ = tasks.start(reconciler.run(), "reconciler")
         _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")
         gatekeeper = Gatekeeper(settings.tokens, keyring)
-        sessions = SessionsApi(commands, store, keyring, gatekeeper, clock)
+        sessions = SessionsApi(commands, store, keyring, gatekeeper, clock, self._audit)
         admin = Admin(self._metrics, self._refresh, self._unready, lambda: store.broken, gatekeeper)
         self._open.push_async_callback(self._listeners.close)
         # The same on every replica of an installation, so that a loop through two is one too.
         via = f"holdfast-{keyring.digest('via')[:8]}"
         return await self._open_doors(sessions, admin, via)
+
+    async def _open_store(self, recorder: Recorder) -> SessionStore:
+        settings = self._settings
+        store = make_store(settings.store, settings.session.lease, self._clock, recorder)
+        await store.open()
+        self._open.push_async_callback(store.close)
+        promise = getattr(store, "promise", None)
+        if promise is not None:  # one that cannot promise everything says so, every time
+            self._log.warning("store", promise=promise)
+        return store
+
+    def _open_audit(self) -> AuditFile | None:
+        if self._settings.audit is None:
+            return None
+        audit = AuditFile(self._settings.audit, self._clock)
+        audit.open()
+        self._open.push_async_callback(audit.close)
+        return audit
+
+    async def _opened_spool(self) -> FileSpool | None:
+        if self._settings.spool is None:
+            return None
+        self._spool = spool = FileSpool(self._settings.spool, self._clock)
+        await spool.open()
+        self._open.push_async_callback(spool.close)
+        return spool
+
+    async def _catch_up(self, saver: Saver, reconciler: Reconciler) -> None:
+        """What an earlier process left behind: first what it knew, then what nobody knows."""
+        replayed = await saver.replay()
+        if replayed:
+            self._log.warning("outcomes replayed from the spool", outcomes=replayed)
+        unknown = await reconciler.begin()
+        if unknown:
+            self._log.warning("interrupted by restart", sessions=unknown)
 
     def _keyring(self) -> Keyring:
         if self._settings.keys is not None:
@@ -178,6 +218,7 @@ class Holdfast:
             sessions=str(doors.sessions),
             admin=str(doors.admin),
             **{f"gateway_{name}": str(address) for name, address in opened.items()},
+            audit_head=None if self._audit is None else self._audit.head,
         )
         return doors
 
@@ -206,6 +247,9 @@ class Holdfast:
         sessions |= {key: walk.session for key, walk in self._walks.by_session.items()}
         walked, now_ms = self._walks.by_session, self._clock.now_ms()
         self._metrics.show_sessions(sessions.values(), self._lanes, now_ms, walked=walked)
+        self._metrics.store_regressed.set(self._store.regressed is not None)
+        waiting = {} if self._spool is None else self._spool.records()
+        self._metrics.spooled_outcomes.set(len(waiting))
         self._metrics.ready.set(self._unready() is None)
         now = self._clock.monotonic()
         for name, lane in self._lanes.items():
@@ -236,4 +280,5 @@ def _lane(gateway: Gateway, clock: Clock) -> Lane:
         upstream=LeanUpstream(gateway.upstream, ca_file=gateway.ca_file),
         admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, clock),
         lookup_credential=() if credential is None else ((credential.header, credential.value),),
+        lookup_sees_all=credential is not None and credential.sees_all,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +54,22 @@ class Secrets(Protocol):
         ...
 
 
+class Spool(Protocol):
+    """Where evidence waits that the store could not take. What is kept survives a power cut."""
+
+    async def keep(self, record: bytes) -> int:
+        """Write a record down; its number. Raises `StoreUnavailable`."""
+        ...
+
+    def records(self) -> Mapping[int, bytes]:
+        """What waits, by its number, in the order it was kept; at first what was left behind."""
+        ...
+
+    async def done(self, number: int) -> None:
+        """The store has it now."""
+        ...
+
+
 class Recorder(Protocol):
     """Where facts go: metrics, logs, the operator's view. Never raises, never waits."""
 
@@ -67,6 +83,25 @@ class Recorder(Protocol):
 
     def note(self, fact: Fact) -> None:
         """Something happened that is not part of a session's life."""
+        ...
+
+
+class AuditUnavailable(Exception):  # noqa: N818 -- the condition, as StoreUnavailable
+    """The audit trail takes no entries now; why, for the operator."""
+
+
+class Audit(Protocol):
+    """Where every call that changes a session by hand leaves an entry, and keeps it for good."""
+
+    async def ready(self) -> None:
+        """Raises `AuditUnavailable` where an entry is known not to be written."""
+        ...
+
+    async def write(self, said: Mapping[str, object]) -> None:
+        """Returns when the entry would survive a power cut; entries stand in the order of calls.
+
+        Raises `AuditUnavailable`. The entry is not forgotten then: it is written when it can be.
+        """
         ...
 
 
@@ -165,10 +200,14 @@ class Query:
     after: tuple[int, str] | None = None
 
 
+COUNTED = 1000
+"""So far a search counts. To count all that match would mean to look at all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a search; `total` counts all that match, `more` says whether
-    another page follows.
+    """A page of a search; `more` says whether another page follows. `total` counts all that match,
+    up to `COUNTED`; the listed ones without an end.
     """
 
     sessions: Sequence[Session]

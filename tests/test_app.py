@@ -316,6 +316,21 @@ async def test_a_second_holdfast_is_told_and_touches_nothing(
         assert (await shop.pay("o-1")).status == 200
 
 
+async def test_a_spool_that_is_in_use_stops_the_start(tmp_path: Path) -> None:
+    """Two stores, one spool: the second start says which setting to change, and frees its store."""
+    spool = f"spool: {tmp_path / 'shared.spool'}\n"
+    async with in_front(tmp_path, more=spool):
+        other = tmp_path / "other"
+        other.mkdir()
+        second = written(other, policy(NOWHERE, spool))
+        with pytest.raises(OSError, match="another Holdfast has it") as caught:
+            await second.start()
+        assert str(caught.value).startswith(f"spool {tmp_path / 'shared.spool'}: ")
+    again = written(other, policy(NOWHERE, spool))
+    await again.start()
+    await again.stop()
+
+
 async def test_a_start_waits_a_little_for_the_one_before(tmp_path: Path) -> None:
     """The one before is just ending: the next one gets the store, and all that is in it."""
     async with in_front(tmp_path) as shop:
@@ -363,7 +378,13 @@ async def test_a_given_key_is_written_nowhere(tmp_path: Path) -> None:
     """The key from the environment is used, and none is made."""
     async with in_front(tmp_path, environ={"HOLDFAST_KEY": "ab" * 32}) as shop:
         await shop.token()
-    assert names_in(tmp_path) == {"policy.yaml", "holdfast.db", "holdfast.db.lock"}
+    assert names_in(tmp_path) == {
+        "policy.yaml",
+        "holdfast.db",
+        "holdfast.db.lock",
+        "holdfast.db.audit",
+        "holdfast.db.spool",
+    }
 
 
 async def test_a_store_that_forgets_needs_no_key_file(tmp_path: Path) -> None:

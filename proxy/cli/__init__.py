@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _health(commands)
     _sessions(commands)
     _keys(commands)
+    _audit(commands)
     _demo(commands)
     _gateway(commands)
     return parser
@@ -140,6 +141,15 @@ def _keys(commands: _Commands[argparse.ArgumentParser]) -> None:
         action.add_argument(
             "--config", required=True, type=Path, metavar="FILE", help="policy file"
         )
+
+
+def _audit(commands: _Commands[argparse.ArgumentParser]) -> None:
+    text = "Look after the audit trail."
+    audit = commands.add_parser("audit", help=text, description=text, allow_abbrev=False)
+    actions = audit.add_subparsers(metavar="ACTION", required=True)
+    text = "Check every line and the chain that they make; exit code 0 or 1."
+    verify = _command(actions, "verify", "audit:verify", text)
+    verify.add_argument("file", type=Path, metavar="FILE")
 
 
 def _demo(commands: _Commands[argparse.ArgumentParser]) -> None:

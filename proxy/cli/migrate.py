@@ -11,7 +11,7 @@ from proxy.ports import StoreUnavailable
 from proxy.settings.load import ConfigError, load
 
 # Stores that replicas share: the module that can `migrate` and `accept_loss`, by the URL's scheme.
-_SERVERS = {"postgresql": "proxy.stores.postgres_server"}
+_SERVERS = {"postgresql": "proxy.stores.postgres_server", "redis": "proxy.stores.redis"}
 
 
 def migrate(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
+from proxy.ports import COUNTED
 from proxy.settings.secret_files import secret_from
 
 _SECONDS = 10.0
@@ -64,7 +65,8 @@ def list_sessions(options: argparse.Namespace) -> int:
             attempts = f"{s['attempts']}/{s['maxAttempts']}"
             order, started = s["orderId"] or "-", _time(s["startedAt"])
             yield row.format(s["sessionId"], s["status"], s["outcome"], order, attempts, started)
-        yield f"{len(page['sessions'])} of {page['total']}"
+        more = " or more" if page["total"] == COUNTED and not options.active else ""
+        yield f"{len(page['sessions'])} of {page['total']}{more}"
 
     return _call(options, "GET", f"{path}?{query}", None, table)
 

@@ -14,7 +14,15 @@ from http import HTTPStatus
 
 import orjson
 
-from proxy.core.profile import GatewayProfile, JsonTest, RetryHint, Rule, StatusRules, Verdict
+from proxy.core.profile import (
+    GatewayProfile,
+    JsonTest,
+    RetryHint,
+    Rule,
+    RulesByStatus,
+    StatusRules,
+    Verdict,
+)
 from proxy.core.reasons import Reason
 from proxy.core.results import AttemptResult, Repeat
 from proxy.core.states import AttemptStatus
@@ -46,7 +54,7 @@ def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> Attem
         return _without_answer(facts)
     # The first value of each.
     headers = {name.lower(): value for name, value in reversed(facts.headers)}
-    verdict = _verdict(facts, headers, profile)
+    verdict = _verdict(facts, headers, profile.rules)
     marker = profile.replay_marker
     replayed = marker is not None and headers.get(marker[0]) == marker[1]
     hint = _hint(headers, profile.retry_hint)
@@ -90,8 +98,14 @@ def _without_answer(facts: WireFacts) -> AttemptResult:
     return AttemptResult(AttemptStatus.UNKNOWN, facts.reason, Repeat.BY_CLASS)
 
 
-def _verdict(facts: WireFacts, headers: Mapping[str, str], profile: GatewayProfile) -> Verdict:
-    few = profile.rules.by_status.get(facts.status, _NONE)
+def fits(facts: WireFacts, rules: RulesByStatus) -> bool:
+    """Whether a complete answer is one that these rules are about, whatever their verdict."""
+    headers = {name.lower(): value for name, value in reversed(facts.headers)}
+    return facts.reason is None and _verdict(facts, headers, rules) is not Verdict.UNKNOWN
+
+
+def _verdict(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> Verdict:
+    few = rules.by_status.get(facts.status, _NONE)
     document = _parse(facts.body) if few.read_json else None
     for rule in _left(few, document):
         for name, value in rule.headers:

@@ -34,6 +34,7 @@ class Bound(Struct, frozen=True, gc=False):
     order_locks: bool
     named: bool
     max_attempts: int
+    order_in_body: bool = False
 
 
 class AttemptStarted(Struct, frozen=True, gc=False):
@@ -130,6 +131,8 @@ class EvidenceSource(StrEnum):
     """Where a proof came from."""
 
     LOOKUP = "lookup"
+    CANCEL = "cancel"  # it was voided by its key
+    WEBHOOK = "webhook"
     PERSON = "person"
 
 
@@ -137,20 +140,32 @@ class EvidenceFound(Struct, frozen=True, gc=False):
     """The truth came by another way than an answer to a send.
 
     `status` is SUCCEEDED, ACCEPTED, DECLINED or VOIDED. It settles every attempt whose outcome is
-    unknown; a charge also settles one that is in flight.
+    unknown; a charge also settles one that is in flight. `next_key` is the gateway key of what is
+    sent after VOIDED: the one before has been proved to have charged nothing.
     """
 
     at: int
     source: EvidenceSource
     status: AttemptStatus
     reference: str
+    next_key: str | None = None
 
 
 class LookedUp(Struct, frozen=True, gc=False):
-    """A look-up was inconclusive; the next is due at `next_at`."""
+    """A look-up was inconclusive; the next is due at `next_at`.
+
+    `absent`: it confirms that the gateway has nothing of the payment (False: it has something).
+    """
 
     at: int
     next_at: int
+    absent: bool | None = None
+
+
+class VoidAsked(Struct, frozen=True, gc=False):
+    """The gateway is about to be asked to void whatever it has under the payment's key."""
+
+    at: int
 
 
 class ReviewNeeded(Struct, frozen=True, gc=False):
@@ -179,6 +194,7 @@ Event = (
     | Exhausted
     | EvidenceFound
     | LookedUp
+    | VoidAsked
     | ReviewNeeded
     | ProcessRestarted
 )

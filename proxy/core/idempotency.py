@@ -128,6 +128,16 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
     )
 
 
+def next_gateway_key(digest: Digest, session: Session) -> str:
+    """The gateway key of what is sent once the one before is proved to have charged nothing.
+
+    A client's own key is the first, as it was sent; every later one is made of the one before, so
+    that the same proofs lead to the same keys.
+    """
+    parts = (session.tenant or "", session.gateway_key or "", str(session.generation + 1))
+    return digest("next gateway key", *parts)[:32]
+
+
 class Duplicate(StrEnum):
     """What a second request for a known payment gets; label `verdict` of
     `holdfast_duplicates_total`.

@@ -28,6 +28,11 @@ class JsonPath:
             reached = [found for value in reached for found in _below(value, step)]
         return reached
 
+    def reaches_a_list(self, document: object) -> bool:
+        """Whether there is a list, perhaps an empty one, where the path ends in `[*]`."""
+        reached = JsonPath(self.text, self.steps[:-1]).values(document)
+        return self.steps[-1] is None and len(reached) == 1 and isinstance(reached[0], list)
+
     def first(self, document: object) -> object:
         """The first value, or None."""
         return next(iter(self.values(document)), None)

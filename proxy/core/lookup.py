@@ -1,8 +1,8 @@
 """Find out by reading what became of a request: which question to ask next, and what an answer
 proves.
 
-Pure: the reconciler asks. Silence proves nothing here: "not found" right after a lost answer may
-only mean that the gateway is still at it, so it stays inconclusive.
+Pure: the reconciler asks. Silence right after a lost answer proves nothing, the gateway may still
+be at it. It counts only where the profile says so, later than that, and confirmed (`Nothing`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import quote
 
-from proxy.core.classify import classify
-from proxy.core.profile import GatewayProfile, LookupRecipe
+from proxy.core.classify import classify, fits
+from proxy.core.events import VoidAsked
+from proxy.core.profile import GatewayProfile, ListRecipe, LookupRecipe
 from proxy.core.session import Session
 from proxy.core.states import SPEAKS_FOR_THE_KEY, AttemptStatus
 from proxy.core.wire import WireFacts
@@ -31,11 +32,14 @@ _REACH_SECONDS = (15, 60, SETTLE_SECONDS + _CLOCK_SLACK_SECONDS)
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A GET to make. `reading` names the thing once it is found."""
+    """A GET to make. `reading` names the thing once it is known; `base` is the list's first page,
+    where this is another one.
+    """
 
     target: str
     page: int = 1
     reading: str | None = None
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +52,38 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Nothing:
+    """All there is was shown, late enough, and the payment is not among it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Inconclusive:
-    """Nothing was proved, and why."""
+    """Nothing was proved, and why. `there`: the gateway has something of the payment."""
 
     why: str
+    there: bool = False
 
 
-def begin(recipe: LookupRecipe, session: Session) -> Ask:
+Step = Ask | Found | Nothing | Inconclusive
+
+
+def can_read(recipe: LookupRecipe, session: Session) -> bool:
+    """Whether a session can be looked up with this recipe.
+
+    By its order only if the gateway was told that very name: under another one it would have
+    nothing, and nothing would be taken for a proof.
+    """
+    read = recipe.read_target
+    return read is not None and ("{order}" not in read or session.order_in_body)
+
+
+def begin(recipe: LookupRecipe, session: Session, now_ms: int) -> Ask:
     """The first question about a session whose outcome is unknown."""
-    return Ask(_fill(recipe.find_target, session))
+    if recipe.find is not None:
+        return Ask(_fill(recipe.find.target, recipe, session, now_ms))
+    read = recipe.read_target or ""
+    name = session.order_ref if "{order}" in read else session.gateway_key
+    return Ask(_fill(read, recipe, session, now_ms), reading=name or "")
 
 
 def proceed(
@@ -67,46 +94,90 @@ def proceed(
     facts: WireFacts,
     *,
     now_ms: int,
-) -> Ask | Found | Inconclusive:
-    """What to do with an answer: ask on, take it as proof, or leave the outcome unknown."""
+) -> Step:
+    """What to do with an answer: ask on, take it as proof, or leave the outcome unknown. `now_ms`:
+    when the look-up began.
+    """
     if facts.reason is not None:
         return Inconclusive(f"the look-up got no answer ({facts.reason})")
     if asked.reading is not None:
+        if _says_there_is_none(recipe, facts):
+            return _nothing(recipe, session, now_ms)
         return _read(profile, session, asked.reading, facts, now_ms)
-    if facts.status != HTTPStatus.OK:
+    if facts.status != HTTPStatus.OK or recipe.find is None:
         return Inconclusive(f"the look-up was answered with status {facts.status}")
-    return _search(recipe, session, asked, facts.body)
-
-
-def _search(recipe: LookupRecipe, session: Session, asked: Ask, body: bytes) -> Ask | Inconclusive:
     try:
-        document = json.loads(body)
+        document = json.loads(facts.body)
     except (ValueError, RecursionError):
         return Inconclusive("the look-up's answer is not JSON")
-    items = recipe.items.values(document)
-    wanted = [(path, _expand(value, session)) for path, value in recipe.match]
-    for item in items:
+    found = _search(recipe, recipe.find, session, asked, document)
+    return found or _next_page(recipe, recipe.find, session, asked, document, now_ms)
+
+
+def _says_there_is_none(recipe: LookupRecipe, facts: WireFacts) -> bool:
+    """Whether a payment that was read without a list is said not to exist."""
+    says_so = recipe.absence.says_so if recipe.absence is not None else None
+    return recipe.find is None and says_so is not None and fits(facts, says_so)
+
+
+def _search(
+    recipe: LookupRecipe, find: ListRecipe, session: Session, asked: Ask, document: object
+) -> Ask | Inconclusive | None:
+    """The payment on a page of the list, if it is there."""
+    wanted = [(path, _expand(value, session)) for path, value in find.match]
+    for item in find.items.values(document):
         if all(str(path.first(item)) == value for path, value in wanted):
-            name = str(recipe.id.first(item))
+            name = str(find.id.first(item))
             if not name.isprintable():  # lone surrogates among them: no name of anything
-                return Inconclusive("the look-up names something that cannot be asked for")
-            target = recipe.read_target.replace("{id}", quote(name, safe=""))
+                why = "the look-up names something that cannot be asked for"
+                return Inconclusive(why, there=True)
+            target = (recipe.read_target or "").replace("{id}", quote(name, safe=""))
             return Ask(target, asked.page, reading=name)
-    return _next_page(recipe, session, asked, items, document)
+    return None
 
 
 def _next_page(
-    recipe: LookupRecipe, session: Session, asked: Ask, items: list[object], document: object
-) -> Ask | Inconclusive:
-    paged = recipe.more is not None and recipe.cursor is not None
-    if not paged or not items or recipe.more.first(document) is not True:  # type: ignore[union-attr]  # paged says so
+    recipe: LookupRecipe,
+    find: ListRecipe,
+    session: Session,
+    asked: Ask,
+    document: object,
+    now_ms: int,
+) -> Step:
+    items = find.items.values(document)
+    more = None if find.more is None else find.more.first(document)
+    if find.cursor is None or not items or more is not True:
+        # All of it was shown: the last page of many, or a list of nothing.
+        whole = more is False if find.more is not None else not items
+        if whole and find.items.reaches_a_list(document):
+            return _nothing(recipe, session, now_ms)
         return Inconclusive("the gateway shows nothing for this key")
-    if asked.page >= recipe.max_pages:
-        return Inconclusive(f"nothing for this key on the first {recipe.max_pages} pages")
-    # likewise
-    last = quote(str(recipe.cursor.first(items[-1])), safe="")  # type: ignore[union-attr]
-    target = f"{_fill(recipe.find_target, session)}&{recipe.cursor_parameter}={last}"
-    return Ask(target, asked.page + 1)
+    if asked.page >= find.max_pages:
+        return Inconclusive(f"nothing for this key on the first {find.max_pages} pages")
+    last = quote(str(find.cursor.first(items[-1])), safe="")
+    base = asked.base or asked.target
+    return Ask(f"{base}&{find.cursor_parameter}={last}", asked.page + 1, base=base)
+
+
+def _nothing(recipe: LookupRecipe, session: Session, now_ms: int) -> Nothing | Inconclusive:
+    """Nothing is there. Whether that counts."""
+    if recipe.absence is None or seconds_since_send(session, now_ms) < recipe.absence.after:
+        return Inconclusive("the gateway shows nothing for this key")
+    return Nothing()
+
+
+def confirms(recipe: LookupRecipe, session: Session, now_ms: int) -> bool:
+    """Whether finding nothing now says more than the last time: as long after that as the first
+    time was after the send.
+    """
+    times, absence = session.not_found, recipe.absence
+    return absence is not None and (not times or now_ms - times[-1] >= absence.after * 1000)
+
+
+def proves(recipe: LookupRecipe, session: Session) -> bool:
+    """Whether nothing was found often enough to prove that nothing was charged."""
+    absence = recipe.absence
+    return absence is not None and len(session.not_found) >= absence.confirmations
 
 
 def _read(
@@ -114,23 +185,53 @@ def _read(
 ) -> Found | Inconclusive:
     result = classify(facts, profile, now_ms=now_ms)
     if result.status not in SPEAKS_FOR_THE_KEY:
-        return Inconclusive(f"{name} does not say whether it was charged")
-    waited = (now_ms - (session.last_send_at or session.started_at)) / 1000
-    if result.status is not AttemptStatus.SUCCEEDED and waited < SETTLE_SECONDS:
-        return Inconclusive(f"{name} is not charged, but the gateway may still be at it")
+        there = result.status is AttemptStatus.UNKNOWN and facts.status == HTTPStatus.OK
+        return Inconclusive(f"{name} does not say whether it was charged", there)
+    if result.status is not AttemptStatus.SUCCEEDED and not settled(session, now_ms):
+        return Inconclusive(f"{name} is not charged, but the gateway may still be at it", True)
     return Found(result.status, name, facts)
 
 
-def _fill(template: str, session: Session) -> str:
+def may_be_void(session: Session, now_ms: int) -> bool:
+    """Whether it was just voided, perhaps: a charge that a look-up sees may be gone by now."""
+    asked = [step.at for step in session.timeline if step.event == VoidAsked.__name__]
+    return bool(asked) and now_ms - asked[-1] < SETTLE_SECONDS * 1000
+
+
+def settled(session: Session, now_ms: int) -> bool:
+    """Whether a gateway is done with whatever it was sent."""
+    return seconds_since_send(session, now_ms) >= SETTLE_SECONDS
+
+
+def seconds_since_send(session: Session, now_ms: int) -> float:
+    """How long ago the gateway may last have been sent something."""
+    return (now_ms - (session.last_send_at or session.started_at)) / 1000
+
+
+def _fill(template: str, recipe: LookupRecipe, session: Session, now_ms: int) -> str:
     first = session.first_send_at or session.started_at
     last = session.last_send_at or session.started_at
-    reach = _REACH_SECONDS[min(session.lookups, len(_REACH_SECONDS) - 1)]
+    reach = last // 1000 + _REACH_SECONDS[min(session.lookups, len(_REACH_SECONDS) - 1)]
+    absence = recipe.absence
+    if absence is not None and seconds_since_send(session, now_ms) >= absence.after:
+        reach = now_ms // 1000 + _CLOCK_SLACK_SECONDS  # all there is, or it would prove nothing
     return (
-        template.replace("{gateway_key}", quote(session.gateway_key or "", safe=""))
-        .replace("{since}", str(first // 1000 - _CLOCK_SLACK_SECONDS))
-        .replace("{until}", str(last // 1000 + reach))
+        template.replace("{since}", str(first // 1000 - _CLOCK_SLACK_SECONDS))
+        .replace("{until}", str(reach))
+        .replace("{order}", quote(session.order_ref or "", safe=""))
+        .replace("{gateway_key}", quote(session.gateway_key or "", safe=""))
     )
 
 
 def _expand(value: str, session: Session) -> str:
     return value.replace("{gateway_key}", session.gateway_key or "")
+
+
+def void_body(body: str, session: Session) -> bytes:
+    """The body of the request that voids, with the key as JSON writes it."""
+    return body.replace("{gateway_key}", json.dumps(session.gateway_key or "")[1:-1]).encode()
+
+
+def void_target(target: str, session: Session) -> str:
+    """Where it goes."""
+    return target.replace("{gateway_key}", quote(session.gateway_key or "", safe=""))

@@ -17,7 +17,8 @@ from proxy.core.jsonpath import JsonPath
 class GatewayClass(StrEnum):
     """What a gateway promises for a repeated key (the money rules, section 3).
 
-    Only A_STRONG lets a request whose outcome is unknown be sent again by itself.
+    Only A_STRONG lets a request whose outcome is unknown be sent again by itself; the others first
+    need a proof that nothing was charged.
     """
 
     A_STRONG = "A_strong"  # honours the key whatever the first answer was
@@ -125,24 +126,63 @@ class RetryHint:
 
 
 @dataclass(frozen=True, slots=True)
-class LookupRecipe:
-    """How to find out what became of a request, by reading.
+class ListRecipe:
+    """How a payment is found among others.
 
-    `find_target` is asked page by page; the first item under `items` for which every `match` holds
-    names the thing (`id`); `read_target` then shows it as it is now, classified by the same rules.
-    `{gateway_key}`, `{since}` and `{until}` (epoch seconds) and `{id}` are filled in.
+    `target` is asked page by page; the first item under `items` for which every `match` holds
+    names the thing (`id`). `{gateway_key}`, `{since}` and `{until}` (epoch seconds) are filled in.
     """
 
-    name: str
-    find_target: str
+    target: str
     items: JsonPath
     match: tuple[tuple[JsonPath, str], ...]
     id: JsonPath
-    read_target: str
     cursor: JsonPath | None = None  # of the last item; appended as `cursor_parameter`
     cursor_parameter: str | None = None
     more: JsonPath | None = None
     max_pages: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """When finding nothing proves that nothing was charged: so many seconds after the last send,
+    and so often.
+
+    `says_so`: the answers by which a payment that is read without a list is said not to exist.
+    """
+
+    after: float
+    confirmations: int
+    says_so: RulesByStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VoidRecipe:
+    """How whatever there is under a key is voided: a POST, with `{gateway_key}` filled in.
+
+    It proves that nothing is charged if its answer is one of `proves`, and it is asked for no
+    sooner than `after` seconds after the last send, which might arrive after it.
+    """
+
+    target: str
+    body: str
+    proves: RulesByStatus
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class LookupRecipe:
+    """How to find out what became of a request.
+
+    `read_target` shows the payment as it is now, classified by the same rules as an answer to it:
+    `{id}` is the name that `find` found; without `find`, `{gateway_key}` or `{order}` name it.
+    """
+
+    name: str
+    find: ListRecipe | None = None
+    read_target: str | None = None
+    absence: Absence | None = None
+    void: VoidRecipe | None = None
 
 
 class ErrorShape(StrEnum):
@@ -178,3 +218,5 @@ class GatewayProfile:
     refusal_forms: Mapping[str, RefusalForm]
     final_answer_headers: tuple[tuple[str, str], ...]  # tells the SDK not to retry on its own
     replay_headers: frozenset[str]  # answer headers kept for a replay, lower case
+    # Of an A_weak gateway: whether a lost answer may be asked for again, after a look-up in vain.
+    resend_lost_answers: bool = False

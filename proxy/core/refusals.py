@@ -260,8 +260,9 @@ class Refusal(Enum):
         504,
         Blame.GATEWAY,
         "It is not known whether the customer was charged",
-        "The request was sent and its answer was lost. Repeat it with the same key, or follow the "
-        "session; do not use a new key.",
+        "The request was sent and its answer was lost. Follow the session, or repeat the request "
+        "with the same key: it is sent again only where that cannot charge twice, and otherwise "
+        "the gateway is asked. Do not use a new key.",
         True,
         "http_response_timeout",
     )

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from proxy.core.policy import RetryPolicy
-from proxy.core.profile import GatewayClass
+from proxy.core.profile import GatewayClass, GatewayProfile
 from proxy.core.reasons import Reason, Suppressed
 from proxy.core.results import AttemptResult, Repeat
-from proxy.core.states import Outcome
+from proxy.core.session import Session
+from proxy.core.states import AttemptStatus, Outcome
+from proxy.core.wire import Phase
 
 # A clock that is kept in step is put back by less.
 _CLOCK_SLACK_SECONDS = 5.0
@@ -119,3 +121,31 @@ def repeat_barrier(
     if age >= horizon_seconds or age < -_CLOCK_SLACK_SECONDS:
         return Suppressed.KEY_WINDOW_OVER
     return None
+
+
+# Nothing of an answer came back, as far as whoever waited for it can say. After a crash nobody can.
+_UNHEARD = frozenset({Reason.ATTEMPT_TIMEOUT, Reason.CONNECTION_LOST, Reason.SHUTDOWN})
+_UNANSWERED = frozenset({Phase.SENDING, Phase.AWAITING_RESPONSE})
+
+
+def barrier_to_ask_again(
+    profile: GatewayProfile, session: Session, now_ms: int
+) -> Suppressed | None:
+    """The barrier for whoever brings an unknown payment again (a client, a person), after what a
+    look-up could do.
+
+    It also lets a lost answer be asked for again where the key is forgotten after an error, if the
+    operator says so: an error whose answer was lost would then be executed a second time.
+    """
+    promise = profile.gateway_class
+    if promise is GatewayClass.A_WEAK and profile.resend_lost_answers and _unheard(session):
+        promise = GatewayClass.A_STRONG
+    return repeat_barrier(promise, session.first_send_at, now_ms, profile.resend_horizon)
+
+
+def _unheard(session: Session) -> bool:
+    """Whether none of the sends in doubt was answered in any way."""
+    doubtful = [a for a in session.attempts if a.status is AttemptStatus.UNKNOWN]
+    return all(
+        a.reason in _UNHEARD and a.phase in _UNANSWERED and a.http_status is None for a in doubtful
+    )

@@ -32,6 +32,7 @@ from proxy.core.wire import Phase
 _INITIATED, _COMPLETED = State.INITIATED, State.COMPLETED
 _NOT_CHARGED, _UNKNOWN, _CHARGED = Outcome.NOT_CHARGED, Outcome.UNKNOWN, Outcome.CHARGED
 _IN_FLIGHT, _SUCCEEDED = AttemptStatus.IN_FLIGHT, AttemptStatus.SUCCEEDED
+_VOIDED = AttemptStatus.VOIDED
 _SEND, _CHARGE_SEEN, _INTERRUPT = Move.SEND, Move.CHARGE_SEEN, Move.INTERRUPT
 
 
@@ -127,6 +128,10 @@ class Session(Struct, frozen=True, array_like=True, gc=False):
     reference: str | None = None  # the evidence that settled it, where no answer did
     lookups: int = 0
     next_at: int | None = None
+    # When look-ups confirmed that the gateway has nothing of what was sent last.
+    not_found: tuple[int, ...] = ()
+    # Whether the gateway was told the order by the name that stands here.
+    order_in_body: bool = False
 
     @property
     def live(self) -> bool:
@@ -135,8 +140,11 @@ class Session(Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def listed(self) -> bool:
-        """Whether it must stay visible: live, or nobody knows whether the customer was charged."""
-        return self.live or self.outcome is _UNKNOWN
+        """Whether it must stay visible: live, nobody knows whether the customer was charged, or a
+        charge contradicts what was said before and nobody has seen to that.
+        """
+        contradicted = self.late_evidence and self.review_required
+        return self.live or self.outcome is _UNKNOWN or contradicted
 
     @property
     def locks_order(self) -> bool:
@@ -227,6 +235,7 @@ def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them
     user_ref: str | None,
     amount: str | None,
     currency: str | None,
+    order_in_body: bool = False,
 ) -> Session:
     """A durable session whose request has arrived: what `apply` makes of it and `Opened`, in one
     step (a test holds the two together), for this is done for every payment.
@@ -239,6 +248,7 @@ def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them
         order_ref, order_locks, user_ref, amount, currency,
         state, outcome, 1, at, None,
         (), (), (), (step,),
+        order_in_body=order_in_body,
     )  # fmt: skip
 
 
@@ -255,8 +265,12 @@ def apply(session: Session, event: ev.Event) -> Session:
         changes["state"] = state
         if state not in LIVE:
             _finish(changes, session, state, outcome, at)
-    if outcome is not _UNKNOWN and (session.review_required or "review_required" in changes):
-        changes["review_required"] = False  # settled, so nobody need look at it any more
+    if "late_evidence" in changes:
+        changes["review_required"] = not _by_a_person(event)
+    elif outcome is not _UNKNOWN and (session.review_required or "review_required" in changes):
+        # Settled, so nobody need look at it any more; but a contradiction waits for a person.
+        waits = session.late_evidence and session.review_required
+        changes["review_required"] = waits and not _by_a_person(event)
     changes["version"] = session.version + 1
     changes["updated_at"] = at
     step = Step(at, type(event).__name__, state._value_, outcome._value_)
@@ -266,7 +280,7 @@ def apply(session: Session, event: ev.Event) -> Session:
 
 def _finish(changes: _Changes, session: Session, state: State, outcome: Outcome, at: int) -> None:
     """What goes with an end."""
-    if outcome is _CHARGED and _closed_without_charge(session):
+    if outcome is _CHARGED and _contradicts(session, changes.get("attempts", session.attempts)):
         changes["late_evidence"] = True
     # Finished anew when what it came to changes later: it is kept for as long from then on.
     came_to_more = state is not session.state or outcome is not session.outcome
@@ -274,10 +288,17 @@ def _finish(changes: _Changes, session: Session, state: State, outcome: Outcome,
         changes["finished_at"] = at
 
 
-def _closed_without_charge(session: Session) -> bool:
-    """Whether the backend may have been told "not charged": a charge now contradicts that."""
-    closed = not session.live and session.state is not _COMPLETED
-    return closed and session.outcome is _NOT_CHARGED
+def _contradicts(session: Session, attempts: tuple[Attempt, ...]) -> bool:
+    """Whether a charge contradicts what was proved, and may have been told."""
+    voided = {attempt.number for attempt in session.attempts if attempt.status is _VOIDED}
+    if session.outcome is _NOT_CHARGED:
+        closed = not session.live and session.state is not _COMPLETED
+        return closed or bool(voided)
+    return any(attempt.status is _SUCCEEDED for attempt in attempts if attempt.number in voided)
+
+
+def _by_a_person(event: ev.Event) -> bool:
+    return isinstance(event, ev.EvidenceFound) and event.source is ev.EvidenceSource.PERSON
 
 
 # One case per event, all in one place.
@@ -291,8 +312,10 @@ def _change(  # noqa: C901, PLR0912, PLR0915
             if session.in_flight:  # one sender at a time, whoever it is
                 message = "a send is in flight already"
                 raise IllegalTransition(message)
+            _check_keys(session)
             attempt = _begun(session, event.number, event.endpoint, event.at, event.epoch)
             _set_attempts(changes, (*session.attempts, attempt))
+            changes["not_found"] = ()  # whatever was not there may be there now
             move = _SEND
         case ev.AttemptEnded():
             move = _attempt_ended(session, event, changes)
@@ -313,6 +336,7 @@ def _change(  # noqa: C901, PLR0912, PLR0915
             move = Move.RESUME
         case ev.CancelRequested():
             changes["cancel_requested"], changes["cancel_reason"] = True, event.reason
+            changes["next_at"] = None  # somebody waits for it
         case ev.Cancelled():
             changes["cancel_requested"], changes["cancel_reason"] = True, event.reason
             move = Move.CANCEL
@@ -325,6 +349,10 @@ def _change(  # noqa: C901, PLR0912, PLR0915
             move = _evidence_found(session, event, changes)
         case ev.LookedUp():
             changes["lookups"], changes["next_at"] = session.lookups + 1, event.next_at
+            if event.absent is not None:
+                changes["not_found"] = (*session.not_found, event.at) if event.absent else ()
+            move = _INTERRUPT if session.live else None
+        case ev.VoidAsked():
             move = _INTERRUPT if session.live else None
         case ev.ReviewNeeded():
             changes["review_required"] = True
@@ -343,6 +371,14 @@ def _bind(event: ev.Bound, changes: _Changes) -> None:
 
 def _begun(session: Session, number: int, endpoint: str, at: int, epoch: int = 0) -> Attempt:
     return Attempt(number, session.generation, endpoint, _IN_FLIGHT, at, epoch=epoch)
+
+
+def _check_keys(session: Session) -> None:
+    """Another key is only used once everything sent under the one before is closed."""
+    for attempt in session.attempts:
+        if attempt.generation != session.generation and attempt.status in OPEN:
+            message = f"attempt {attempt.number} is open under an earlier key"
+            raise IllegalTransition(message)
 
 
 def _set_attempts(changes: _Changes, attempts: tuple[Attempt, ...]) -> Outcome:
@@ -390,6 +426,8 @@ def _move_after(
         return Move.CANCEL
     if outcome is _UNKNOWN or not settled:
         return _INTERRUPT
+    if status is _VOIDED:
+        return Move.VOID_SEEN
     return Move.ACCEPTANCE_SEEN if status is AttemptStatus.ACCEPTED else Move.DECLINE_SEEN
 
 
@@ -418,6 +456,11 @@ def _evidence_found(session: Session, event: ev.EvidenceFound, changes: _Changes
         attempts = (*attempts, replace(seen, status=event.status, ended_at=event.at, sent=False))
     outcome = _set_attempts(changes, attempts)
     changes["reference"], changes["next_at"] = event.reference, None
+    if session.outcome is _CHARGED and event.source is ev.EvidenceSource.CANCEL:
+        changes["late_evidence"] = True  # voided, while the charge was heard of by another way
+    proved = session.outcome is _UNKNOWN and outcome is _NOT_CHARGED and event.status is _VOIDED
+    if proved and event.next_key is not None:  # nothing else makes a new key
+        changes["generation"], changes["gateway_key"] = session.generation + 1, event.next_key
     return _move_after(session, outcome, event.status, settled=True)
 
 

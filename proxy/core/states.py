@@ -51,7 +51,7 @@ class AttemptStatus(StrEnum):
     ACCEPTED = (
         "accepted"  # executed; nothing is charged yet (waits for the payer, or needs no money)
     )
-    VOIDED = "voided"
+    VOIDED = "voided"  # the gateway provably has nothing of it, or has undone it
     SUCCEEDED = "succeeded"
 
 
@@ -62,6 +62,7 @@ class Move(StrEnum):
     CHARGE_SEEN = "charge seen"
     ACCEPTANCE_SEEN = "acceptance seen"
     DECLINE_SEEN = "decline seen"
+    VOID_SEEN = "void seen"
     INTERRUPT = "interrupt"
     RESUME = "resume"
     CANCEL = "cancel"
@@ -76,7 +77,9 @@ class IllegalTransition(Exception):  # noqa: N818 -- the money rules' word
 LIVE = frozenset({State.INITIATED, State.INTERRUPTED, State.RESUMED})
 
 # What the gateway (or a person, or a webhook) tells us. Always listened to: rule 4.
-EVIDENCE = frozenset({Move.CHARGE_SEEN, Move.ACCEPTANCE_SEEN, Move.DECLINE_SEEN, Move.INTERRUPT})
+EVIDENCE = frozenset(
+    {Move.CHARGE_SEEN, Move.ACCEPTANCE_SEEN, Move.DECLINE_SEEN, Move.VOID_SEEN, Move.INTERRUPT}
+)
 
 TRANSITIONS: Mapping[State, Mapping[Move, State]] = {
     State.INITIATED: {
@@ -84,6 +87,7 @@ TRANSITIONS: Mapping[State, Mapping[Move, State]] = {
         Move.CHARGE_SEEN: State.COMPLETED,
         Move.ACCEPTANCE_SEEN: State.COMPLETED,
         Move.DECLINE_SEEN: State.DECLINED,
+        Move.VOID_SEEN: State.INTERRUPTED,
         Move.INTERRUPT: State.INTERRUPTED,
         Move.CANCEL: State.CANCELLED,
         Move.EXPIRE: State.EXPIRED,
@@ -95,6 +99,9 @@ TRANSITIONS: Mapping[State, Mapping[Move, State]] = {
         Move.CHARGE_SEEN: State.COMPLETED,
         Move.ACCEPTANCE_SEEN: State.COMPLETED,
         Move.DECLINE_SEEN: State.DECLINED,
+        # The gateway never had it, or has undone it: what was sent is closed, and a new attempt,
+        # under another key, is as good as a first one.
+        Move.VOID_SEEN: State.INTERRUPTED,
         Move.INTERRUPT: State.INTERRUPTED,
         Move.CANCEL: State.CANCELLED,
         Move.EXHAUST: State.FAILED_MAX_RETRIES,
@@ -105,6 +112,7 @@ TRANSITIONS: Mapping[State, Mapping[Move, State]] = {
         Move.CHARGE_SEEN: State.COMPLETED,
         Move.ACCEPTANCE_SEEN: State.COMPLETED,
         Move.DECLINE_SEEN: State.DECLINED,
+        Move.VOID_SEEN: State.INTERRUPTED,
         Move.INTERRUPT: State.INTERRUPTED,
         Move.CANCEL: State.CANCELLED,
         Move.EXHAUST: State.FAILED_MAX_RETRIES,
@@ -133,6 +141,7 @@ REQUIRED_OUTCOME: Mapping[Move, Outcome] = {
     Move.CHARGE_SEEN: Outcome.CHARGED,
     Move.ACCEPTANCE_SEEN: Outcome.NOT_CHARGED,
     Move.DECLINE_SEEN: Outcome.NOT_CHARGED,
+    Move.VOID_SEEN: Outcome.NOT_CHARGED,
     Move.CANCEL: Outcome.NOT_CHARGED,
     Move.EXPIRE: Outcome.NOT_CHARGED,
 }

@@ -80,7 +80,9 @@ def refusal_for(session: Session, reason: Reason) -> Refusal:
     if session.durable and session.state in by_state:
         return by_state[session.state]
     if reason is Reason.NOT_ALLOWED:
-        return Refusal.SESSION_HELD if session.hold else Refusal.SESSION_CANCELLED
+        if session.hold:
+            return Refusal.SESSION_HELD
+        return Refusal.SESSION_CANCELLED if session.cancel_requested else Refusal.NOT_SENT
     by_reason = {
         Reason.STORE_UNAVAILABLE: Refusal.STORE_UNAVAILABLE,
         Reason.BREAKER_OPEN: Refusal.BREAKER_OPEN,

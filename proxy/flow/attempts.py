@@ -29,6 +29,7 @@ from proxy.core.retrying import (
     Settled,
     Situation,
     Verdict,
+    barrier_to_ask_again,
     decide,
     repeat_barrier,
 )
@@ -38,6 +39,7 @@ from proxy.core.states import AttemptStatus, Outcome, State, join
 from proxy.core.wire import Answer, Headers, InboundRequest, Phase, WireFacts, close_stream
 from proxy.flow.answer import forwarded, not_recorded_yet, without_answer
 from proxy.flow.journal import Change, Journal
+from proxy.flow.saver import Saver, exhausted, merged
 from proxy.flow.walk import Walk
 from proxy.ports import Clock, Dice, Recorder, Send, SendForbidden, StoreUnavailable
 
@@ -67,14 +69,14 @@ class Attempts:
         recorder: Recorder,
         clock: Clock,
         dice: Dice,
-        save_later: Callable[[Walk, Callable[[Session], Change]], None],
+        saver: Saver,
         listen: Callable[[Walk, Send, ev.AttemptEnded], None],
     ) -> None:
         self._journal = journal
         self._recorder = recorder
         self._clock = clock
         self._dice = dice
-        self._save_later = save_later
+        self._saver = saver
         self._listen = listen
         self.draining = False
 
@@ -210,7 +212,9 @@ class Attempts:
             return Change(events)
 
         try:
-            walk.session = await self._updated(walk, record)
+            session = await self._updated(walk, record)
+            # As it is durable: whoever forbade the send may have written that in vain.
+            walk.session = await self._journal.store.get(session.id) or session
         except StoreUnavailable:
             self._take_back(walk, ended)
         self._suppressed(walk, why)
@@ -225,7 +229,7 @@ class Attempts:
         def unsent(session: Session) -> Change:
             return Change([ended] if _intended(walk, session, ended.number) else [])
 
-        self._save_later(walk, unsent)
+        self._saver.later(walk, unsent)
 
     def _send(self, walk: Walk, number: int, endpoint: str) -> Send:
         route = walk.route
@@ -271,19 +275,17 @@ class Attempts:
         """T1: the last thing before the first byte, and the last chance to say no."""
         repeats = False  # what may have been charged already
 
-        def late(session: Session, now: int) -> bool:
-            """Waiting, connecting or recording the intent can outlast the session, or the key."""
-            gone = repeats and self._barrier(walk, session, now) is not None
-            return gone or now >= session.expires_at
-
         def begin(session: Session) -> Change:
             nonlocal repeats
             now = self._clock.now_ms()
             repeats = session.outcome is _UNKNOWN
             unwanted = session.cancel_requested or session.hold or not session.live
             # Another process sends it, or has sent it: a client that clicks twice may reach two.
-            walk.elsewhere = session.in_flight or len(session.attempts) >= number
-            if unwanted or walk.elsewhere or self.draining or late(session, now):
+            # Or its key was proved to have charged nothing, and the bytes at hand still bear it.
+            begun = session.in_flight or len(session.attempts) >= number
+            walk.elsewhere = begun or session.generation != walk.session.generation
+            late = self._late(walk, session, now, repeats=repeats)
+            if unwanted or walk.elsewhere or self.draining or late:
                 walk.session = session
                 walk.settled_elsewhere = session.state in _SETTLED
                 raise SendForbidden(f"{session.state} does not send")
@@ -301,9 +303,16 @@ class Attempts:
             walk.intent_seconds = self._clock.monotonic() - begun
         walk.resumed_by = _TIMER
         self._check_store(walk)
-        if late(walk.session, self._clock.now_ms()):
+        if self._late(walk, walk.session, self._clock.now_ms(), repeats=repeats):
             message = "recording the intent took longer than there was time"
             raise SendForbidden(message)
+
+    def _late(self, walk: Walk, session: Session, now: int, *, repeats: bool) -> bool:
+        """Waiting, connecting or recording the intent can outlast the session, or the key."""
+        barrier = None
+        if repeats and walk.route.durable:
+            barrier = barrier_to_ask_again(walk.lane.profile, session, now)
+        return barrier is not None or now >= session.expires_at
 
     def _check_store(self, walk: Walk) -> None:
         """Raises `StoreUnavailable` if an intent would not do what it is for.
@@ -343,7 +352,7 @@ class Attempts:
                 again = ev.RetryScheduled(ended.at, ended.number + 1, delay_ms, verdict.because)
                 return Change([ended, again], after=concluded)
             events: list[ev.Event] = [ended]
-            if _exhausted(after):
+            if exhausted(after):
                 events.append(ev.Exhausted(ended.at))
                 after = apply(after, events[-1])
             walk.answer = self._answer(walk, after, verdict)
@@ -353,7 +362,7 @@ class Attempts:
         try:
             walk.session = await self._updated(walk, conclude)
         except StoreUnavailable:
-            self._unrecorded(walk, conclude, ended)
+            await self._unrecorded(walk, ended)
             verdict = _not_again(verdict)
         if isinstance(verdict, GiveUp):
             self._suppressed(walk, verdict.why)
@@ -361,24 +370,24 @@ class Attempts:
             await close_stream(walk.facts.stream)
         return verdict
 
-    def _unrecorded(
-        self, walk: Walk, conclude: Callable[[Session], Change], ended: ev.AttemptEnded
-    ) -> None:
+    async def _unrecorded(self, walk: Walk, ended: ev.AttemptEnded) -> None:
         """The store could not take the outcome. If anything was sent, the intent stands there and
-        keeps everyone from sending again; the backend gets the truth now, the store when it can.
+        keeps everyone from sending again; the spool and then the backend get the truth now, the
+        store when it can.
         """
         if walk.facts is None or not walk.facts.sent:
             self._take_back(walk, ended)
             reason = Reason.STORE_UNAVAILABLE
             walk.answer = without_answer(walk.session, walk.lane.profile, reason)
             return
-        self._save_later(walk, conclude)
-        for event in conclude(walk.session).events:
+        for event in merged(ended, None, walk.session).events:
             walk.session = apply(walk.session, event)
         if walk.answer is None:  # it would have been repeated; without a store it cannot be
             why = GiveUp(Suppressed.STORE_UNAVAILABLE)
             walk.answer = self._answer(walk, walk.session, why)
-        walk.answer = not_recorded_yet(walk.answer)
+        keep = None if walk.session.live else walk.answer
+        walk.answer = not_recorded_yet(walk.answer)  # before the wait, which a drain may cut short
+        await self._saver.keep(walk, ended, keep)
 
     def _verdict(
         self,
@@ -487,12 +496,6 @@ def _begun_elsewhere(walk: Walk, session: Session, number: int) -> bool:
     """Whether the attempt of that number is not the walk's."""
     mine = (walk.intended_at, walk.epoch)
     return any(a.number == number and (a.started_at, a.epoch) != mine for a in session.attempts)
-
-
-def _exhausted(session: Session) -> bool:
-    """All sends are spent and provably nothing was charged: no further send will be made."""
-    stopped = session.state is _INTERRUPTED and session.outcome is Outcome.NOT_CHARGED
-    return stopped and session.sends_left() == 0
 
 
 def late_answer(

@@ -7,6 +7,7 @@ answer that is just arriving. None of them ever says "not charged" without proof
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ from proxy.flow.reconcile import Reconcile
 from proxy.flow.walk import Lane, Walks
 from proxy.ports import Clock, Dice, OrderTaken, SessionStore, StoreUnavailable
 from proxy.tasks import Tasks
+
+# How long a reader waits for a look-up, and how long there is none after it.
+_READER_WAITS_SECONDS = 2.0
+_READERS_LOOK_EVERY_SECONDS = 1.0
 
 
 class NotAllowed(Exception):  # noqa: N818 -- an answer to a person, not an error
@@ -99,6 +104,7 @@ class Commands:
         self._dice = dice
         self._policy = policy
         self._default_max_attempts = default_max_attempts
+        self._looked: dict[str, asyncio.Future[None]] = {}  # for readers, within the last second
 
     async def get(self, session_id: str) -> Session:
         """The session as it is, expired if its time is up. Raises `NoSuchSession`."""
@@ -113,6 +119,51 @@ class Commands:
                 frozenset(),
             )
         return session
+
+    async def show(self, session_id: str) -> Session:
+        """The session for whoever reads it; one of which nobody knows whether it was charged is
+        looked up first. A gateway that is slow to tell is not waited for.
+        """
+        session = await self.get(session_id)
+        lane = self._lanes.get(session.gateway or "")
+        busy = session.in_flight or session_id in self._walks.by_session
+        if lane is None or busy or session.outcome is not Outcome.UNKNOWN:
+            return session
+        looked = self._looked.get(session_id)
+        if looked is None:
+            if not self._reconcile.possible(lane, session):
+                return session
+            looked = self._looked[session_id] = asyncio.get_running_loop().create_future()
+            _ = self._tasks.start(self._look_for_readers(lane, session, looked), "look up")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READER_WAITS_SECONDS):
+                await asyncio.shield(looked)
+        return await self._store.get(session_id) or session
+
+    async def _look_for_readers(
+        self, lane: Lane, session: Session, looked: asyncio.Future[None]
+    ) -> None:
+        """One look-up for everyone who reads the session meanwhile, and none soon after it."""
+        try:
+            await self._look_up(lane, session)
+        finally:
+            looked.set_result(None)
+            try:
+                await self._clock.sleep(_READERS_LOOK_EVERY_SECONDS)
+            finally:
+                del self._looked[session.id]
+
+    async def hear(
+        self, session_id: str, status: AttemptStatus, reference: str, *, key: str
+    ) -> Session:
+        """What the gateway says by itself (a webhook) of the payment it has under a key. Raises
+        `NoSuchSession`.
+        """
+        session = await self.get(session_id)
+        lane = self._lanes.get(session.gateway or "")
+        if lane is None:
+            return session
+        return await self._reconcile.learn(lane, session, status, reference, key=key)
 
     def knows(self, gateway: str) -> bool:
         """Whether there is such a gateway."""
@@ -193,13 +244,16 @@ class Commands:
             how = "sending the same request again with the same key"
             return Resumption(session, mode, last + 1, how)
         if lane is not None and unknown and self._reconcile.possible(lane, session):
-            _ = self._tasks.start(self._look_up(lane, session), "look up")
+            _ = self._tasks.start(self._look_up(lane, session, then_send=True), "look up")
             return Resumption(session, mode, last, "asking the gateway what became of it")
         return Resumption(session, mode, last + 1, _BRING_IT_AGAIN)
 
-    async def _look_up(self, lane: Lane, session: Session) -> None:
+    async def _look_up(self, lane: Lane, session: Session, *, then_send: bool = False) -> None:
         with contextlib.suppress(StoreUnavailable):  # then it is asked again at its next turn
-            await self._reconcile.once(lane, session)
+            session = await self._reconcile.once(lane, session)
+            free = session.state is State.INTERRUPTED and not session.hold
+            if then_send and free and session.outcome is Outcome.NOT_CHARGED:
+                _ = self._pipeline.resume(lane, session)
 
     def can_resume(self, session: Session) -> bool:
         """Whether `resume` would bring it forward now."""
@@ -279,6 +333,8 @@ class Commands:
         def hold(current: Session) -> Change:
             if not current.live:
                 raise NotAllowed(current, f"it has already ended as {current.state}")
+            if current.hold and current.state is State.INTERRUPTED:
+                return Change()  # held already
             phase = Phase.AWAITING_RESPONSE if current.in_flight else Phase.BEFORE_SEND
             return Change(
                 [ev.Interrupted(now, Reason.REQUESTED, phase, current.in_flight, reason, hold=True)]
@@ -293,13 +349,15 @@ class Commands:
         now = self._clock.now_ms()
 
         def settle(current: Session) -> Change:
-            if current.state is State.COMPLETED and current.outcome is Outcome.CHARGED:
+            known = current.state is State.COMPLETED and current.outcome is Outcome.CHARGED
+            if known and not current.review_required:
                 return Change()
             # Also between two sends: whoever waits for the walk's answer would be told that the
             # session was cancelled.
             if current.in_flight or current.id in self._walks.by_session:
                 raise NotAllowed(current, "it is in progress; wait for its answer")
-            open_still = current.live or current.outcome is Outcome.UNKNOWN
+            # The last: a charge that contradicts what was said before, which a person has seen to.
+            open_still = current.live or current.outcome is Outcome.UNKNOWN or known
             if not open_still:
                 raise NotAllowed(current, f"it has already ended as {current.state}")
             return Change(
@@ -326,6 +384,8 @@ class Commands:
         care = self._care(session, lane, now)
         if care is Care.ASK_GATEWAY and lane is not None:
             await self._reconcile.once(lane, session)
+        elif care is Care.SEND_AGAIN and lane is not None:
+            _ = self._pipeline.resume(lane, session, ev.ResumedBy.RECONCILER)
         elif care in _BY_CLOCK:
             event = _BY_CLOCK[care](now)
             await self._change(
@@ -342,7 +402,15 @@ class Commands:
             now,
             gateway_class=lane.profile.gateway_class,
             lookup_possible=self._reconcile.possible(lane, session),
+            repeat_possible=self._repeat_possible(session, now),
         )
+
+    def _repeat_possible(self, session: Session, now: int) -> bool:
+        """Whether Holdfast may send it again by itself: its gateway promises that the same key does
+        not charge twice, the bytes are here, and nobody wants otherwise.
+        """
+        wanted = not session.cancel_requested and not session.hold and now < session.expires_at
+        return wanted and self._reconcile.holds(session) and self._may_repeat(session)
 
 
 def _given_up(session: Session) -> bool:

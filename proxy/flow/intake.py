@@ -58,6 +58,7 @@ class Arrival(Struct, frozen=True):
     identity: Identity
     amount: str | None
     currency: str | None
+    body_order: str | None
 
 
 class Intake:
@@ -85,8 +86,9 @@ class Intake:
     def arrival(self, lane: Lane, route: RoutePolicy, request: InboundRequest) -> Arrival:
         """Read who the payment is."""
         told = body_values(request, route.places)
-        identity = self._identity(lane, route, request, body_order=told["order"], generation=1)
-        return Arrival(lane, route, request, identity, told["amount"], told["currency"])
+        order = told["order"]
+        identity = self._identity(lane, route, request, body_order=order, generation=1)
+        return Arrival(lane, route, request, identity, told["amount"], told["currency"], order)
 
     def key_too_long(self, lane: Lane, request: InboundRequest) -> bool:
         """Whether this gateway cannot take the caller's key (it is never rewritten)."""
@@ -179,6 +181,7 @@ class Intake:
             order_locks=identity.order_locks,
             named=identity.named,
             max_attempts=arrival.route.retry.max_attempts,
+            order_in_body=arrival.body_order is not None and arrival.body_order == stored.order_ref,
         )
         session = apply(stored, bound)
         await self._first(session, stored.version)
@@ -242,6 +245,8 @@ class Intake:
             user_ref=arrival.request.user_ref,
             amount=arrival.amount,
             currency=arrival.currency,
+            order_in_body=arrival.body_order is not None
+            and arrival.body_order == identity.order_ref,
         )
 
 

@@ -21,11 +21,12 @@ from proxy.core.classify import classify
 from proxy.core.idempotency import Duplicate, closed_verdict
 from proxy.core.policy import RoutePolicy, SessionPolicy
 from proxy.core.problems import problem
+from proxy.core.profile import GatewayClass
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Refusal
-from proxy.core.retrying import repeat_barrier
+from proxy.core.retrying import barrier_to_ask_again
 from proxy.core.session import Session, apply
-from proxy.core.states import Outcome
+from proxy.core.states import Outcome, State
 from proxy.core.wire import Answer, InboundRequest
 from proxy.flow.answer import refusal_for, replayed, unpack, without_answer
 from proxy.flow.attempts import Attempts, late_answer
@@ -33,6 +34,7 @@ from proxy.flow.held import HeldRequests
 from proxy.flow.intake import Arrival, Intake, Known, Opened, Refused
 from proxy.flow.journal import Change, Journal
 from proxy.flow.reconcile import Reconcile
+from proxy.flow.saver import Saver
 from proxy.flow.walk import Body, BodyIncomplete, BodyTooLarge, Lane, Walk, Walks
 from proxy.ports import (
     Clock,
@@ -46,7 +48,6 @@ from proxy.ports import (
 )
 from proxy.tasks import Tasks
 
-_SAVE_AGAIN_SECONDS = 1.0
 # How often a payment that another process has with the gateway is looked at.
 _LOOK_AGAIN_SECONDS = 0.1
 # After the drain's patience: time to record what was cut off. A commit takes milliseconds.
@@ -71,6 +72,7 @@ class Pipeline:
         held: HeldRequests,
         reconcile: Reconcile,
         walks: Walks,
+        saver: Saver,
         tasks: Tasks,
         on_bug: Callable[[Exception], None],
     ) -> None:
@@ -86,7 +88,8 @@ class Pipeline:
         self._walks = walks
         self._tasks = tasks
         self._on_bug = on_bug
-        self._attempts = Attempts(journal, recorder, clock, dice, self._save_later, self._listen)
+        self._saver = saver
+        self._attempts = Attempts(journal, recorder, clock, dice, saver, self._listen)
         self._intake = Intake(
             store=store,
             journal=journal,
@@ -230,8 +233,9 @@ class Pipeline:
         now = self._clock.now_ms()
         if now >= session.expires_at:  # past its deadline nobody expects a charge any more
             return False
-        first, horizon = session.first_send_at, profile.resend_horizon
-        return repeat_barrier(profile.gateway_class, first, now, horizon) is None
+        if profile.gateway_class is GatewayClass.A_WEAK and session.next_at is None:
+            return False  # not looked up since it was sent
+        return barrier_to_ask_again(profile, session, now) is None
 
     # --- duplicates ---------------------------------------------------------------------------
 
@@ -318,17 +322,24 @@ class Pipeline:
         with contextlib.suppress(TimeoutError):  # the client does not wait for every page
             async with asyncio.timeout(walk.deadline - self._clock.monotonic()):
                 walk.session = await self._reconcile.once(walk.lane, walk.session)
-        if walk.session.outcome is not Outcome.UNKNOWN:
-            return await self._replay(walk.lane, walk.session)
-        return without_answer(walk.session, walk.lane.profile, Reason.ATTEMPT_TIMEOUT)
+        session = walk.session
+        if session.outcome is Outcome.UNKNOWN:
+            return without_answer(session, walk.lane.profile, Reason.ATTEMPT_TIMEOUT)
+        if session.state is State.INTERRUPTED and self._may_send(walk):
+            return await self._go(walk)  # proved not charged: a new attempt
+        if session.live:
+            return without_answer(session, walk.lane.profile, Reason.NOT_ALLOWED)
+        return await self._closed(walk.lane, session, closed_verdict(session))
 
     def _duplicate(self, walk: Walk, verdict: Duplicate) -> None:
         self._recorder.note(ev.DuplicateSeen(walk.lane.name, walk.route.name, verdict))
 
     # --- resumed by a person ------------------------------------------------------------------
 
-    def resume(self, lane: Lane, session: Session) -> bool:
-        """Send a session's own request again in the background; False if it is not held."""
+    def resume(self, lane: Lane, session: Session, by: ev.ResumedBy = ev.ResumedBy.REQUEST) -> bool:
+        """Send a session's own request again in the background; False if it is not held. A person's
+        resume uses the sends that are left, Holdfast itself one of them.
+        """
         request = self._held.get(session.id)
         route = next((r for _, r in lane.routes.routes if r.name == session.route), None)
         if request is None or route is None or session.id in self._walks.by_session:
@@ -341,8 +352,10 @@ class Pipeline:
             session=session,
             fingerprint=session.fingerprint,
             limit=session.max_attempts,
-            resumed_by=ev.ResumedBy.REQUEST,
+            resumed_by=by,
         )
+        if by is ev.ResumedBy.RECONCILER:
+            walk.limit = len(session.attempts) + 1
         if not self._may_send(walk):
             return False
         key = session.key_hash
@@ -407,24 +420,6 @@ class Pipeline:
 
     # --- trouble and the end ------------------------------------------------------------------
 
-    def _save_later(self, walk: Walk, change: Callable[[Session], Change]) -> None:
-        """Keep offering an outcome to a store that could not take it."""
-        session_id, headers = walk.session.id, walk.lane.profile.replay_headers
-
-        async def save() -> None:
-            while True:
-                await self._clock.sleep(_SAVE_AGAIN_SECONDS)
-                try:
-                    # As the store has it: what was decided on meanwhile may never have got there.
-                    session = await self._store.get(session_id)
-                    if session is not None:
-                        await self._journal.update(session, change, headers)
-                except StoreUnavailable:
-                    continue
-                return
-
-        _ = self._tasks.start(save(), "save an outcome")
-
     def _listen(self, walk: Walk, send: Send, ended: ev.AttemptEnded) -> None:
         """Merge what still comes of a send whose time was up, whatever became of its session."""
         if send.late is None:
@@ -444,7 +439,7 @@ class Pipeline:
                 if session is not None:
                     await self._journal.update(session, merge, lane.profile.replay_headers)
             except StoreUnavailable:
-                self._save_later(walk, merge)
+                self._saver.later(walk, merge)
 
         _ = self._tasks.start(listen(), "late answer")
 

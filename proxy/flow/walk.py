@@ -50,6 +50,7 @@ class Lane:
     upstream: Upstream
     admission: Admission
     lookup_credential: Headers
+    lookup_sees_all: bool = False
 
 
 class Walk(Struct, eq=False):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from proxy.core.lookup import SETTLE_SECONDS
+
 # The requirement: 30 s in total, 3 attempts, sessions of 15 minutes, clean-up every 5.
 TOTAL_TIMEOUT: Final = 30.0
 MAX_ATTEMPTS: Final = 3
@@ -56,6 +58,8 @@ DRAIN_TIMEOUT: Final = 15.0
 # Requests kept in memory for sessions that are not settled (their credential serves look-ups).
 HELD_REQUEST_BYTES: Final = 64 * 1024 * 1024
 
+# When a gateway is done with whatever it was sent.
+SETTLE: Final = float(SETTLE_SECONDS)
 # Three quarters of the gateway's own window: clocks differ, and retries take time.
 RESEND_HORIZON_SHARE: Final = 0.75
 

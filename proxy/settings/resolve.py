@@ -101,6 +101,8 @@ class Resolver:
             store=store,
             keys=keys,
             key_file=self._key_file(store, keys),
+            audit=self._audit(store),
+            spool=self._spool(store),
             gateways={name: g for name, g in gateways.items() if g is not None},
             session=core.SessionPolicy(**session.model_dump()),
             shutdown=v.Shutdown(shutdown.ready_delay, shutdown.drain),
@@ -161,7 +163,16 @@ class Resolver:
                 "is longer than the gateway keeps a key; a repeat after that is a new charge",
             )
         gateway_class = override.gateway_class or profile.gateway_class
-        return replace(profile, gateway_class=gateway_class, resend_horizon=horizon)
+        again = override.resend_lost_answers
+        if again and gateway_class is not facts.GatewayClass.A_WEAK:
+            self._wrong((*here, "idempotency", "resend_lost_answers"), _ONLY_WEAK)
+        again = profile.resend_lost_answers if again is None else again
+        return replace(
+            profile,
+            gateway_class=gateway_class,
+            resend_horizon=horizon,
+            resend_lost_answers=again,
+        )
 
     # --- routes -------------------------------------------------------------------------------
 
@@ -378,6 +389,21 @@ class Resolver:
             self._wrong(("store",), message)
         return None if "://" in store else Path(f"{store}.key")
 
+    def _audit(self, store: str) -> Path | None:
+        if self._model.audit is not None:
+            return self._folder / self._model.audit
+        return None if "://" in store else Path(f"{store}.audit")
+
+    def _spool(self, store: str) -> Path | None:
+        if self._model.spool is not None:
+            return self._folder / self._model.spool
+        if store == "memory://":
+            return None
+        if store.startswith(_SERVERS):
+            beside = self._folder / (self._model.key_file or "policy")
+            return beside.with_name("holdfast.spool")
+        return Path(f"{store}.spool")
+
     def _credential(self, model: s.GatewayModel, here: Place) -> v.Credential | None:
         wanted = model.lookup_credential
         if wanted is None:
@@ -396,7 +422,7 @@ class Resolver:
                 self._wrong(place, f"the environment variable {wanted.env} is not set")
         if value and not (value.isascii() and value.isprintable()):
             self._wrong(place, "the credential is not printable ASCII text")
-        return v.Credential(wanted.header, value) if value else None
+        return v.Credential(wanted.header, value, wanted.sees_all) if value else None
 
     def _ca_file(self, model: s.GatewayModel, here: Place) -> Path | None:
         if model.tls.ca_file is None:
@@ -456,6 +482,7 @@ def build_profile(name: str, model: s.ProfileFile) -> facts.GatewayProfile:
         },
         final_answer_headers=tuple((h.header, h.value) for h in model.errors.headers),
         replay_headers=_REPLAYED | {name.lower() for name in model.replay_headers},
+        resend_lost_answers=promise.resend_lost_answers,
     )
 
 
@@ -470,6 +497,8 @@ def check_profile(  # noqa: C901 -- a list of checks
     promise = model.idempotency
     if promise.resend_horizon is not None and promise.resend_horizon > promise.window:
         wrong(("idempotency", "resend_horizon"), "is longer than window")
+    if promise.resend_lost_answers and promise.gateway_class is not facts.GatewayClass.A_WEAK:
+        wrong(("idempotency", "resend_lost_answers"), _ONLY_WEAK)
     known = sorted(refusal.code for refusal in Refusal)
     for code in model.errors.refusals:
         if code not in known:
@@ -485,63 +514,150 @@ def check_profile(  # noqa: C901 -- a list of checks
             wrong(("routes", number, "name"), f"two routes are named {route.name!r}")
         seen.add(route.name)
     for name, recipe in model.lookups.items():
-        for key, why in _recipe_mistakes(recipe):
-            wrong(("lookups", name, key), why)
+        for place, why in _recipe_mistakes(recipe):
+            wrong(("lookups", name, *place), why)
 
 
-_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+_ONLY_WEAK = "is only meant for class A_weak"
+_PLACEHOLDER = re.compile(r"\{[^{}\"]+\}")
 _SLOTS = {
     "find": ["{gateway_key}", "{since}", "{until}"],
     "read": ["{id}"],
     "match": ["{gateway_key}"],
+    "target": ["{gateway_key}"],
+    "body": ["{gateway_key}"],
 }
+# Without a list to find it in, the payment is read by a name that it has from the start.
+_READ_AT_ONCE = ["{gateway_key}", "{order}"]
+_OF_A_LIST = ("items", "match", "id")
 
 
-def _recipe_mistakes(recipe: s.LookupModel) -> Iterator[tuple[str, str]]:
-    """What is wrong with a look-up, by key."""
+def _recipe_mistakes(recipe: s.LookupModel) -> Iterator[tuple[Place, str]]:
+    """What is wrong with a look-up, by place."""
+    if recipe.read is None and (recipe.cancel is None or recipe.find is not None):
+        yield ("read",), "is missing"
+    if recipe.find is not None:
+        yield from _list_mistakes(recipe, recipe.find)
+    else:
+        for key in (*_OF_A_LIST, "page"):
+            if key in recipe.model_fields_set:
+                yield (key,), "belongs to a list, and there is no find"
+    if recipe.read is not None:
+        at_once = recipe.find is None
+        slots = _READ_AT_ONCE if at_once else _SLOTS["read"]
+        yield from _text_mistakes(("read",), recipe.read, slots, path=True)
+        if not any(slot in recipe.read for slot in slots):
+            named = " or ".join(slots)
+            why = f"must say where {named} goes, or it reads the same thing for every payment"
+            yield ("read",), why
+    yield from _absence_mistakes(recipe)
+    if recipe.cancel is not None:
+        yield from _void_mistakes(recipe.cancel)
+
+
+def _void_mistakes(void: s.VoidModel) -> Iterator[tuple[Place, str]]:
+    yield from _text_mistakes(("cancel", "target"), void.target, _SLOTS["target"], path=True)
+    yield from _text_mistakes(("cancel", "body"), void.body, _SLOTS["body"])
+    if "{gateway_key}" not in void.target + void.body:
+        yield ("cancel", "body"), "must name {gateway_key}, or it voids someone else's payment"
+
+
+def _list_mistakes(recipe: s.LookupModel, find: str) -> Iterator[tuple[Place, str]]:
+    yield from (((key,), "is missing") for key in _OF_A_LIST if not getattr(recipe, key))
+    yield from _text_mistakes(("find",), find, _SLOTS["find"], path=True)
     values = "".join(match.value for match in recipe.match)
-    for key, text in (("find", recipe.find), ("read", recipe.read), ("match", values)):
-        if key != "match" and not text.startswith("/"):
-            yield key, "write the path to ask for, starting with '/'"
-        for slot in _PLACEHOLDER.findall(text):
-            if slot not in _SLOTS[key]:
-                yield key, f"nothing is known for {slot}{nearest(slot, _SLOTS[key])}"
-    if "{id}" not in recipe.read:
-        yield "read", "must say where {id} goes, or it reads the same thing for every payment"
-    if "{gateway_key}" not in recipe.find + values:
+    yield from _text_mistakes(("match",), values, _SLOTS["match"])
+    if "{gateway_key}" not in find + values:
         yield (
-            "match",
+            ("match",),
             "must compare something with {gateway_key}, or it finds someone else's payment",
         )
 
 
+def _text_mistakes(
+    place: Place, text: str, slots: list[str], *, path: bool = False
+) -> Iterator[tuple[Place, str]]:
+    if path and not text.startswith("/"):
+        yield place, "write the path to ask for, starting with '/'"
+    for slot in _PLACEHOLDER.findall(text):
+        if slot not in slots:
+            yield place, f"nothing is known for {slot}{nearest(slot, slots)}"
+
+
+def _absence_mistakes(recipe: s.LookupModel) -> Iterator[tuple[Place, str]]:
+    absence = recipe.not_found_proves
+    if absence is None:
+        return
+    here: Place = ("not_found_proves",)
+    if absence.after < d.SETTLE:
+        yield (*here, "after"), f"is shorter than {_told(d.SETTLE)}; a gateway may take as long"
+    if recipe.find is None and absence.when is None:
+        yield here, "must say by `when` which answer means that there is no such payment"
+    if recipe.find is not None and absence.when is not None:
+        yield (*here, "when"), "is for a payment that is read at once; a list is empty by itself"
+    if recipe.find is not None and not (recipe.items or "").endswith("[*]"):
+        yield ("items",), "must end in [*], so that an empty list can be told from none"
+
+
 def _rule(model: s.RuleModel) -> facts.Rule:
+    return _rule_when(model.when, model.result)
+
+
+def _rule_when(when: s.WhenModel, verdict: facts.Verdict) -> facts.Rule:
     tests = (
         facts.JsonTest(
             parse_json_path(test.path),
             None if test.is_one_of is None else frozenset(test.is_one_of),
             test.present,
         )
-        for test in model.when.json_tests
+        for test in when.json_tests
     )
-    headers = tuple(model.when.header.items())
-    return facts.Rule(tuple(model.when.status), headers, tuple(tests), model.result)
+    headers = tuple(when.header.items())
+    return facts.Rule(tuple(when.status), headers, tuple(tests), verdict)
 
 
 def _lookup(name: str, model: s.LookupModel) -> facts.LookupRecipe:
-    page = model.page
     return facts.LookupRecipe(
         name=name,
-        find_target=model.find,
+        find=_list(model),
+        read_target=model.read,
+        absence=_absence(model.not_found_proves),
+        void=_void(model.cancel),
+    )
+
+
+def _list(model: s.LookupModel) -> facts.ListRecipe | None:
+    if model.find is None or model.items is None or model.id is None:
+        return None
+    page = model.page
+    return facts.ListRecipe(
+        target=model.find,
         items=parse_json_path(model.items),
         match=tuple((parse_json_path(m.path), m.value) for m in model.match),
         id=parse_json_path(model.id),
-        read_target=model.read,
         cursor=None if page is None else parse_json_path(page.cursor),
         cursor_parameter=None if page is None else page.parameter,
         more=None if page is None else parse_json_path(page.more),
         max_pages=1 if page is None else page.max_pages,
     )
+
+
+def _absence(model: s.AbsenceModel | None) -> facts.Absence | None:
+    if model is None:
+        return None
+    says_so = None if model.when is None else _answers(model.when)
+    return facts.Absence(model.after, model.confirmations, says_so)
+
+
+def _void(model: s.VoidModel | None) -> facts.VoidRecipe | None:
+    if model is None:
+        return None
+    return facts.VoidRecipe(model.target, model.body, _answers(model.proves), model.after)
+
+
+def _answers(when: s.WhenModel) -> facts.RulesByStatus:
+    """The answers that fulfil these conditions."""
+    return facts.rules_by_status([_rule_when(when, facts.Verdict.NOT_EXECUTED)])
 
 
 def _hint(model: s.HintModel | None) -> facts.RetryHint | None:

@@ -261,6 +261,7 @@ class IdempotencyModel(Model):
     gateway_class: Annotated[GatewayClass, Field(strict=False)] = Field(alias="class")
     window: Positive
     resend_horizon: Positive | None = None
+    resend_lost_answers: bool = False
     key_header: HeaderName = "Idempotency-Key"
     key_max_length: Annotated[int, Field(ge=32, le=255)] = 255
 
@@ -273,6 +274,7 @@ class IdempotencyOverride(Model):
     )
     window: Positive | None = None
     resend_horizon: Positive | None = None
+    resend_lost_answers: bool | None = None
 
 
 class CredentialModel(Model):
@@ -281,6 +283,7 @@ class CredentialModel(Model):
     env: str | None = None
     file: str | None = None
     header: HeaderName = "Authorization"
+    sees_all: bool = False
 
 
 class TlsModel(Model):
@@ -349,6 +352,8 @@ class PolicyFile(Model):
     listen: ListenModel = ListenModel()
     store: StoreUrl = d.STORE
     key_file: str | None = None
+    audit: str | None = None
+    spool: str | None = None
     # At least one; the resolver says so, so that a file without it is still looked through.
     gateways: dict[Name, GatewayModel] = {}
     defaults: DefaultsModel = DefaultsModel()
@@ -413,15 +418,34 @@ class LookupPageModel(Model):
     max_pages: Annotated[int, Field(ge=1, le=100)] = 10
 
 
-class LookupModel(Model):
-    """How to find out what became of a request, by reading."""
+class AbsenceModel(Model):
+    """When finding nothing proves that nothing was charged."""
 
-    find: str
-    items: JsonPathText
-    match: Annotated[list[LookupMatchModel], Field(min_length=1)]
-    id: JsonPathText
-    read: str
+    after: Positive
+    confirmations: Annotated[int, Field(ge=2, le=5)] = 3
+    when: WhenModel | None = None
+
+
+class VoidModel(Model):
+    """How whatever there is under a key is voided."""
+
+    target: str
+    body: str
+    proves: WhenModel
+    after: Duration = d.SETTLE
+
+
+class LookupModel(Model):
+    """How to find out what became of a request."""
+
+    find: str | None = None
+    items: JsonPathText | None = None
+    match: list[LookupMatchModel] = []
+    id: JsonPathText | None = None
     page: LookupPageModel | None = None
+    read: str | None = None
+    not_found_proves: AbsenceModel | None = None
+    cancel: VoidModel | None = None
 
 
 class RefusalFormModel(Model):

@@ -43,6 +43,7 @@ class Credential:
 
     header: str
     value: str = field(repr=False)
+    sees_all: bool = False  # every payment of the gateway, so that one it does not see is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ class Settings:
     store: str = field(repr=False)
     keys: tuple[bytes, ...] | None = field(repr=False)
     key_file: Path | None
+    audit: Path | None
+    spool: Path | None
     gateways: Mapping[str, Gateway]
     session: SessionPolicy
     shutdown: Shutdown

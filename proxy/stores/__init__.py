@@ -24,6 +24,12 @@ def make_store(store: str, lease: float, clock: Clock, recorder: Recorder) -> Se
         except ModuleNotFoundError as missing:
             raise StoreUnavailable(_NEEDS.format(missing.name, "postgresql")) from None
         return PostgresStore(store, lease, clock, recorder)
+    if store.startswith("redis://"):
+        try:
+            from proxy.stores.redis import RedisStore  # noqa: PLC0415 -- load only what is used
+        except ModuleNotFoundError as missing:
+            raise StoreUnavailable(_NEEDS.format(missing.name, "redis")) from None
+        return RedisStore(store, lease, clock, recorder)
     from proxy.stores.sqlite import SqliteStore  # noqa: PLC0415 -- load only what is used
 
     return SqliteStore(Path(store), clock, recorder)

@@ -25,6 +25,7 @@ from proxy import __version__
 from proxy.core.events import StoreTimed
 from proxy.core.session import Session
 from proxy.ports import (
+    COUNTED,
     Clock,
     Conflict,
     KeyTaken,
@@ -114,12 +115,13 @@ SELECT EXISTS (SELECT 1 FROM beat) AS alive, generation, regressed,
 """
 _CLOSE = "UPDATE epochs SET closed = true WHERE epoch = $1 AND mark = $2"
 _CLOSE_OVERDUE = "UPDATE epochs SET closed = true WHERE NOT closed AND lease_until < now()"
-# A session stays with the sweeper that took it until that one has written it or is gone itself.
+# A session stays with the sweeper that took it until that one has written it or is gone itself. The
+# conditions are on the row alone: a row that changed while it was waited for is not joined anew.
 _SWEEP = """
-WITH taken AS MATERIALIZED (
-    SELECT id FROM sessions WHERE listed AND sender IS NOT NULL
-       AND NOT EXISTS (SELECT 1 FROM epochs WHERE epoch = sender AND NOT closed)
-       AND NOT EXISTS (SELECT 1 FROM epochs WHERE epoch = sweeper AND NOT closed AND epoch <> $1)
+WITH alive AS MATERIALIZED (SELECT array_agg(epoch) AS epochs FROM epochs WHERE NOT closed),
+taken AS MATERIALIZED (
+    SELECT id FROM sessions WHERE listed AND sender <> ALL((SELECT epochs FROM alive)::bigint[])
+       AND (sweeper IS NULL OR sweeper = $1 OR sweeper <> ALL((SELECT epochs FROM alive)::bigint[]))
     LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 UPDATE sessions SET sweeper = $1 FROM taken WHERE sessions.id = taken.id RETURNING doc
@@ -189,7 +191,7 @@ class PostgresStore:
         try:
             if not await self._beat():
                 self._lease_until = -inf
-                (row,) = await self._server.durably(_REGISTER, self._mark, self._lease, __version__)
+                (row,) = await self._server.apart(_REGISTER, self._mark, self._lease, __version__)
                 self.epoch = row["epoch"]
                 await self._beat()
         except StoreUnavailable:
@@ -200,7 +202,7 @@ class PostgresStore:
     async def _beat(self) -> bool:
         """Renew the lease, and hear what else there is to know; False: there is none any more."""
         asked = self._clock.monotonic()  # the lease began later than this
-        (row,) = await self._server.durably(_BEAT, self.epoch, self._mark, self._lease)
+        (row,) = await self._server.apart(_BEAT, self.epoch, self._mark, self._lease)
         self._hear(row["generation"], row["regressed"])
         if not row["alive"]:
             return False
@@ -223,9 +225,9 @@ class PostgresStore:
         missing = lost(acked, {row["id"]: row["version"] for row in rows})
         if missing is not None:
             self.regressed = self.regressed or missing
-            self._acked.forget()
             # For those who share it, and for this process after a restart.
             await connection.execute(_REGRESSED, missing)
+            self._acked.forget()
 
     async def abandoned(self) -> list[Session]:
         await self._server.durably(_CLOSE_OVERDUE)
@@ -360,7 +362,9 @@ class PostgresStore:
 
     async def search(self, query: Query) -> Page:
         where, values = _conditions(query)
-        counting = f"SELECT count(*) AS total FROM sessions WHERE {where}"  # noqa: S608 -- our own text
+        some = "" if query.listed_only else f" LIMIT {COUNTED}"
+        matching = f"SELECT 1 FROM sessions WHERE {where}{some}"  # noqa: S608 -- our own text
+        counting = f"SELECT count(*) AS total FROM ({matching}) AS found"  # noqa: S608
         total = (await self._server.quickly(counting, *values))[0]["total"]
         if query.after is not None:
             where += f" AND (started_at, id) < (${len(values) + 1}, ${len(values) + 2})"

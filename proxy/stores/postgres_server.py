@@ -30,13 +30,15 @@ TROUBLE = (
     OSError,
 )
 # Together 12: eight replicas fit into the hundred connections a server allows by default.
-_DURABLE_CONNECTIONS = 8
+_DURABLE_CONNECTIONS = 7
 _QUICK_CONNECTIONS = 4
 # Without these a crash of the server's host loses or tears what was acknowledged.
 _MUST_BE = (("fsync", "on"), ("full_page_writes", "on"))
-_CONNECT_SECONDS = 2.0
+_CONNECT_SECONDS = 2.0  # to each host
+_WAIT_SECONDS = 5.0  # for a connection, which others may be using
 _ANSWER_SECONDS = 3.0
 _CLOSE_SECONDS = 2.0
+_WARNING = "WARNING"
 # Any number: it keeps two that migrate apart.
 _MIGRATING = 4_631_072
 _LOCK_TIMEOUT = "3s"  # a change of a table waits no longer: every payment would wait behind it
@@ -56,29 +58,23 @@ class Server:
     """
 
     def __init__(self, url: str, met: Callable[[Row], Awaitable[None]]) -> None:
-        self._url = url
+        self._hosts = _hosts(url)
         self._met = met
         self.name = _name(url)
         self._started: object = None  # when the server we last spoke to did
         self._durable: Any = None
         self._quick: Any = None
+        self._lease: Any = None  # one connection of its own
 
     async def open(self) -> None:
-        """Connect. Raises `StoreUnavailable` with a sentence for the operator."""
-        try:
-            self._durable = await self._pool("on", _DURABLE_CONNECTIONS)
-            self._quick = await self._pool("off", _QUICK_CONNECTIONS)
-        except TROUBLE as error:
-            await self.close()
-            raise StoreUnavailable(self._cannot("open", error)) from None
-        except StoreUnavailable:
-            await self.close()
-            raise
+        """Get ready to connect; the first statement does."""
+        self._durable = await self._pool("on", _DURABLE_CONNECTIONS)
+        self._quick = await self._pool("off", _QUICK_CONNECTIONS)
+        self._lease = await self._pool("on", 1)
 
     async def close(self) -> None:
         """Let go of every connection; of one that does not answer as well."""
-        pools = [pool for pool in (self._durable, self._quick) if pool is not None]
-        for pool in pools:
+        for pool in (self._durable, self._quick, self._lease):
             try:
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await pool.close()
@@ -95,15 +91,19 @@ class Server:
         """What a statement returned: a read, or a write that is durable with the next that is."""
         return await self._ask(self._quick, statement, values)
 
+    async def apart(self, statement: str, *values: object) -> list[Row]:
+        """As `durably`, and held up by no payment: over a connection that they do not use."""
+        return await self._ask(self._lease, statement, values)
+
     async def _ask(self, pool: Any, statement: str, values: tuple[object, ...]) -> list[Row]:
         try:
-            connection = await pool.acquire(timeout=_CONNECT_SECONDS)
+            connection = await pool.acquire(timeout=_WAIT_SECONDS)
         except TROUBLE as error:
             raise StoreUnavailable(self._cannot("reach", error)) from None
         warnings: list[str] = []
 
         def hear(_: object, message: Any) -> None:
-            if message.severity_en == "WARNING":
+            if message.severity_en == _WARNING:
                 warnings.append(message.message)
 
         connection.add_log_listener(hear)
@@ -114,23 +114,23 @@ class Server:
         except TROUBLE as error:
             raise Doubt(self._cannot("be sure of", error)) from None
         finally:
-            connection.remove_log_listener(hear)
             with contextlib.suppress(*TROUBLE):  # then it is closed, and the next one is new
+                connection.remove_log_listener(hear)
                 await pool.release(connection)
         if warnings:  # somebody ended the wait for the standby: it may be on this server only
             raise Doubt(self._cannot("be sure of", warnings[0]))
         return rows
 
     async def _pool(self, synchronous_commit: str, size: int) -> Any:
+        async def connect(_: object, **more: Any) -> Any:
+            return await _connect(self._hosts, **more)
+
         return await asyncpg.create_pool(
-            self._url,
-            min_size=1,
+            min_size=0,
             max_size=size,
+            connect=connect,
             init=partial(self._look_at, synchronous_commit),
             reset=_leave_as_it_is,
-            timeout=_CONNECT_SECONDS,
-            command_timeout=_ANSWER_SECONDS,
-            target_session_attrs="read-write",
             server_settings={
                 "application_name": "holdfast",
                 "synchronous_commit": synchronous_commit,
@@ -155,6 +155,29 @@ class Server:
         return f"cannot {what} the store {self.name}: {why}"
 
 
+async def _connect(hosts: list[str], **more: Any) -> Any:
+    """Connect to the one that takes writes. Each has its time: a machine that is gone may not even
+    refuse. The one that was right is asked first the next time.
+    """
+    trouble: Exception = OSError("no host")
+    for url in list(hosts):
+        try:
+            connection = await asyncpg.connect(
+                url,
+                timeout=_CONNECT_SECONDS,
+                command_timeout=_ANSWER_SECONDS,
+                target_session_attrs="read-write",
+                **more,
+            )
+        except TROUBLE as error:
+            trouble = error
+        else:
+            hosts.remove(url)
+            hosts.insert(0, url)
+            return connection
+    raise trouble
+
+
 async def _leave_as_it_is(_: Any) -> None:
     """Instead of a round trip to reset it: no statement leaves anything behind."""
 
@@ -163,6 +186,13 @@ def _name(url: str) -> str:
     """What the operator knows the store by: without user, password and options."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _hosts(url: str) -> list[str]:
+    """A URL for each host that the URL names."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    return [parts._replace(netloc=f"{user}{at}{host}").geturl() for host in hosts.split(",")]
 
 
 # --- the schema ---------------------------------------------------------------------------------
@@ -213,12 +243,7 @@ async def accept_loss(url: str) -> int:
 @contextlib.asynccontextmanager
 async def _connected(url: str) -> AsyncIterator[Any]:
     try:
-        connection = await asyncpg.connect(
-            url,
-            timeout=_CONNECT_SECONDS,
-            target_session_attrs="read-write",
-            server_settings={"synchronous_commit": "on"},
-        )
+        connection = await _connect(_hosts(url), server_settings={"synchronous_commit": "on"})
         try:
             yield connection
         finally:

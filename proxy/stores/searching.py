@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proxy.core.session import Session
-from proxy.ports import Page, Query
+from proxy.ports import COUNTED, Page, Query
 
 
 def matches(session: Session, query: Query) -> bool:
@@ -33,7 +33,8 @@ def page_of(sessions: Iterable[Session], query: Query) -> Page:
     found.sort(key=_place, reverse=True)
     after = query.after
     rest = found if after is None else [s for s in found if _place(s) < after]
-    return Page(rest[: query.limit], len(found), len(rest) > query.limit)
+    total = len(found) if query.listed_only else min(len(found), COUNTED)
+    return Page(rest[: query.limit], total, len(rest) > query.limit)
 
 
 def _place(session: Session) -> tuple[int, str]:

@@ -1,27 +1,29 @@
 """The embedded store: SQLite, one writer thread, group commit, every acknowledged write fsynced.
 
 Rule 1: one process owns the file (an exclusive lock beside it), one thread writes it. That is what
-        makes a claim a dictionary look-up, and it is also what keeps clear of SQLite's WAL-reset
-        bug before 3.51.3 (which needs two connections writing or checkpointing at once).
+        makes a claim a dictionary look-up. Another thread copies SQLite's log into it.
 Rule 2: all writes that arrive during one turn of the event loop, or while a batch is being written,
         share one transaction and one fsync. Nothing is acknowledged before the COMMIT has returned.
 Rule 3: a failed commit fails its whole batch and whatever waits behind it. A full disk is probed
         until it takes writes again; after an I/O error nothing is tried again (a failed fsync may
         have lost pages that a second one would report as safe), only a restart helps.
 Rule 4: reads of one session happen on the event loop (an indexed look-up in the page cache, some
-        10 µs, less than handing it to a thread); searches, which may scan, happen in a thread.
+        10 µs, less than handing it to a thread); searches, which may scan, happen in a thread, and
+        so does looking for what is old.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 
@@ -30,7 +32,9 @@ from msgspec import Struct
 
 from proxy.core.events import StoreTimed
 from proxy.core.session import Session
+from proxy.core.states import LIVE, Outcome, State
 from proxy.ports import (
+    COUNTED,
     Clock,
     Conflict,
     KeyTaken,
@@ -45,12 +49,14 @@ from proxy.stores.index import Index
 from proxy.stores.known_keys import KnownKeys
 from proxy.stores.searching import page_of
 from proxy.stores.sole import SoleOwner
+from proxy.stores.sqlite_log import LogCopier
 
 MIGRATIONS = sorted((Path(__file__).parent / "sql").glob("sqlite-*.sql"))
 _PROBE_EVERY_SECONDS = 1.0
 _LOCK_TRIES = 20
 _LOCK_WAIT_SECONDS = 0.1
-_PURGE_ROWS = 500  # per transaction: a payment never waits behind a long clean-up
+_PURGE_ROWS = 100  # per transaction at most; fewer where these take longer:
+_PURGE_SECONDS = 0.005  # what a payment may wait behind them
 
 # Without a space too many: apsw finds a statement that it has prepared by reading its text.
 _INSERT = (
@@ -92,18 +98,24 @@ _DROP_REQUEST = "DELETE FROM requests WHERE session=(SELECT number FROM sessions
 _ANSWER = "SELECT sealed FROM answers JOIN sessions ON session = number WHERE id = ?"
 # An answer is kept after its session has started, so those of sessions since then are not old
 # enough. Theirs are the greater numbers: that spares an index which every payment would feed.
-_PURGE_ANSWERS = """
-DELETE FROM answers WHERE session IN
-    (SELECT session FROM answers WHERE kept_at < ?1 AND session < coalesce(
-        (SELECT number FROM sessions WHERE started_at >= ?1 ORDER BY started_at LIMIT 1),
-        9223372036854775807) LIMIT ?2) RETURNING 1
+_OLD_ANSWERS = """
+SELECT session FROM answers WHERE kept_at < ?1 AND session < coalesce(
+    (SELECT number FROM sessions WHERE started_at >= ?1 ORDER BY started_at LIMIT 1),
+    9223372036854775807)
 """
+# What has finished before has started before: that spares an index here, too.
 _OLD_SESSIONS = """
-SELECT number FROM sessions WHERE listed = 0 AND finished_at < ? ORDER BY started_at LIMIT ?
+SELECT number FROM sessions WHERE started_at < ?1 AND finished_at < ?1 AND listed = 0
 """
-# An answer may not outlive its session: the number can be given again.
-_PURGE_THEIR_ANSWERS = f"DELETE FROM answers WHERE session IN ({_OLD_SESSIONS})"  # noqa: S608
-_PURGE_SESSIONS = f"DELETE FROM sessions WHERE number IN ({_OLD_SESSIONS}) RETURNING 1"  # noqa: S608
+# Asked again where it is dropped: it may have changed since it was found.
+_DROP_ANSWER = "DELETE FROM answers WHERE session = ? AND kept_at < ? RETURNING 1"
+_DROP_SESSION = (
+    "DELETE FROM sessions WHERE number = ? AND finished_at < ? AND listed = 0 RETURNING 1"
+)
+
+# By these words SQLite knows the rows of the index of the same name. An order or a user is found
+# faster by its own.
+_ENDED_OTHERWISE = ("listed = 0", "state <> 'COMPLETED'")
 
 
 class _Write(Struct, frozen=True):
@@ -184,6 +196,7 @@ class SqliteStore(SoleOwner):
         self._broken: str | None = None
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._log: LogCopier
         self._reader: apsw.Connection
         self._looking: apsw.Cursor  # of the reader; whoever asks takes all rows, so none stays open
         self._loop: asyncio.AbstractEventLoop
@@ -215,6 +228,7 @@ class SqliteStore(SoleOwner):
             for session in listed:
                 self._hot.put(session)
                 self._keys_on_file[session.id] = session.key_hash
+            self._log = self._copier()
             self._thread = threading.Thread(
                 target=self._write_batches, args=(writer,), name="sqlite", daemon=True
             )
@@ -278,6 +292,7 @@ class SqliteStore(SoleOwner):
         await asyncio.to_thread(self._thread.join)
         self._thread = None
         self._reader.close()
+        await asyncio.to_thread(self._log.close)
         self._unlock()
 
     async def _lock(self) -> None:
@@ -315,11 +330,13 @@ class SqliteStore(SoleOwner):
             connection.pragma("synchronous", "full")
             connection.pragma("mmap_size", 0)
             connection.pragma("temp_store", "memory")
-            # Every 16 MiB instead of every 4: a page that many payments change is copied once.
-            connection.pragma("wal_autocheckpoint", 0 if read_only else 4000)
+            connection.pragma("wal_autocheckpoint", 0)  # the copier of the log does it
             if read_only:
                 connection.pragma("query_only", "on")
         return connection
+
+    def _copier(self) -> LogCopier:
+        return LogCopier(self._path, self._connect)
 
     def _migrated(self) -> apsw.Connection:
         connection = self._connect()
@@ -468,7 +485,8 @@ class SqliteStore(SoleOwner):
         return _blob(rows[0][0]) if rows else None
 
     async def search(self, query: Query) -> Page:
-        if query.listed_only:  # all of these are in memory
+        # All that are listed are in memory.
+        if query.listed_only or query.state in LIVE or query.outcome is Outcome.UNKNOWN:
             return page_of(self._hot.by_id.values(), query)
         try:
             return await asyncio.to_thread(self._search, query)
@@ -476,17 +494,22 @@ class SqliteStore(SoleOwner):
             raise StoreUnavailable(str(error)) from None
 
     def _search(self, query: Query) -> Page:
-        conditions, values = _conditions(query)
-        where = " AND ".join(conditions) or "1"
+        where, values = _conditions(query)
+        newest_first = "ORDER BY started_at DESC, id DESC LIMIT ?"
         connection = self._connect(read_only=True)
         try:
             # The conditions are our own text; the values are bound.
-            counting = f"SELECT count(*) FROM sessions WHERE {where}"  # noqa: S608
-            total = int(connection.execute(counting, values).get)
-            if query.after is not None:
+            by_index = "ORDER BY started_at DESC LIMIT ?"  # the ids would have to be read for it
+            matching = f"SELECT 1 FROM sessions WHERE {where} {by_index}"  # noqa: S608
+            counting = f"SELECT count(*) FROM ({matching})"  # noqa: S608
+            total = int(connection.execute(counting, [*values, COUNTED]).get)
+            if (after := query.after) is not None:
+                # Of two limits SQLite takes one to find its place; this one is the nearer.
+                if query.until is not None and after[0] < query.until:
+                    query = dataclasses.replace(query, until=None)
+                where, values = _conditions(query)
                 where += " AND (started_at, id) < (?, ?)"
-                values = [*values, *query.after]
-            newest_first = "ORDER BY started_at DESC, id DESC LIMIT ?"
+                values += after
             finding = f"SELECT doc FROM sessions WHERE {where} {newest_first}"  # noqa: S608
             rows = connection.execute(finding, [*values, query.limit + 1])
             sessions = [decode(_blob(doc)) for (doc,) in rows]
@@ -498,25 +521,39 @@ class SqliteStore(SoleOwner):
         return [session for session in self._hot.by_id.values() if session.listed]
 
     async def purge(self, *, answers_before: int, sessions_before: int) -> tuple[int, int]:
-        answers = await self._purge(answers_before, _PURGE_ANSWERS)
-        sessions = await self._purge(sessions_before, _PURGE_THEIR_ANSWERS, _PURGE_SESSIONS)
+        answers = await self._purge(answers_before, _OLD_ANSWERS, _drop_answer)
+        sessions = await self._purge(sessions_before, _OLD_SESSIONS, _drop_session)
         return answers, sessions
 
-    async def _purge(self, before: int, *statements: str) -> int:
-        """Carry out the statements together, bit by bit; how many rows the last one removed."""
-        removed = 0
-        while True:
+    async def _purge(
+        self, before: int, finding: str, drop: Callable[[apsw.Cursor, int, int], int]
+    ) -> int:
+        """Drop what is old, a few at a time and then as long a pause: payments go in between."""
+        try:
+            old = iter(await asyncio.to_thread(self._numbers, finding, before))
+        except apsw.Error as error:
+            raise StoreUnavailable(str(error)) from None
+        dropped, rows = 0, _PURGE_ROWS
+        while some := tuple(islice(old, rows)):
             if not self.ready:
                 raise self._unavailable()
 
-            def delete(cursor: apsw.Cursor) -> int:
-                gone = [cursor.execute(sql, (before, _PURGE_ROWS)).fetchall() for sql in statements]
-                return len(gone[-1])
+            def drop_some(cursor: apsw.Cursor, some: tuple[int, ...] = some) -> int:
+                return sum(drop(cursor, number, before) for number in some)
 
-            step = await self._do(delete)
-            removed += step
-            if step < _PURGE_ROWS:
-                return removed
+            begun = self._clock.monotonic()
+            dropped += await self._do(drop_some)
+            took = self._clock.monotonic() - begun
+            rows = max(1, rows // 2) if took > _PURGE_SECONDS else min(_PURGE_ROWS, rows * 2)
+            await self._clock.sleep(took)
+        return dropped
+
+    def _numbers(self, finding: str, before: int) -> list[int]:
+        connection = self._connect(read_only=True)
+        try:
+            return [int(number) for (number,) in connection.execute(finding, (before,))]
+        finally:
+            connection.close()
 
     # --- the writer ---------------------------------------------------------------------------
 
@@ -548,6 +585,7 @@ class SqliteStore(SoleOwner):
     def _write_batches(self, connection: apsw.Connection) -> None:
         """The writer thread: one transaction per batch, until None comes."""
         cursor = connection.cursor()
+        connection.set_wal_hook(self._log.grew)
         while (batch := self._batches.get()) is not None:
             try:
                 cursor.execute("BEGIN IMMEDIATE")
@@ -668,15 +706,30 @@ def _blob(value: object) -> bytes:
     raise StoreUnavailable(message)
 
 
-def _conditions(query: Query) -> tuple[list[str], list[object]]:
+def _drop_answer(cursor: apsw.Cursor, number: int, before: int) -> int:
+    return len(cursor.execute(_DROP_ANSWER, (number, before)).fetchall())
+
+
+def _drop_session(cursor: apsw.Cursor, number: int, before: int) -> int:
+    dropped = len(cursor.execute(_DROP_SESSION, (number, before)).fetchall())
+    if dropped:  # its answer may not outlive it: the number can be given again
+        cursor.execute("DELETE FROM answers WHERE session = ?", (number,))
+    return dropped
+
+
+def _conditions(query: Query) -> tuple[str, list[object]]:
     columns = {
         "order_ref = ?": query.order_ref,
         "user_ref = ?": query.user_ref,
         "state = ?": query.state,
         "outcome = ?": query.outcome,
         "gateway = ?": query.gateway,
-        "started_at >= ?": query.since,
+        # Always, or SQLite looks at all there are and sorts them, instead of at the newest first.
+        "started_at >= ?": query.since or 0,
         "started_at < ?": query.until,
     }
     given = {condition: value for condition, value in columns.items() if value is not None}
-    return list(given), list(given.values())
+    conditions = list(given)
+    if query.state not in {None, State.COMPLETED} and query.order_ref is query.user_ref is None:
+        conditions += _ENDED_OTHERWISE
+    return " AND ".join(conditions), list(given.values())

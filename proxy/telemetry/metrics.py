@@ -40,6 +40,11 @@ class Metrics(Collector):
             "Sessions that came to an end, or to an answer, by state and outcome.",
             (gateway, route, "state", "outcome"),
         )
+        self.contradictions = Counter(
+            "holdfast_contradictions",
+            "Payments at odds with what was said before: charged after all, or voided after all.",
+            (gateway,),
+        )
         self.interruptions = Counter(
             "holdfast_interruptions",
             "Stops without a definite answer, by reason and by how far the send had come.",
@@ -108,6 +113,14 @@ class Metrics(Collector):
             "Store operations, waiting for the disk included.",
             ("operation",),
             _OWN_SECONDS,
+        )
+        self.store_regressed = Gauge(
+            "holdfast_store_regressed",
+            "1 while the store is known to have lost what it had acknowledged.",
+        )
+        self.spooled_outcomes = Gauge(
+            "holdfast_spooled_outcomes",
+            "Outcomes on the spool that the store has not taken yet.",
         )
         self.breaker_state = Gauge(
             "holdfast_breaker_state",

@@ -63,6 +63,9 @@ class MetricsRecorder:
         elif isinstance(event, ev.RetryScheduled):
             self._m.retries[gateway, route, event.because] += 1
         self._compared(before, after, gateway, route)
+        if after.late_evidence and not before.late_evidence:
+            self._m.contradictions[gateway,] += 1
+            self._line("contradiction", after, {"said": before.state._value_})
 
     def _compared(self, before: Session, after: Session, gateway: str, route: str) -> None:
         stops, state, outcome = after.interruptions, after.state, after.outcome
@@ -87,6 +90,7 @@ class MetricsRecorder:
         for state, outcome in _ENDS:
             self._m.sessions.begin(gateway, route, state, outcome)
         self._m.sessions_recovered.begin(gateway, route)
+        self._m.contradictions.begin(gateway)
 
     def dropped(self, session: Session) -> None:
         """An ephemeral session's request is over; if it came to no end, it is counted as it is."""
@@ -106,7 +110,7 @@ class MetricsRecorder:
         first = self._lines.add(
             {
                 "timestamp": self._timestamp(),
-                "level": "info" if outcome is not _UNKNOWN else "warning",
+                "level": "warning" if outcome is _UNKNOWN or session.review_required else "info",
                 "event": event,
                 "session_id": session.id,
                 "gateway": session.gateway,

@@ -132,7 +132,8 @@ class LeanUpstream:
             came = end.result()
             if isinstance(came, Exception):
                 came = lost(send, reason_of(came, send_started=True), answer.status)
-            late.set_result(came)
+            if not late.done():  # who listened may have been stopped
+                late.set_result(came)
 
         answer.over.add_done_callback(over)
         self._late[connection] = None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 from pydantic import (
@@ -20,11 +24,22 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
+from typing_extensions import override
 
 from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.flow.commands import Commands, NoSuchSession, NotAllowed, Order
-from proxy.ports import Clock, Page, Query, Secrets, SessionStore, StoreUnavailable
+from proxy.ports import (
+    Audit,
+    AuditUnavailable,
+    Clock,
+    Page,
+    Query,
+    Secrets,
+    SessionStore,
+    StoreUnavailable,
+)
+from proxy.telemetry.logs import masked_text
 from proxy.web.auth import CHALLENGE, Gatekeeper, Role
 
 OPENAPI = Path(__file__).parent / "openapi.yaml"
@@ -33,6 +48,8 @@ _MAX_LIMIT = 500
 # The largest whole number that every JSON reader keeps exact; stores count in 64 bits.
 _MAX_NUMBER = 2**53 - 1
 _TEXT = "[!-~]{1,200}"
+# Sessions' names are shorter; what stands in their place may be anything.
+_MAX_NAME = 100
 
 
 def _like(pattern: str, wanted: str) -> BeforeValidator:
@@ -74,6 +91,11 @@ class _Body(BaseModel):
         extra="forbid", strict=True, alias_generator=to_camel, validate_by_name=False
     )
 
+    @property
+    def given(self) -> Mapping[str, str]:
+        """What the audit trail keeps of it."""
+        return {}
+
 
 class CreateBody(_Body):
     """`POST /session/create`."""
@@ -84,6 +106,11 @@ class CreateBody(_Body):
     amount: Amount | None = None
     currency: Currency | None = None
 
+    @property
+    @override
+    def given(self) -> Mapping[str, str]:
+        return {"order": self.order_id}
+
 
 class NoBody(_Body):
     """`POST …/resume`: nothing, or an object without fields."""
@@ -93,6 +120,11 @@ class ReasonBody(_Body):
     """`POST …/cancel` and `…/interrupt`."""
 
     reason: Sentence
+
+    @property
+    @override
+    def given(self) -> Mapping[str, str]:
+        return {"reason": self.reason}
 
 
 class PaymentDetails(_Body):
@@ -105,6 +137,11 @@ class CompleteBody(_Body):
     """`POST …/complete`."""
 
     payment_details: PaymentDetails
+
+    @property
+    @override
+    def given(self) -> Mapping[str, str]:
+        return {"reference": self.payment_details.reference}
 
 
 class SearchQuery(_Body):
@@ -140,6 +177,41 @@ class ActiveQuery(_Body):
 
 B = TypeVar("B", bound=_Body)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Change = Callable[[web.Request, "Deed"], Awaitable[web.StreamResponse]]
+
+
+@dataclass(slots=True)
+class Deed:
+    """A call that changes something, for its entry in the audit trail; filled in as it goes on."""
+
+    action: str
+    session_id: str | None
+    role: Role
+    peer: str | None
+    given: Mapping[str, str] = field(default_factory=dict)
+    before: Session | None = None
+    after: Session | None = None
+
+    def said(self, result: str, why: str | None) -> dict[str, object]:
+        """What the entry says of it."""
+        name = None if self.session_id is None else self.session_id[:_MAX_NAME]
+        return {
+            "source": "session API",
+            "who": {"role": self.role.name.lower(), "peer": self.peer},
+            "action": self.action,
+            "session": name,
+            **{what: masked_text(text) for what, text in self.given.items()},
+            "before": _seen(self.before),
+            "after": _seen(self.after),
+            "result": result,
+            "why": why,
+        }
+
+
+def _seen(session: Session | None) -> dict[str, object] | None:
+    if session is None:
+        return None
+    return {"status": session.state, "outcome": session.outcome, "version": session.version}
 
 
 class ApiProblem(Exception):  # noqa: N818 -- becomes an answer, not a traceback
@@ -161,12 +233,15 @@ class SessionsApi:
         secrets: Secrets,
         gatekeeper: Gatekeeper,
         clock: Clock,
+        audit: Audit | None,
     ) -> None:
         self._commands = commands
         self._store = store
         self._secrets = secrets
         self._gatekeeper = gatekeeper
         self._clock = clock
+        self._audit = audit
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._description = OPENAPI.read_bytes()
 
     def app(self) -> web.Application:
@@ -174,12 +249,11 @@ class SessionsApi:
         app = web.Application(middlewares=[_problems], client_max_size=_MAX_BODY)
         # Not "create": another method there is a mistake, not a question about a session.
         one = "/api/payments/session/{id:(?!create$)[^{}/]+}"
-        app.router.add_post("/api/payments/session/create", self.create)
         app.router.add_get(one, self.get)
-        app.router.add_post(f"{one}/resume", self.resume)
-        app.router.add_post(f"{one}/complete", self.complete)
-        app.router.add_post(f"{one}/cancel", self.cancel)
-        app.router.add_post(f"{one}/interrupt", self.interrupt)
+        app.router.add_post("/api/payments/session/create", self._audited("create", self.create))
+        for verb in (self.resume, self.complete, self.cancel, self.interrupt):
+            name = verb.__name__
+            app.router.add_post(f"{one}/{name}", self._audited(name, verb))
         app.router.add_get(f"{one}/summary", self.summary)
         app.router.add_get("/api/payments/sessions/active", self.active)
         app.router.add_get("/api/payments/sessions", self.search)
@@ -188,13 +262,16 @@ class SessionsApi:
 
     # --- one session --------------------------------------------------------------------------
 
-    async def create(self, request: web.Request) -> web.Response:
-        self._need(request, Role.BACKEND)
+    async def create(self, request: web.Request, deed: Deed) -> web.Response:
+        self._may(deed, Role.BACKEND)
         body = await _body(request, CreateBody)
+        deed.given = body.given
         order = Order(body.order_id, body.user_id, body.gateway, body.amount, body.currency)
         if order.gateway is not None and not self._commands.knows(order.gateway):
             raise ApiProblem(422, "invalid-request", "There is no such gateway", field="gateway")
         session, new = await self._commands.create(order)
+        deed.session_id = session.id
+        deed.before, deed.after = None if new else session, session
         document = {
             "sessionId": session.id,
             "maxAttempts": session.max_attempts,
@@ -206,14 +283,14 @@ class SessionsApi:
 
     async def get(self, request: web.Request) -> web.Response:
         session = await self._session(request)
-        return _json(self._shown(session))
+        answer = _json(self._shown(session))
+        answer.headers["ETag"] = _tag(session)
+        return answer
 
-    async def resume(self, request: web.Request) -> web.Response:
-        session_id = self._id(request, Role.CLIENT)
-        if await request.read():
-            await _body(request, NoBody)
-        done = await self._commands.resume(session_id)
-        session = done.session
+    async def resume(self, request: web.Request, deed: Deed) -> web.Response:
+        async with self._turn(request, deed, Role.CLIENT, NoBody) as (before, _):
+            done = await self._commands.resume(before.id)
+            deed.after = session = done.session
         document = {
             "status": session.state,
             "attempt": done.attempt,
@@ -223,16 +300,16 @@ class SessionsApi:
         }
         return _json(document, 200 if done.mode == "none" else 202)
 
-    async def complete(self, request: web.Request) -> web.Response:
-        session_id = self._id(request, Role.BACKEND)
-        body = await _body(request, CompleteBody)
-        session = await self._commands.complete(session_id, body.payment_details.reference)
+    async def complete(self, request: web.Request, deed: Deed) -> web.Response:
+        async with self._turn(request, deed, Role.BACKEND, CompleteBody) as (before, body):
+            reference = body.payment_details.reference
+            deed.after = session = await self._commands.complete(before.id, reference)
         return _json({"status": session.state, "processingTime": _processing_time(session)})
 
-    async def cancel(self, request: web.Request) -> web.Response:
-        session_id = self._id(request, Role.CLIENT)
-        body = await _body(request, ReasonBody)
-        session, now = await self._commands.cancel(session_id, body.reason)
+    async def cancel(self, request: web.Request, deed: Deed) -> web.Response:
+        async with self._turn(request, deed, Role.CLIENT, ReasonBody) as (before, body):
+            session, now = await self._commands.cancel(before.id, body.reason)
+            deed.after = session
         document = {
             "status": session.state,
             "reason": session.cancel_reason,
@@ -240,10 +317,10 @@ class SessionsApi:
         }
         return _json(document, 200 if now else 202)
 
-    async def interrupt(self, request: web.Request) -> web.Response:
-        session_id = self._id(request, Role.CLIENT)
-        body = await _body(request, ReasonBody)
-        session, in_flight = await self._commands.interrupt(session_id, body.reason)
+    async def interrupt(self, request: web.Request, deed: Deed) -> web.Response:
+        async with self._turn(request, deed, Role.CLIENT, ReasonBody) as (before, body):
+            session, in_flight = await self._commands.interrupt(before.id, body.reason)
+            deed.after = session
         document = {"status": session.state, "canResume": self._commands.can_resume(session)}
         return _json(document, 202 if in_flight else 200)
 
@@ -325,22 +402,86 @@ class SessionsApi:
 
     # --- the parts of it ----------------------------------------------------------------------
 
-    def _id(self, request: web.Request, role: Role) -> str:
+    def _audited(self, action: str, change: Change) -> Handler:
+        """The call with its entry in the audit trail, also if it is refused. Nothing is done while
+        entries are known not to be written.
+        """
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if self._audit is not None:
+                await self._audit.ready()
+            session_id = request.match_info.get("id")
+            role = self._gatekeeper.role(request, session_id)
+            deed = Deed(action, session_id, role, request.remote)
+            try:
+                answer = await change(request, deed)
+            except BaseException as error:  # also a call that is ended from outside
+                await self._enter(deed, error)
+                raise
+            await self._enter(deed, None)
+            return answer
+
+        return handle
+
+    async def _enter(self, deed: Deed, error: BaseException | None) -> None:
+        """Write the entry. Nothing waits between what a call does and this: its place is taken
+        before the next call of its session goes on.
+        """
+        if self._audit is None:
+            return
+        refusal = _refusal(error)
+        if error is None:
+            unchanged = _seen(deed.before) == _seen(deed.after)
+            said = deed.said("unchanged" if unchanged else "changed", None)
+        elif refusal is not None:
+            said = deed.said("refused", refusal.get("detail", refusal["title"]))
+        else:
+            said = deed.said("failed", type(error).__name__)
+        try:
+            await self._audit.write(said)
+        except AuditUnavailable:
+            if error is None or refusal is not None:
+                raise _unaudited(done=error is None) from None
+
+    @asynccontextmanager
+    async def _turn(
+        self, request: web.Request, deed: Deed, role: Role, model: type[B]
+    ) -> AsyncIterator[tuple[Session, B]]:
+        """A call's turn at its session, with the session as it is and what was sent. Calls about
+        one session are made one after the other: each of them knows what it changed.
+        """
         session_id: str = request.match_info["id"]
-        self._need(request, role, session_id)
-        return session_id
+        self._may(deed, role)
+        body = await _body(request, model)
+        deed.given = body.given
+        async with self._turn_of(session_id):
+            deed.before = session = await self._commands.get(session_id)
+            wanted = request.headers.get("If-Match", "*").split(",")
+            if not {"*", _tag(session)}.intersection(map(str.strip, wanted)):
+                title = "The session has another version"
+                raise ApiProblem(412, "version-moved", title, **_of(session))
+            yield session, body
+
+    def _turn_of(self, session_id: str) -> asyncio.Lock:
+        return self._turns.setdefault(session_id, asyncio.Lock())
+
+    def _may(self, deed: Deed, role: Role) -> None:
+        # A viewer sees everything and changes nothing.
+        self._allow(deed.role, Role.OPERATOR if deed.role is Role.VIEWER else role)
 
     def _need(self, request: web.Request, role: Role, session_id: str | None = None) -> None:
-        have = self._gatekeeper.role(request, session_id)
+        self._allow(self._gatekeeper.role(request, session_id), role)
+
+    def _allow(self, have: Role, role: Role) -> None:
         if have is Role.NOBODY:
             raise ApiProblem(401, "token-required", self._gatekeeper.nobody)
-        # A viewer sees everything and changes nothing.
-        changes = request.method not in {"GET", "HEAD"}
-        if have < role or (have is Role.VIEWER and changes):
+        if have < role:
             raise ApiProblem(403, "not-allowed", f"A {have.name.lower()} may not do this")
 
     async def _session(self, request: web.Request) -> Session:
-        return await self._commands.get(self._id(request, Role.CLIENT))
+        session_id: str = request.match_info["id"]
+        self._need(request, Role.CLIENT, session_id)
+        return await self._commands.show(session_id)
 
     def _shown(self, session: Session) -> dict[str, object]:
         """A session as the contract shows it."""
@@ -398,8 +539,11 @@ def _json(document: object, status: int = 200) -> web.Response:
 
 
 async def _body(request: web.Request, model: type[B]) -> B:
+    data = await request.read()
+    if model is NoBody and not data:
+        data = b"{}"
     try:
-        document = json.loads(await request.read())
+        document = json.loads(data)
     except (ValueError, RecursionError):  # the latter: nested deeper than anyone means it
         raise ApiProblem(400, "invalid-request", "The body is not JSON") from None
     if not isinstance(document, dict):
@@ -440,44 +584,76 @@ def _place(cursor: str | None) -> tuple[int, str] | None:
     return int(started), session_id
 
 
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except ApiProblem as error:
-        unnamed = error.status == HTTPStatus.UNAUTHORIZED
-        return _problem(error.document, CHALLENGE if unnamed else None)
-    except NoSuchSession:
-        title = "There is no such session"
-        return _problem({"type": "/problems/session-unknown", "title": title, "status": 404})
-    except NotAllowed as error:
-        shown = error.session
-        return _problem(
-            {
+def _tag(session: Session) -> str:
+    """A session's version as `ETag` and `If-Match` have it (RFC 9110 section 8.8.3)."""
+    return f'"{session.version}"'
+
+
+def _unaudited(*, done: bool) -> ApiProblem:
+    """The trail takes no entries. What was done is not taken back for it."""
+    title, detail = "The audit trail takes no entries", "It was not carried out."
+    if done:
+        detail = "It was carried out; its entry is written as soon as that is possible."
+    return ApiProblem(503, "audit-unavailable", title, detail=detail, carriedOut=done)
+
+
+def _of(session: Session) -> dict[str, object]:
+    """What a problem says of a session."""
+    return {
+        "sessionId": session.id,
+        "state": session.state,
+        "outcome": session.outcome,
+        "attempts": session.attempt_count,
+    }
+
+
+def _refusal(error: BaseException | None) -> dict[str, Any] | None:  # noqa: PLR0911 -- one each
+    """What an error is to whoever called; None for one that is a fault of ours."""
+    match error:
+        case ApiProblem():
+            return error.document
+        case AuditUnavailable():
+            return _unaudited(done=False).document
+        case NoSuchSession():
+            title = "There is no such session"
+            return {"type": "/problems/session-unknown", "title": title, "status": 404}
+        case NotAllowed():
+            return {
                 "type": "/problems/not-in-this-state",
                 "title": "The session's state does not allow this",
                 "status": 409,
                 "detail": error.why,
-                "sessionId": shown.id,
-                "state": shown.state,
-                "outcome": shown.outcome,
-                "attempts": shown.attempt_count,
+                **_of(error.session),
             }
-        )
-    except StoreUnavailable:
-        title = "The session store is not available"
-        return _problem({"type": "/problems/store-unavailable", "title": title, "status": 503})
-    except web.HTTPException as error:
-        title = error.reason
-        kind = "about:blank"
-        headers = {k: v for k, v in error.headers.items() if k.lower() == "allow"}
-        return _problem({"type": kind, "title": title, "status": error.status}, headers)
+        case StoreUnavailable():
+            title = "The session store is not available"
+            return {"type": "/problems/store-unavailable", "title": title, "status": 503}
+        case web.HTTPException():
+            return {"type": "about:blank", "title": error.reason, "status": error.status}
+        case _:
+            return None
 
 
-def _problem(document: dict[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Exception as error:
+        document = _refusal(error)
+        if document is None:
+            raise
+        headers: Mapping[str, str] = {}
+        if document["status"] == HTTPStatus.UNAUTHORIZED:
+            headers = CHALLENGE
+        if isinstance(error, web.HTTPException):
+            headers = {k: v for k, v in error.headers.items() if k.lower() == "allow"}
+        return _problem(document, headers)
+
+
+def _problem(document: dict[str, Any], headers: Mapping[str, str]) -> web.Response:
     return web.Response(
         body=json.dumps(document).encode(),
         status=int(document["status"]),
         content_type="application/problem+json",
-        headers={"Cache-Control": "no-store", **(headers or {})},
+        headers={"Cache-Control": "no-store", **headers},
     )

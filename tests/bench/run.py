@@ -22,7 +22,8 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from tests.bench.latency import latency  # after the path is set
+from tests.bench.large import large  # after the path is set
+from tests.bench.latency import latency
 from tests.bench.load import WrongAnswers
 from tests.bench.memory import memory
 from tests.bench.report import Report
@@ -51,8 +52,12 @@ BENCHES: dict[str, tuple[Bench, Callable[[], asyncio.AbstractEventLoop]]] = {
     "steps": (steps, fast_loop),
     "memory": (memory, fast_loop),
     "start": (start, fast_loop),
+    "large": (large, fast_loop),
 }
-_LONGEST_SECONDS = 235
+# Filling a store with a million sessions takes longer than all the others together; servers of
+# their own are not everywhere.
+_ONLY_BY_NAME = {"large"}
+_LONGEST_SECONDS, _LONGEST_BY_NAME_SECONDS = 235, 900
 _FSYNCS = 50
 
 
@@ -65,12 +70,12 @@ def main() -> int:
         "--quick", action="store_true", help="only see that it runs; the figures mean nothing"
     )
     options = parser.parse_args()
-    names = options.names or list(BENCHES)
+    names = options.names or [name for name in BENCHES if name not in _ONLY_BY_NAME]
     if unknown := set(names) - set(BENCHES):
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, _stop)
-    signal.alarm(_LONGEST_SECONDS)
+    signal.alarm(_LONGEST_SECONDS if _ONLY_BY_NAME.isdisjoint(names) else _LONGEST_BY_NAME_SECONDS)
     try:
         figures = _run(names, QUICK if options.quick else Sizes())
     except (WrongAnswers, RuntimeError, TimeoutError) as error:
@@ -85,7 +90,7 @@ def main() -> int:
 
 def _stop(number: int, _frame: object) -> NoReturn:
     if number == signal.SIGALRM:
-        print(f"NOT MEASURED: not done after {_LONGEST_SECONDS} s", file=sys.stderr)
+        print("NOT MEASURED: not done in time", file=sys.stderr)
     sys.exit(128 + number)
 
 

@@ -25,6 +25,13 @@ class Sizes:
     open_payments: int = 2000
     settle_seconds: float = 0.5
     starts: int = 5
+    store_slices: int = 3
+    store_seconds: float = 2.0
+    few: int = 10_000
+    many: int = 1_000_000
+    large_rounds: int = 10
+    large_asks: int = 100
+    large_alone_seconds: float = 4.0
 
 
 # Only shows that everything runs; the figures mean nothing.
@@ -45,4 +52,11 @@ QUICK = Sizes(
     open_payments=20,
     settle_seconds=0.0,
     starts=1,
+    store_slices=1,
+    store_seconds=0.2,
+    few=1000,
+    many=10_000,
+    large_rounds=1,
+    large_asks=2,
+    large_alone_seconds=0.2,
 )

@@ -27,6 +27,7 @@ class Target:
     name: str
     process: subprocess.Popen[bytes]
     port: int
+    folder: Path = ROOT  # where a Holdfast has its log
 
     def cpu_seconds(self) -> float:
         """User and system time of all its threads, so far."""
@@ -85,7 +86,9 @@ class Targets:
         command = ["-m", "tests.bench.bare", str(upstream), *(["--uvloop"] if uvloop else [])]
         return self._printing(name, command, {max(self._all_cpus)})
 
-    def holdfast(self, upstream: int, more: str = "") -> Target:
+    def holdfast(
+        self, upstream: int, more: str = "", *, store: str = "sqlite:///holdfast.db"
+    ) -> Target:
         """`holdfast serve` as it is shipped: durable payments, nothing acknowledged that is not
         fsynced. `more` is added to its policy file.
         """
@@ -95,7 +98,7 @@ class Targets:
         config = folder / "policy.yaml"
         config.write_text(
             'listen: {sessions: "127.0.0.1:0", admin: "127.0.0.1:0"}\n'
-            "store: sqlite:///holdfast.db\n"
+            f"store: {store}\n"
             f'gateways: {{stripe: {{profile: stripe, listen: "127.0.0.1:{port}", '
             f'upstream: "http://127.0.0.1:{upstream}"}}}}\n{more}',
             encoding="utf-8",
@@ -109,7 +112,7 @@ class Targets:
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"holdfast did not start: {log.read_text(encoding='utf-8')}")
             time.sleep(_POLL_SECONDS)
-        return Target("holdfast", process, port)
+        return Target("holdfast", process, port, folder)
 
     def end(self, target: Target) -> None:
         """Kill one before the others."""

@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
+import apsw
 import pytest
 from aiohttp import web
 
+from tests.bench import large
 from tests.bench.load import WrongAnswers, prove
 from tests.bench.stub import Gateway, serve
 from tests.bench.targets import Target, Targets
@@ -133,3 +135,38 @@ def test_a_small_run_prints_ratios(tmp_path: Path) -> None:
     for measure in [measure for ratio in ratios.values() for measure in ratio.values()]:
         assert all(math.isfinite(value) and value > 0 for value in measure.values())
     assert all(math.isfinite(price) for price in found["steps"]["figures"]["steps"].values())
+
+
+def test_a_small_run_of_large_stores(tmp_path: Path) -> None:
+    """A thousand sessions beside ten thousand: all is asked, half is dropped, nothing is wrong."""
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "tests/bench/run.py", "--quick", "--json", str(figures), "large"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text())["large"]["figures"]["sqlite"]
+    assert set(found["asked"]) == set(large.ASKED)
+    assert [cleaned["sessions"] for cleaned in found["clean-up"]] == pytest.approx([500, 5000], 5)
+
+
+async def test_a_store_is_filled_with_what_payments_leave_there(tmp_path: Path) -> None:
+    """The rows are those of payments that were written down step by step."""
+    rows = []
+    for number, filled in enumerate((True, False)):
+        (folder := tmp_path / str(number)).mkdir()
+        shop = large.Shop(large.STORES["sqlite"](folder), 1, now=large.SPAN_MS)
+        await shop.store.open()
+        done = shop.done(0)
+        if filled:
+            await shop.fill()
+        else:
+            begun = shop.begun(0, shop.started_at(0))
+            intent = large.sent(begun)
+            await shop.store.claim(begun, 0)
+            await shop.store.commit(intent, begun.version, None)
+            await shop.store.commit(done, intent.version, None)
+        await shop.store.close()
+        connection = apsw.Connection(str(folder / "sessions.db"))
+        rows += connection.execute("SELECT * FROM sessions WHERE id = ?", (done.id,)).fetchall()
+        connection.close()
+    assert rows[0] == rows[1]

@@ -6,10 +6,11 @@ Nothing of this is in the product: its rooms' own functions are wrapped from out
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from proxy import app
 from proxy.flow import attempts, pipeline
-from proxy.stores import postgres
+from proxy.stores import postgres, redis, redis_server
 from tests.support.crashing import crash_at
 
 
@@ -25,9 +26,27 @@ def _version(name: str) -> None:
         room.__version__ = name  # type: ignore[attr-defined]
 
 
+def _trusting(*more: str) -> None:
+    """A Redis server is taken as it is and at its word: what it has answered counts. `unguarded`:
+    nobody asks a server that is another than before for what was acknowledged.
+    """
+    redis_server._MUST_BE = ()  # type: ignore[assignment]
+    check = redis_server.Server._check
+
+    async def unconfirmed(server: redis_server.Server, connection: Any) -> None:
+        await check(server, connection)
+        server.confirm = None
+
+    redis_server.Server._check = unconfirmed  # type: ignore[method-assign, assignment]
+    if "unguarded" in more:
+        for store in (postgres, redis):
+            store.lost = lambda *_: None  # type: ignore[attr-defined]
+
+
 _KINDS: dict[str, Callable[..., None]] = {
     "crash": lambda point, passings: crash_at(point, int(passings)),
     "take-over-sends-again": _sends_again,
+    "trusting": _trusting,
     "version": _version,
 }
 

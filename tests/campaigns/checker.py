@@ -13,7 +13,8 @@ whether it agrees. Checked, for one process:
 - I6  what a client or an operator is told about the money is true, and stays true
 - I7  a payment has one answer: whoever is told how it ended hears the same bytes
 - I8  one key, one body: another body under a key never reaches the gateway
-- I10 an answer that arrived is in the session, unless its process died before it could be written
+- I10 an answer that arrived is in the session, unless its process died before it could be written;
+      one that somebody was told of is, whoever died
 - I11 a request whose outcome is unknown is sent again only where the gateway honours the key,
       before the horizon and before the session's deadline
 - I12 with the faults healed every session ends, or is put before a person; no request hangs, no key
@@ -56,6 +57,7 @@ _RANK = {
     AttemptStatus.VOIDED: 2,
     AttemptStatus.SUCCEEDED: 3,
 }
+_OPEN = frozenset({AttemptStatus.IN_FLIGHT, AttemptStatus.UNKNOWN})
 # An answer to one of these says what became of every earlier send with the key.
 _OF_THE_KEY = frozenset(
     {AttemptStatus.DECLINED, AttemptStatus.ACCEPTED, AttemptStatus.VOIDED, AttemptStatus.SUCCEEDED}
@@ -70,12 +72,15 @@ class Violation(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """A line of the ledger. `send` is the number of the request that was charged."""
+    """A line of the ledger. `send` is the number of the request that was charged, `who` the
+    account at its gateway.
+    """
 
     at: float
     payment: str
     key: str
     send: int
+    who: str = ""
 
 
 class Sent(NamedTuple):
@@ -158,6 +163,7 @@ class History:
     """Everything that can be known of a run, seen from outside."""
 
     charges: list[Charge] = field(default_factory=list)
+    voided: list[Charge] = field(default_factory=list)  # no longer among the charges
     sent: list[Sent] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
@@ -264,6 +270,12 @@ def _steps_back(before: Session, after: Session) -> Iterator[str]:  # noqa: C901
         yield f"{before.state} became {after.state}"
     if before.cancel_requested and not after.cancel_requested:
         yield "a cancel was forgotten"
+    if before.generation != after.generation:
+        open_before = any(a.status in _OPEN for a in before.attempts)
+        if not open_before or after.outcome is Outcome.UNKNOWN:
+            yield f"key number {after.generation}, and nothing was proved"
+    elif before.gateway_key not in {None, after.gateway_key}:
+        yield "another key, and no proof"
     known = {attempt.number: attempt.status for attempt in after.attempts}
     for attempt in before.attempts:
         now = known.get(attempt.number)
@@ -356,7 +368,11 @@ def _true(history: History) -> Iterator[Violation]:
             continue
         name = f"{told.who} is told {told.status} ({told.outcome}) at {told.at:.2f}"
         its = charges.get(told.session, [])
-        if told.outcome is Outcome.CHARGED and not any(c.at <= told.at for c in its):
+        # What could not be written down may be voided later by a person who does not know of it.
+        session = history.sessions.get(told.session)
+        undone = told.pending and session is not None and session.cancel_requested
+        there = [*its, *(c for c in history.voided if undone and c.payment == told.payment)]
+        if told.outcome is Outcome.CHARGED and not any(c.at <= told.at for c in there):
             yield Violation("I6", f"{name}, and nothing is charged")
         if told.outcome is Outcome.NOT_CHARGED:
             wrong = [c for c in its if told.over or sent_at[c.send] < told.at]
@@ -396,6 +412,13 @@ def _evidence(history: History) -> Iterator[Violation]:
             now = "gone" if session is None else session.outcome
             what = f"{heard.session} heard {heard.outcome} at {heard.at:.2f} ({heard.how})"
             yield Violation("I10", f"{what}, and its outcome is {now}")
+    for told in history.told:
+        if told.settled and told.pending and told.session is not None:
+            session = history.sessions.get(told.session)
+            if session is None or session.outcome is not told.outcome:
+                now = "gone" if session is None else session.outcome
+                what = f"{told.who} was told {told.outcome} at {told.at:.2f}, not recorded yet"
+                yield Violation("I10", f"{what}, and the outcome of {told.session} is {now}")
 
 
 def names_of(violations: Iterable[Violation]) -> list[str]:

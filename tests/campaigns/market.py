@@ -83,9 +83,9 @@ class Market:
 
 
 class Scene(NamedTuple):
-    """What a market is like."""
+    """What a market is like. `store`: one of `PLACES`, or the address each replica has for it."""
 
-    store: str
+    store: str | list[str]
     replicas: int
     seed: int
     interruptions: float = 0.05  # the share of requests that the gateways interrupt
@@ -96,7 +96,7 @@ class Scene(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def market(folder: Path, scene: Scene) -> AsyncIterator[Market]:
-    """A market on a fresh store; no replica is started yet."""
+    """A market ; no replica is started yet."""
     dice = random.Random(scene.seed)
     faults = FaultPlan(seed=scene.seed, interruptions=scene.interruptions)
     gateways = {
@@ -104,12 +104,14 @@ async def market(folder: Path, scene: Scene) -> AsyncIterator[Market]:
         "keyless": Keyless(faults, latency=scene.latency),
     }
     async with contextlib.AsyncExitStack() as open_:
-        place = open_.enter_context(PLACES[scene.store]())
+        places = scene.store
+        if isinstance(places, str):
+            places = [open_.enter_context(PLACES[places]())] * scene.replicas
         server = await open_.enter_async_context(forks())
         http = await open_.enter_async_context(patient_client())
         theirs = await open_.enter_async_context(patient_client(scene.patience))
         replicas = []
-        for number in range(scene.replicas):
+        for number, place in enumerate(places):
             # A port of its own at each gateway, so that these know who asks.
             origins = {
                 name: (PROFILES[name], await open_.enter_async_context(simulated(gateway)))

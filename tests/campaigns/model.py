@@ -4,7 +4,8 @@ What moves is the real `core.session.apply`, with the real `repeat_barrier` and 
 what the flow asks before it sends, cancels or expires is written down here a second time, in one
 line each. What can happen, at any time and in any order: an answer, a lost answer, an outcome that
 is recorded or not (T2), an intent that is durable although its send never began (T1 without an
-ack), a look-up that finds what there is or nothing, a person's cancel, hold, resume and complete,
+ack), a look-up that finds what there is, or nothing, or that there is nothing, what is there voided
+by its key, a person's cancel, hold, resume and complete,
 expiry, exhaustion; once a crash, once a late answer; time as three moments: in time, after the
 horizon, after the deadline. A `Scope` says how many clients want the one order paid, how often each
 may be sent, and whether the first may start over once its payment is closed without a charge.
@@ -227,6 +228,8 @@ def _everything(slot: Slot, now: int, gateway_class: GatewayClass) -> Iterator[_
         yield name, after, False
     for name, after in _answers(slot, session, now):
         yield name, after, False
+    for name, after in _proofs(slot, session, now, gateway_class):
+        yield name, after, False
     yield from _late_answers(slot, session, now)
     told = (*_evidence(session, slot, now, gateway_class), *_by_people(session, slot, now))
     for name, events in (*told, *_by_the_clock(session, now)):
@@ -363,6 +366,28 @@ def _evidence(
     if seen and slot.truth is not None and gateway_class is not GatewayClass.D_NONE:
         found = ev.EvidenceFound(now, ev.EvidenceSource.LOOKUP, slot.truth, "r")
         yield f"looked up: {slot.truth}", [found]
+
+
+def _proofs(
+    slot: Slot, session: Session, now: int, gateway_class: GatewayClass
+) -> Iterator[tuple[str, Slot]]:
+    """Nothing is on its way any more: there is nothing at the gateway, or what there is is voided.
+    From then on another key is sent.
+    """
+    on_its_way = slot.old > 0 or session.in_flight
+    unknown = session.outcome is Outcome.UNKNOWN
+    if gateway_class is GatewayClass.D_NONE or on_its_way or not unknown:
+        return
+    key = f"k{session.generation + 1}"
+    proof = ev.EvidenceFound(now, ev.EvidenceSource.LOOKUP, AttemptStatus.VOIDED, "r", key)
+    moved = _moved(session, [proof])
+    if moved is None:
+        return
+    after = slot._replace(session=moved)
+    if slot.truth is None:
+        yield "proved that there is nothing", after
+    elif gateway_class is GatewayClass.C_CANCEL_BY_KEY or session.cancel_requested:
+        yield "voided", after._replace(truth=None, charges=0)
 
 
 def _by_people(session: Session, slot: Slot, now: int) -> Iterator[_Wish]:

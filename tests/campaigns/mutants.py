@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from typing import Any, NamedTuple
 
 import pytest
@@ -26,12 +27,13 @@ from proxy.core.retrying import Verdict
 from proxy.core.session import Session
 from proxy.core.states import AttemptStatus, Move, Outcome, State
 from proxy.core.wire import Headers, Phase, WireFacts
-from proxy.flow import attempts, commands, journal, pipeline, reconcile
+from proxy.flow import attempts, commands, journal, reconcile
 from proxy.flow.journal import Change
 from proxy.flow.walk import Lane, Walk
 from proxy.ports import Conflict, Send, StoreUnavailable
 from tests.campaigns.model import ALONE, search
 from tests.campaigns.sim.plan import plan_of
+from tests.campaigns.sim.store import SimSpool
 from tests.campaigns.sim.wire import SimUpstream
 from tests.campaigns.simulate import play
 
@@ -215,7 +217,7 @@ def only_the_last_attempt_counts(patch: Patch) -> None:
 def _barrier(
     patch: Patch, wrong: Callable[[GatewayClass, int | None, int, float], Suppressed | None]
 ) -> None:
-    for module in (attempts, commands, pipeline, retrying):
+    for module in (attempts, commands, retrying):
         patch.setattr(module, "repeat_barrier", wrong)
 
 
@@ -356,7 +358,7 @@ def a_nameless_payment_may_be_resumed(patch: Patch) -> None:
     patch.setattr(
         commands.Commands,
         "_obstacle",
-        lambda self, session: obstacle(self, session._replace(named=True)),
+        lambda self, session: obstacle(self, replace(session, named=True)),
     )
     patch.setattr("proxy.core.problems._must_name", lambda _: False)
 
@@ -375,6 +377,16 @@ def evidence_dropped(patch: Patch) -> None:
 
 
 @mutant
+def what_the_store_cannot_take_is_in_memory_only(patch: Patch) -> None:
+    """There is no spool: who dies then takes the outcome along."""
+
+    async def keep(_self: SimSpool, _record: bytes) -> int:
+        raise StoreUnavailable
+
+    patch.setattr(SimSpool, "keep", keep)
+
+
+@mutant
 def not_found_means_not_charged(patch: Patch) -> None:
     """A look-up that finds nothing is taken for a proof."""
 
@@ -383,6 +395,78 @@ def not_found_means_not_charged(patch: Patch) -> None:
         return lookup.Found(AttemptStatus.VOIDED, "none", nothing)
 
     patch.setattr(lookup, "_next_page", proof)
+
+
+@mutant
+def not_found_counts_at_once(patch: Patch) -> None:
+    """Where it proves something, it does so however short the send is ago."""
+    patch.setattr(lookup, "seconds_since_send", lambda *_: inf)
+
+
+@mutant
+def one_confirmation_is_enough(patch: Patch) -> None:
+    """A list that misses a payment once is believed."""
+    patch.setattr(lookup, "proves", lambda _recipe, session: bool(session.not_found))
+
+
+@mutant
+def confirmations_of_the_same_moment_count(patch: Patch) -> None:
+    """Nothing lies between two of them."""
+    patch.setattr(lookup, "confirms", lambda *_: True)
+    patch.setattr(reconcile, "next_lookup_at", lambda _session, now, _recipe: now)
+
+
+@mutant
+def any_credential_proves_that_there_is_nothing(patch: Patch) -> None:
+    """Another account's sees nothing, and is believed."""
+    patch.setattr(reconcile.Reconcile, "_sees_all", lambda *_: True)
+
+
+@mutant
+def a_new_attempt_without_a_proof(patch: Patch) -> None:
+    """What was looked up in vain is sent again under a new key."""
+    looked = reconcile.Reconcile._in_vain
+
+    def hopeful(self: reconcile.Reconcile, *known: Any, absent: bool | None = None) -> Change:
+        _, session, now = known
+        change = looked(self, *known, absent=absent)
+        void, source = AttemptStatus.VOIDED, ev.EvidenceSource.LOOKUP
+        key = idempotency.next_gateway_key(self._digest, session)
+        return Change([*change.events, ev.EvidenceFound(now, source, void, "hope", key)])
+
+    patch.setattr(reconcile.Reconcile, "_in_vain", hopeful)
+
+
+@mutant
+def a_send_that_never_left_makes_a_new_key(patch: Patch) -> None:
+    """The next send has another key, while an earlier one may have been executed."""
+    ended = core._attempt_ended
+
+    def renewed(session: Session, event: ev.AttemptEnded, changes: dict[str, Any]) -> Move:
+        if event.result.status is AttemptStatus.NOT_SENT:
+            changes["generation"] = session.generation + 1
+            changes["gateway_key"] = f"{session.gateway_key}-{session.generation + 1}"
+        return ended(session, event, changes)
+
+    patch.setattr(core, "_attempt_ended", renewed)
+
+
+@mutant
+def voided_before_it_can_have_arrived(patch: Patch) -> None:
+    """The gateway is asked to void what is still on its way to it."""
+    patch.setattr(reconcile, "ripe", lambda *_: True)
+
+
+@mutant
+def the_old_key_goes_out_for_a_new_attempt(patch: Patch) -> None:
+    """What is sent after a proof bears the client's own key again."""
+    headers = attempts.Attempts._headers
+
+    def unchanged(self: attempts.Attempts, walk: Walk) -> Headers:
+        named = walk.route.durable and walk.request.client_key is not None
+        return walk.request.headers if named else headers(self, walk)
+
+    patch.setattr(attempts.Attempts, "_headers", unchanged)
 
 
 @mutant

@@ -35,11 +35,12 @@ from proxy.core.session import Session
 from proxy.core.states import Outcome
 from proxy.stores.codec import decode
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite_log import LogCopier
 from tests.campaigns.checker import Violation, judge
 from tests.campaigns.sim.loop import Stuck
 from tests.campaigns.sim.plan import Act, Crash, Moment, Payment, Plan, Step, plan_of
 from tests.campaigns.sim.sidecar import Sidecar, secrets
-from tests.campaigns.sim.store import SimStore
+from tests.campaigns.sim.store import SimSpool, SimStore
 from tests.campaigns.sim.world import World
 from tests.support.lab import Notes
 from tests.support.power import LosingDisk
@@ -90,6 +91,21 @@ class _InStep(SimpleQueue[Any]):
         self._idle.release()
 
 
+class _CopierInStep(LogCopier):
+    """Copies in the writer's turn, on its own connection as ever, when the log is so long."""
+
+    def __init__(self, path: Path, connect: Callable[[], apsw.Connection], pages: int) -> None:
+        super().__init__(path, connect)
+        self._pages = pages
+
+    def grew(self, writer: apsw.Connection, _name: str, pages: int) -> int:
+        """After each commit."""
+        if pages >= self._pages:
+            self._copy(self._connection)
+            self._copy(writer)
+        return apsw.SQLITE_OK
+
+
 class PoweredStore(SqliteStore):
     """The store of the product, telling the world what it was offered and what it acknowledges."""
 
@@ -128,9 +144,10 @@ class PoweredStore(SqliteStore):
         connection = super()._connect(read_only=read_only)
         if self._world.control is Control.NORMAL:
             connection.execute("PRAGMA synchronous = NORMAL")
-        if not read_only:
-            connection.execute(f"PRAGMA wal_autocheckpoint = {self._world.checkpoint_pages}")
         return connection
+
+    def _copier(self) -> LogCopier:
+        return _CopierInStep(self._path, self._connect, self._world.checkpoint_pages)
 
     def _begin(self, batch: Any) -> None:
         seconds = self._world.commit_seconds()
@@ -148,6 +165,7 @@ class PoweredStore(SqliteStore):
             self._batches.put(None)
             self._thread.join()
             self._reader.close()
+            self._log.close()
         self._unlock()
 
     def everything(self) -> Iterator[tuple[Session, tuple[int, bytes] | None]]:
@@ -282,7 +300,8 @@ class PowerWorld(World):
     async def _boot(self) -> None:
         store = PoweredStore(self, self._where / "sessions.db", self._platter)
         self._store = store
-        sidecar = Sidecar(self, cast("SimStore", store))
+        spool = SimSpool(self.disk, self._commit_seconds)
+        sidecar = Sidecar(self, cast("SimStore", store), spool)
         try:
             await store.open()
             if self._folders > 1:

@@ -12,9 +12,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from proxy.core.profile import GatewayClass  # after the path is set
+from tests.campaigns.apart import store_apart, why_not
+from tests.campaigns.failover import Control as Weakened
+from tests.campaigns.failover import Failovers, failover_campaign
 from tests.campaigns.kill import kill_campaign
 from tests.campaigns.model import ALL, ALONE, TWO, search
 from tests.campaigns.mutants import MUTANTS, Killed, hunt, table
+from tests.campaigns.pairs import PAIRS
+from tests.campaigns.partition import partition_campaign
 from tests.campaigns.pause import CONTROL, pause_campaign
 from tests.campaigns.places import PLACES
 from tests.campaigns.powerloss import Control, powerloss
@@ -28,7 +33,9 @@ def main() -> int:
     """Run a campaign; 0 if every promise was kept."""
     parser = argparse.ArgumentParser(prog="./dev campaign", description=__doc__)
     campaigns = parser.add_subparsers(dest="campaign", required=True)
+    _failover_options(campaigns.add_parser("failover", help="a standby takes over, under load"))
     _kill_options(campaigns.add_parser("kill", help="kill -9 under load"))
+    _partition_options(campaigns.add_parser("partition", help="replicas cut off from their store"))
     model = campaigns.add_parser("model", help="every sequence of events, over the pure core")
     wide = "how far to go where a scope is too wide to end; default: %(default)s"
     model.add_argument("--states", type=int, default=3_000_000, help=wide)
@@ -82,9 +89,76 @@ def _kill(options: argparse.Namespace) -> bool:
     return findings.clean
 
 
+def _failover_options(failover: argparse.ArgumentParser) -> None:
+    failover.add_argument("--store", choices=PAIRS, default="postgresql", help="%(default)s")
+    failover.add_argument("--failovers", type=int, default=200, help="default: %(default)s")
+    failover.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    behind = "with a standby that is behind: then it must lose, and without its guard charge twice"
+    failover.add_argument("--control", action="store_true", help=behind)
+
+
+def _failover(options: argparse.Namespace) -> bool:
+    as_it_should = True
+    print(f"{'store':<40}{options.store:>8}", f"{'seed':<40}{options.seed:>8}", sep="\n")
+    for control in Weakened if options.control else (None,):
+        findings = _failed_over(options, control)
+        print(control or "a standby that has everything", findings.table(), sep="\n")
+        if control is None:
+            as_it_should = findings.clean
+        elif control is Weakened.BEHIND:
+            noticed = findings.noticed == findings.failovers
+            as_it_should = noticed and bool(findings.acknowledged_but_lost)
+        else:
+            as_it_should = as_it_should and bool(findings.charged_twice)
+    return as_it_should
+
+
+def _failed_over(options: argparse.Namespace, control: Weakened | None) -> Failovers:
+    with (
+        tempfile.TemporaryDirectory(prefix="holdfast-campaign-") as folder,
+        PAIRS[options.store](synchronous=control is None) as pair,
+    ):
+        return asyncio.run(
+            failover_campaign(
+                Path(folder),
+                pair,
+                failovers=options.failovers,
+                seed=options.seed,
+                control=control,
+                say=print,
+            )
+        )
+
+
+def _partition_options(partition: argparse.ArgumentParser) -> None:
+    partition.add_argument("--cuts", type=int, default=200, help="default: %(default)s")
+    partition.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+
+
+def _partition(options: argparse.Namespace) -> bool:
+    reason = why_not()
+    if reason is not None:
+        print(f"skipped: {reason}")
+        return True
+    with (
+        tempfile.TemporaryDirectory(prefix="holdfast-campaign-") as folder,
+        store_apart(2) as apart,
+    ):
+        findings = asyncio.run(
+            partition_campaign(Path(folder), apart, cuts=options.cuts, seed=options.seed, say=print)
+        )
+    print(f"{'seed':<40}{options.seed:>8}", findings.table(), sep="\n")
+    return findings.clean
+
+
 def _model(options: argparse.Namespace) -> bool:
     clean = True
-    for gateway_class in (GatewayClass.D_NONE, GatewayClass.A_STRONG):
+    for gateway_class in (
+        GatewayClass.D_NONE,
+        GatewayClass.B_LOOKUP,
+        GatewayClass.C_CANCEL_BY_KEY,
+        GatewayClass.A_STRONG,
+    ):
         for scope in (ALONE, TWO, ALL):
             print(f"{gateway_class}, {scope}")
             findings = search(gateway_class, scope, options.states if scope is ALL else None, print)
@@ -175,9 +249,11 @@ def _mutants(options: argparse.Namespace) -> bool:
 
 
 _CAMPAIGNS = {
+    "failover": _failover,
     "kill": _kill,
     "model": _model,
     "mutants": _mutants,
+    "partition": _partition,
     "pause": _pause,
     "powerloss": _powerloss,
     "rolling": _rolling,

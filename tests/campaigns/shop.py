@@ -107,7 +107,9 @@ class Shop:
     gateway: str
     final_unknown: bool = False
     told: dict[str, str] = field(default_factory=dict)
-    sessions: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, bytes] = field(default_factory=dict)
+    sessions: dict[str, str] = field(default_factory=dict)  # the first that was named
+    by_hand: set[str] = field(default_factory=set)  # a person has settled these
     told_otherwise: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
     longest_wait: float = 0.0
@@ -141,22 +143,24 @@ class Shop:
             self._long_orders.add(order)
         for _ in range(_TRIES):
             told = await self._try(order)
+            if order in self.by_hand:
+                return
             if told is not None:
-                outcome, body = told
-                self.told[order] = outcome
+                outcome, _ = told
+                self.told[order], self.answers[order] = told
                 self.longest_wait = max(self.longest_wait, clock() - begun)
                 self.longest_refused = max(self.longest_refused, clock() - refused_at)
                 if outcome == "paid" and self.dice.random() < _ASKED_AGAIN:
-                    await self._ask_again(order, body)
+                    await self.ask_again(order)
                 return
             refused_at = min(refused_at, clock())
             await asyncio.sleep(_PAUSE_SECONDS)
         self.given_up.append(order)
 
-    async def _ask_again(self, order: str, body: bytes) -> None:
+    async def ask_again(self, order: str) -> None:
         """The same key gets the same answer, wherever it is asked."""
         told = await self._try(order)
-        if told is not None and told != ("paid", body):
+        if told is not None and told != (self.told[order], self.answers[order]):
             self.told_otherwise.append(order)
 
     async def _try(self, order: str) -> tuple[str, bytes] | None:
@@ -190,10 +194,10 @@ class Shop:
             body = await answer.read()
             said = await answer.json(content_type=None)
             if answer.status == 200 and said.get("status") == "succeeded":
-                self.sessions[order] = answer.headers["X-Payment-Session-Id"]
+                self.sessions.setdefault(order, answer.headers["X-Payment-Session-Id"])
                 return "paid", body
             if self.final_unknown and answer.status == 504 and said.get("outcome") == "unknown":
-                self.sessions[order] = answer.headers["X-Payment-Session-Id"]
+                self.sessions.setdefault(order, answer.headers["X-Payment-Session-Id"])
                 return "unknown", body
         return None
 
@@ -228,7 +232,7 @@ async def judge(
             findings.acknowledged_but_lost.append(order)
     seen = {session["orderId"] for session in kept.values() if session["outcome"] != "not_charged"}
     findings.charged_but_unseen += [
-        order for order in charges if order not in shop.told and order not in seen
+        order for order in charges if order not in {*shop.told, *shop.by_hand, *seen}
     ]
     _hold_store_against_ledger(findings, shop, charges, kept.values(), listed)
 

@@ -9,7 +9,12 @@ from proxy.core.profile import GatewayClass
 from proxy.core.states import AttemptStatus
 from tests.campaigns.model import ALL, ALONE, TWO, Scope, search
 
-CLASSES = [GatewayClass.A_STRONG, GatewayClass.D_NONE]
+CLASSES = [
+    GatewayClass.A_STRONG,
+    GatewayClass.B_LOOKUP,
+    GatewayClass.C_CANCEL_BY_KEY,
+    GatewayClass.D_NONE,
+]
 
 
 def test_one_client_and_a_gateway_that_knows_no_keys() -> None:

@@ -12,7 +12,7 @@ import proxy
 from tests.support.running import ROOT
 from tests.support.shell import environment, holdfast
 
-COMMANDS = ["serve", "check", "health", "sessions", "keys", "demo", "gateway"]
+COMMANDS = ["serve", "check", "health", "sessions", "keys", "audit", "demo", "gateway"]
 
 
 async def test_help_names_every_command() -> None:
@@ -31,7 +31,9 @@ async def test_version_says_where_it_is() -> None:
     assert (done.code, done.out) == (0, f"holdfast {proxy.__version__} ({folder})\n")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "sessions list", "sessions settle", "keys drop"])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "sessions list", "sessions settle", "keys drop", "audit verify"]
+)
 async def test_every_command_explains_itself(command: str) -> None:
     """`holdfast COMMAND --help` says what it does and how it is used."""
     done = await holdfast(*command.split(), "--help")

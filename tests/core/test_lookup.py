@@ -10,8 +10,22 @@ import pytest
 from msgspec.structs import replace
 
 from proxy.core.jsonpath import parse_json_path
-from proxy.core.lookup import SETTLE_SECONDS, Ask, Found, Inconclusive, begin, proceed
-from proxy.core.profile import LookupRecipe
+from proxy.core.lookup import (
+    SETTLE_SECONDS,
+    Ask,
+    Found,
+    Inconclusive,
+    Nothing,
+    Step,
+    begin,
+    can_read,
+    confirms,
+    proceed,
+    proves,
+    void_body,
+    void_target,
+)
+from proxy.core.profile import Absence, JsonTest, LookupRecipe, Rule, Verdict, rules_by_status
 from proxy.core.reasons import Reason
 from proxy.core.session import Attempt
 from proxy.core.states import AttemptStatus
@@ -52,15 +66,19 @@ def page(*events: object, more: bool = False) -> WireFacts:
     return answered({"data": list(events), "has_more": more})
 
 
+def listing(recipe: LookupRecipe, **changes: Any) -> LookupRecipe:
+    """The same with another way of finding a payment."""
+    assert recipe.find is not None
+    return dataclasses.replace(recipe, find=dataclasses.replace(recipe.find, **changes))
+
+
 @pytest.fixture
 def recipe(stripe: Gateway) -> LookupRecipe:
     """How a payment intent is looked up at Stripe."""
     return stripe.profile.lookups["payment-intent"]
 
 
-def step(
-    stripe: Gateway, asked: Ask, facts: WireFacts, now_ms: int = SETTLED
-) -> Ask | Found | Inconclusive:
+def step(stripe: Gateway, asked: Ask, facts: WireFacts, now_ms: int = SETTLED) -> Step:
     """The next step of looking up `LOST`."""
     recipe = stripe.profile.lookups["payment-intent"]
     return proceed(recipe, stripe.profile, LOST, asked, facts, now_ms=now_ms)
@@ -71,27 +89,27 @@ def step(
 
 def test_the_first_question(recipe: LookupRecipe) -> None:
     """What happened around the time it was sent, by the gateway's clock with some slack."""
-    assert begin(recipe, LOST) == Ask(SEARCH)
+    assert begin(recipe, LOST, AT) == Ask(SEARCH)
 
 
 def test_later_questions_reach_further(recipe: LookupRecipe) -> None:
     """Close behind the last send first, where a busy merchant's payment is found soonest."""
-    reaches = [begin(recipe, replace(LOST, lookups=n)).target.split("=")[-1] for n in range(5)]
+    reaches = [begin(recipe, replace(LOST, lookups=n), AT).target.split("=")[-1] for n in range(5)]
     assert reaches == ["1706000020", "1706000065", "1706000185", "1706000185", "1706000185"]
 
 
 def test_the_question_about_a_session_that_never_sent(recipe: LookupRecipe) -> None:
     """Then around the time it began."""
     until = "created[lte]=1706000015"
-    assert begin(recipe, a_session()).target.endswith(until)
+    assert begin(recipe, a_session(), AT).target.endswith(until)
 
 
 def test_the_key_is_escaped_in_a_target(recipe: LookupRecipe) -> None:
     """A key may hold anything; it must not change what is asked."""
-    by_key = dataclasses.replace(recipe, find_target="/payments?key={gateway_key}&from={since}")
-    assert begin(by_key, LOST).target == "/payments?key=k%201%2F%7Bid%7D&from=1705999940"
+    by_key = listing(recipe, target="/payments?key={gateway_key}&from={since}")
+    assert begin(by_key, LOST, AT).target == "/payments?key=k%201%2F%7Bid%7D&from=1705999940"
     nobody = replace(LOST, gateway_key=None)
-    assert begin(by_key, nobody).target == "/payments?key=&from=1705999940"
+    assert begin(by_key, nobody, AT).target == "/payments?key=&from=1705999940"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +146,7 @@ def test_nothing_there_proves_nothing(stripe: Gateway, facts: WireFacts) -> None
 def test_page_by_page(stripe: Gateway) -> None:
     """The next page begins after the last event of this one."""
     asked = step(stripe, Ask(SEARCH), page(event("x"), event("y", id="evt/9"), more=True))
-    assert asked == Ask(f"{SEARCH}&starting_after=evt%2F9", page=2)
+    assert asked == Ask(f"{SEARCH}&starting_after=evt%2F9", page=2, base=SEARCH)
     assert isinstance(asked, Ask)
     assert step(stripe, asked, page(event())) == Ask("/v1/payment_intents/pi_1", 2, reading="pi_1")
 
@@ -155,7 +173,7 @@ def test_more_must_be_true_and_not_just_there(stripe: Gateway) -> None:
 
 def test_a_recipe_without_pages(stripe: Gateway) -> None:
     """Some gateways answer in one."""
-    single = dataclasses.replace(stripe.profile.lookups["payment-intent"], more=None, cursor=None)
+    single = listing(stripe.profile.lookups["payment-intent"], more=None, cursor=None)
     facts = page(event("x"), more=True)
     found = proceed(single, stripe.profile, LOST, Ask(SEARCH), facts, now_ms=SETTLED)
     assert found == Inconclusive("the gateway shows nothing for this key")
@@ -163,9 +181,7 @@ def test_a_recipe_without_pages(stripe: Gateway) -> None:
 
 def test_a_list_at_the_top(stripe: Gateway) -> None:
     """The path to the items is the profile's to say."""
-    bare = dataclasses.replace(
-        stripe.profile.lookups["payment-intent"], items=parse_json_path("[*]")
-    )
+    bare = listing(stripe.profile.lookups["payment-intent"], items=parse_json_path("[*]"))
     found = proceed(bare, stripe.profile, LOST, Ask(SEARCH), answered([event()]), now_ms=SETTLED)
     assert isinstance(found, Ask)
 
@@ -223,7 +239,7 @@ def test_a_charge_counts_at_once(stripe: Gateway) -> None:
 def test_no_charge_yet_is_no_proof(stripe: Gateway, facts: WireFacts) -> None:
     """Until it is settled, the last send may still be worked on."""
     early = step(stripe, READING, facts, SETTLED - 1)
-    assert early == Inconclusive("pi_1 is not charged, but the gateway may still be at it")
+    assert early == Inconclusive("pi_1 is not charged, but the gateway may still be at it", True)
     assert isinstance(step(stripe, READING, facts, SETTLED), Found)
 
 
@@ -249,4 +265,120 @@ def test_without_a_send_the_settling_counts_from_the_start(stripe: Gateway) -> N
 def test_a_thing_that_says_nothing(stripe: Gateway, facts: WireFacts) -> None:
     """An error, a throttle or a riddle: neither charged nor not."""
     found = step(stripe, READING, facts)
-    assert found == Inconclusive("pi_1 does not say whether it was charged")
+    assert isinstance(found, Inconclusive)
+    assert found.why == "pi_1 does not say whether it was charged"
+    assert found.there is (facts.status == 200)  # something is there, whatever it is
+
+
+# --- nothing there, and what it proves -----------------------------------------------------------
+
+ABSENCE = Absence(after=600.0, confirmations=3)
+RIPE = AT + (5 + 600) * SECOND
+
+
+def test_nothing_on_a_whole_list_counts_later(stripe: Gateway, recipe: LookupRecipe) -> None:
+    """A list shown to its end, ten minutes after the last send; not a millisecond sooner."""
+    proving = dataclasses.replace(recipe, absence=ABSENCE)
+    asked = Ask(SEARCH)
+    for now_ms, kind in ((RIPE - 1, Inconclusive), (RIPE, Nothing)):
+        for facts in (page(), page(event("another"))):
+            found = proceed(proving, stripe.profile, LOST, asked, facts, now_ms=now_ms)
+            assert isinstance(found, kind)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        answered({"data": None, "has_more": False}),
+        answered({"has_more": False}),
+        answered({"error": "later"}),
+        answered({"data": []}),  # without a word on whether there is more
+        answered({"data": [event("x")]}),
+        page(more=True),
+        answered({"data": [], "has_more": False}, 404),
+    ],
+)
+def test_a_list_that_may_not_be_whole_proves_nothing(
+    stripe: Gateway, recipe: LookupRecipe, facts: WireFacts
+) -> None:
+    """No list at all, or one of which nobody says that this is its end."""
+    proving = dataclasses.replace(recipe, absence=ABSENCE)
+    found = proceed(proving, stripe.profile, LOST, Ask(SEARCH), facts, now_ms=RIPE)
+    assert isinstance(found, Inconclusive)
+
+
+def test_without_pages_only_an_empty_list_is_whole(stripe: Gateway, recipe: LookupRecipe) -> None:
+    """What lies beyond a full first page is not known."""
+    single = listing(dataclasses.replace(recipe, absence=ABSENCE), more=None, cursor=None)
+    for facts, kind in ((page(), Nothing), (page(event("x")), Inconclusive)):
+        found = proceed(single, stripe.profile, LOST, Ask(SEARCH), facts, now_ms=RIPE)
+        assert isinstance(found, kind)
+
+
+def test_what_is_to_prove_something_is_asked_up_to_now(recipe: LookupRecipe) -> None:
+    """A payment that was made late must be on the list, or its absence would mean nothing."""
+    proving = dataclasses.replace(recipe, absence=ABSENCE)
+    assert begin(proving, LOST, RIPE - 1).target == SEARCH
+    assert begin(proving, LOST, RIPE).target.endswith(f"={RIPE // SECOND + 60}")
+
+
+GONE = rules_by_status(
+    [Rule(((404, 404),), (), (JsonTest(parse_json_path("code"), None),), Verdict.NOT_EXECUTED)]
+)
+BY_ORDER = LookupRecipe(
+    "by-order", read_target="/verify/{order}", absence=Absence(600.0, 3, says_so=GONE)
+)
+ORDERED = replace(LOST, order_ref="o/1", order_in_body=True)
+
+
+def test_a_payment_is_read_by_its_order_at_once(stripe: Gateway) -> None:
+    """No list: the name of the order is the name of the payment."""
+    asked = begin(BY_ORDER, ORDERED, RIPE)
+    assert asked == Ask("/verify/o%2F1", reading="o/1")
+    paid = proceed(BY_ORDER, stripe.profile, ORDERED, asked, PAID, now_ms=AT)
+    assert paid == Found(SUCCEEDED, "o/1", PAID)
+
+
+def test_only_the_declared_answer_says_that_there_is_none(stripe: Gateway) -> None:
+    """Another 404 may come from anybody on the way: a wrong path, say."""
+    asked = begin(BY_ORDER, ORDERED, RIPE)
+    for document, status, kind in (
+        ({"code": "no_such"}, 404, Nothing),
+        ({}, 404, Inconclusive),
+        (b"<html>", 404, Inconclusive),
+        ({"code": "no_such"}, 500, Inconclusive),
+    ):
+        facts = answered(document, status)
+        found = proceed(BY_ORDER, stripe.profile, ORDERED, asked, facts, now_ms=RIPE)
+        assert isinstance(found, kind)
+
+
+def test_an_order_is_looked_up_only_under_the_name_the_gateway_got() -> None:
+    """A name that stands in our header alone would find nothing, and that would be believed."""
+    assert can_read(BY_ORDER, ORDERED)
+    assert not can_read(BY_ORDER, replace(ORDERED, order_in_body=False))
+    assert not can_read(LookupRecipe("void only"), ORDERED)
+
+
+def test_each_confirmation_is_as_late_as_the_first() -> None:
+    """Three looks within a second are one."""
+    assert confirms(BY_ORDER, ORDERED, RIPE)
+    once = replace(ORDERED, not_found=(RIPE,))
+    assert not confirms(BY_ORDER, once, RIPE + 600 * SECOND - 1)
+    assert confirms(BY_ORDER, once, RIPE + 600 * SECOND)
+    assert not confirms(LookupRecipe("x"), ORDERED, RIPE)
+
+
+def test_so_many_confirmations_prove_it() -> None:
+    """And not one fewer; without a word in the profile, none do."""
+    times = (RIPE, RIPE + 600 * SECOND, RIPE + 1200 * SECOND)
+    assert not proves(BY_ORDER, replace(ORDERED, not_found=times[:2]))
+    assert proves(BY_ORDER, replace(ORDERED, not_found=times))
+    assert not proves(LookupRecipe("x"), replace(ORDERED, not_found=times))
+
+
+def test_the_key_is_written_as_json_writes_it() -> None:
+    """A key may hold a quote; it must not end the text it stands in."""
+    odd = replace(LOST, gateway_key='k"1')
+    assert void_body('{"key": "{gateway_key}"}', odd) == b'{"key": "k\\"1"}'
+    assert void_target("/void/{gateway_key}", odd) == "/void/k%221"

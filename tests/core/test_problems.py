@@ -42,8 +42,9 @@ def test_everything_that_is_known(plain: Gateway) -> None:
         "type": "/problems/outcome-unknown",
         "title": "It is not known whether the customer was charged",
         "status": 504,
-        "detail": "The request was sent and its answer was lost. Repeat it with the same key, or "
-        "follow the session; do not use a new key.",
+        "detail": "The request was sent and its answer was lost. Follow the session, or repeat the "
+        "request with the same key: it is sent again only where that cannot charge twice, and "
+        "otherwise the gateway is asked. Do not use a new key.",
         "sessionId": "ps_1",
         "state": "INTERRUPTED",
         "outcome": "unknown",
@@ -72,8 +73,9 @@ def test_in_stripes_form(stripe: Gateway) -> None:
         "type": "api_error",
         "code": "outcome_unknown",
         "message": "It is not known whether the customer was charged. The request was sent and "
-        "its answer was lost. Repeat it with the same key, or follow the session; do not use a "
-        "new key.",
+        "its answer was lost. Follow the session, or repeat the request with the same key: it is "
+        "sent again only where that cannot charge twice, and otherwise the gateway is asked. Do "
+        "not use a new key.",
     }
     assert document == read(problem(Refusal.OUTCOME_UNKNOWN, session=LOST))
     assert answer.headers[-1] == ("Stripe-Should-Retry", "false")

@@ -7,8 +7,16 @@ from itertools import pairwise
 import pytest
 from msgspec.structs import replace
 
-from proxy.core.profile import GatewayClass
-from proxy.core.recovery import LOOKUP_SCHEDULE, Care, care_for, next_lookup_at
+from proxy.core.profile import Absence, GatewayClass, LookupRecipe, VoidRecipe, rules_by_status
+from proxy.core.reasons import Reason
+from proxy.core.recovery import (
+    LOOKUP_SCHEDULE,
+    Care,
+    care_for,
+    may_be_voided,
+    next_lookup_at,
+    ripe,
+)
 from proxy.core.session import Session
 from proxy.core.states import AttemptStatus, Outcome, State
 from tests.support.building import AT, MINUTE, a_session
@@ -135,3 +143,79 @@ def test_the_schedule() -> None:
     assert [ms // 1000 for ms in after_each] == [
         5, 30, 120, 600, 3600, 21_600, 86_400, 86_400, 86_400, 86_400,
     ]  # fmt: skip
+
+
+# --- sent again in the background ----------------------------------------------------------------
+
+
+def test_what_can_only_be_repeated_is_repeated_by_the_schedule() -> None:
+    """One lost send: half a minute later again. Two: two minutes. The last send is left alone."""
+    once = a_session(UNKNOWN, state=State.INTERRUPTED, max_attempts=4)
+    twice = a_session(UNKNOWN, UNKNOWN, state=State.INTERRUPTED, max_attempts=4)
+    thrice = a_session(UNKNOWN, UNKNOWN, UNKNOWN, state=State.INTERRUPTED, max_attempts=4)
+    for session, seconds in ((once, 5), (twice, 30)):
+        due = (session.last_send_at or 0) + seconds * 1000
+        assert again(session, due - 1) is Care.LEAVE
+        assert again(session, due) is Care.SEND_AGAIN
+    assert again(thrice, AT + 10 * MINUTE) is Care.LEAVE
+
+
+def test_what_can_be_looked_up_is_not_repeated() -> None:
+    """A look-up only reads."""
+    once = a_session(UNKNOWN, state=State.INTERRUPTED, updated_at=AT)
+    assert again(once, AT + MINUTE, lookup=True) is Care.ASK_GATEWAY
+
+
+def again(session: Session, now: int, *, lookup: bool = False) -> Care:
+    """The next step where the bytes are at hand and may be repeated."""
+    return care_for(
+        session, now, gateway_class=A_STRONG, lookup_possible=lookup, repeat_possible=True
+    )
+
+
+# --- the next look, and what is voided -----------------------------------------------------------
+
+NO_RULES = rules_by_status([])
+VOID = VoidRecipe("/void", "{gateway_key}", NO_RULES, after=120.0)
+VOIDABLE = LookupRecipe("r", void=VOID)
+C_CANCEL = GatewayClass.C_CANCEL_BY_KEY
+
+
+def test_a_proof_is_not_waited_for_longer_than_it_takes() -> None:
+    """Four minutes between two confirmations; after the schedule's end once a day again."""
+    recipe = LookupRecipe("r", absence=Absence(after=240.0, confirmations=3))
+    session = replace(LOST, lookups=4)
+    assert next_lookup_at(session, LATE) == LATE + 3_600_000
+    assert next_lookup_at(session, LATE, recipe) == LATE + 240_000
+    assert next_lookup_at(replace(LOST, lookups=8), LATE, recipe) == LATE + 24 * 3_600_000
+
+
+def test_a_void_is_asked_for_as_soon_as_it_counts() -> None:
+    """Two minutes after the send, when the schedule would wait longer."""
+    sent = LOST.last_send_at or 0
+    session = replace(LOST, lookups=4)
+    assert next_lookup_at(session, sent + 60_000, VOIDABLE) == sent + 120_000
+    assert next_lookup_at(session, sent + 120_000, VOIDABLE) == sent + 120_000 + 3_600_000
+    assert not ripe(VOID, session, sent + 119_999)
+    assert ripe(VOID, session, sent + 120_000)
+
+
+@pytest.mark.parametrize("gateway_class", GatewayClass)
+def test_who_has_a_payment_voided(gateway_class: GatewayClass) -> None:
+    """By itself only class C; a person's cancel everywhere. Never what is settled or in flight."""
+    by_itself = gateway_class is C_CANCEL
+    assert may_be_voided(LOST, VOIDABLE, gateway_class) is by_itself
+    assert may_be_voided(replace(LOST, hold=True), VOIDABLE, gateway_class) is False
+    wanted = replace(LOST, cancel_requested=True)
+    assert may_be_voided(wanted, VOIDABLE, gateway_class)
+    assert not may_be_voided(wanted, LookupRecipe("r"), gateway_class)
+    assert not may_be_voided(replace(FLYING, cancel_requested=True), VOIDABLE, gateway_class)
+    assert not may_be_voided(replace(UNSENT, cancel_requested=True), VOIDABLE, gateway_class)
+
+
+def test_what_a_process_died_over_needs_a_person_to_be_voided() -> None:
+    """Its backend may have heard of a charge that could not be written down."""
+    died = tuple(replace(a, reason=Reason.PROCESS_RESTART) for a in LOST.attempts)
+    session = replace(LOST, attempts=died)
+    assert not may_be_voided(session, VOIDABLE, C_CANCEL)
+    assert may_be_voided(replace(session, cancel_requested=True), VOIDABLE, C_CANCEL)

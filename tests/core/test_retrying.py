@@ -16,12 +16,15 @@ from proxy.core.retrying import (
     RetryAfter,
     Settled,
     Situation,
+    barrier_to_ask_again,
     decide,
     delay_seconds,
     repeat_barrier,
 )
 from proxy.core.states import AttemptStatus, Outcome
-from tests.support.building import AT
+from proxy.core.wire import Phase
+from proxy.settings.values import Gateway
+from tests.support.building import AT, a_session
 
 POLICY = RetryPolicy(
     max_attempts=3,
@@ -177,3 +180,34 @@ def test_who_may_be_sent_an_unknown_again(
 ) -> None:
     """Only a gateway that honours the key whatever came before, and only within its life."""
     assert repeat_barrier(gateway_class, first_send, now, horizon_seconds=3600) is expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "phase", "status", "allowed"),
+    [
+        (Reason.ATTEMPT_TIMEOUT, Phase.AWAITING_RESPONSE, None, True),
+        (Reason.CONNECTION_LOST, Phase.SENDING, None, True),
+        # An answer had begun, or had come: an error may have made the gateway forget the key.
+        (Reason.CONNECTION_LOST, Phase.READING_RESPONSE, None, False),
+        (Reason.GATEWAY_ERROR, Phase.ANSWERED, 500, False),
+        # Whether one had come, nobody can say.
+        (Reason.PROCESS_RESTART, Phase.AWAITING_RESPONSE, None, False),
+    ],
+)
+def test_a_lost_answer_of_a_weak_gateway(
+    plain: Gateway, reason: Reason, phase: Phase, status: int | None, *, allowed: bool
+) -> None:
+    """Asked for again only where nothing of it was seen, and only if the operator says so."""
+    session = a_session(AttemptStatus.UNKNOWN)
+    (attempt,) = session.attempts
+    lost = replace(attempt, reason=reason, phase=phase, http_status=status)
+    session = replace(session, attempts=(lost,))
+    weak = dataclasses.replace(plain.profile, gateway_class=GatewayClass.A_WEAK)
+    assert barrier_to_ask_again(weak, session, AT) is UNSAFE
+    opted = dataclasses.replace(weak, resend_lost_answers=True)
+    assert (barrier_to_ask_again(opted, session, AT) is None) is allowed
+    for other in (GatewayClass.B_LOOKUP, GatewayClass.C_CANCEL_BY_KEY, GatewayClass.D_NONE):
+        unlike = dataclasses.replace(opted, gateway_class=other)
+        assert barrier_to_ask_again(unlike, session, AT) is UNSAFE
+    much_later = AT + 24 * 3_600_000
+    assert barrier_to_ask_again(opted, session, much_later) is not None

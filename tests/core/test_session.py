@@ -38,6 +38,10 @@ CANCEL_WANTED = ev.CancelRequested(AT, "changed my mind")
 HELD = ev.Interrupted(AT, Reason.REQUESTED, Phase.BEFORE_SEND, hold=True)
 SHUT_DOWN = ev.Interrupted(AT, Reason.SHUTDOWN, Phase.BEFORE_SEND)
 LOOKED_UP = ev.LookedUp(AT, AT + 5000)
+MISSED = ev.LookedUp(AT, AT + 5000, absent=True)
+VOID_ASKED = ev.VoidAsked(AT)
+VOUCHED = ev.EvidenceFound(AT, ev.EvidenceSource.PERSON, SUCCEEDED, "pi_1")
+PROVED_VOID = ev.EvidenceFound(AT, ev.EvidenceSource.LOOKUP, VOIDED, "not found", "gk-2")
 REVIEW = ev.ReviewNeeded(AT)
 BY_TIMER = ev.Resumed(AT, ev.ResumedBy.TIMER)
 BY_PERSON = ev.Resumed(AT, ev.ResumedBy.REQUEST)
@@ -69,6 +73,7 @@ BY_ITSELF = (
     ev.Expired,
     ev.Exhausted,
     ev.LookedUp,
+    ev.VoidAsked,
     ev.ReviewNeeded,
     ev.ProcessRestarted,
 )
@@ -104,6 +109,20 @@ def check_laws(before: Session, event: ev.Event, now: Session) -> None:
     check_history(before, event, now)
     check_money(before, event, now)
     check_visibility(before, event, now)
+    check_keys(before, event, now)
+
+
+def check_keys(before: Session, event: ev.Event, now: Session) -> None:
+    """Another key needs the proof that nothing was charged under the one before."""
+    if now.generation != before.generation:
+        assert (event, now.generation) == (PROVED_VOID, before.generation + 1)
+        assert (before.outcome, now.outcome) == (Outcome.UNKNOWN, Outcome.NOT_CHARGED)
+        assert not now.in_flight
+    elif not isinstance(event, ev.Bound):
+        assert now.gateway_key == before.gateway_key
+    if isinstance(event, ev.AttemptStarted):
+        earlier = [a.status for a in now.attempts if a.generation != now.generation]
+        assert not {IN_FLIGHT, UNKNOWN} & set(earlier), "two keys are open at once"
 
 
 def check_history(before: Session, event: ev.Event, now: Session) -> None:
@@ -147,11 +166,14 @@ def check_visibility(before: Session, event: ev.Event, now: Session) -> None:
         assert not now.live, "a closed session came back to life"
     assert (now.finished_at is None) is now.live
     open_still = now.live or now.outcome is Outcome.UNKNOWN
-    assert now.listed is open_still
+    contradicted = now.late_evidence and now.review_required
+    assert now.listed is (open_still or contradicted)
     may_lock = now.order_locks and now.order_ref is not None
     assert now.locks_order is (may_lock and (open_still or now.outcome is Outcome.CHARGED))
     if now.review_required:
-        assert now.outcome is Outcome.UNKNOWN
+        assert now.outcome is Outcome.UNKNOWN or now.late_evidence
+    if before.listed and not now.listed and before.late_evidence:
+        assert isinstance(event, ev.EvidenceFound), "a contradiction vanished"
     assert now.cancel_requested or not before.cancel_requested
     lifted = before.hold and not now.hold
     assert not lifted or event == BY_PERSON, "only a person lifts a person's hold"
@@ -185,8 +207,8 @@ ENDS = (
 )
 ALWAYS_POSSIBLE: tuple[ev.Event, ...] = (
     ev.Opened(AT), BOUND, AGAIN, HELD, SHUT_DOWN, BY_TIMER, BY_PERSON, CANCEL_WANTED, CANCELLED,
-    EXPIRED, EXHAUSTED, LOOKED_UP, REVIEW, RESTARTED,
-    found(SUCCEEDED), found(ACCEPTED), found(DECLINED), found(VOIDED),
+    EXPIRED, EXHAUSTED, LOOKED_UP, MISSED, VOID_ASKED, REVIEW, RESTARTED,
+    found(SUCCEEDED), found(ACCEPTED), found(DECLINED), found(VOIDED), PROVED_VOID, VOUCHED,
 )  # fmt: skip
 
 
@@ -207,10 +229,12 @@ def situation(session: Session) -> tuple[object, ...]:
     return (
         session.state,
         session.outcome,
-        tuple(attempt.status for attempt in session.attempts),
+        tuple((attempt.generation, attempt.status) for attempt in session.attempts),
+        session.generation,
         session.hold,
         session.cancel_requested,
         session.review_required,
+        session.late_evidence,
     )
 
 
@@ -245,7 +269,7 @@ def test_every_reachable_situation_keeps_the_laws() -> None:
         (State.FAILED_MAX_RETRIES, Outcome.NOT_CHARGED),
         (State.FAILED_MAX_RETRIES, Outcome.UNKNOWN),
     }
-    assert len(seen) > 1000
+    assert len(seen) > 2000
     assert steps > 20_000
 
 
@@ -338,6 +362,79 @@ def test_an_illegal_event_changes_nothing(
         with pytest.raises(IllegalTransition):
             apply(session, event)
     assert session == kept
+
+
+# --- keys and proofs ----------------------------------------------------------------------------
+
+
+def test_a_proof_makes_way_for_a_new_key() -> None:
+    """Not found: what was sent is closed; what comes next has another key and its own clock."""
+    lost = a_session(UNKNOWN, UNKNOWN, state=State.INTERRUPTED, gateway_key="gk")
+    session = apply(lost, PROVED_VOID)
+    assert (session.state, session.outcome) == (State.INTERRUPTED, Outcome.NOT_CHARGED)
+    assert (session.generation, session.gateway_key) == (2, "gk-2")
+    assert session.first_send_at is None
+    assert session.sends_left() == 1
+    again = after(session, BY_PERSON, begun(3, at=AT + 60_000))
+    assert [a.generation for a in again.attempts] == [1, 1, 2]
+    assert again.first_send_at == AT + 60_000
+
+
+def test_a_send_that_never_left_keeps_the_key() -> None:
+    """The gateway has not seen the key: were the store lost, the same one must come again."""
+    session = after(
+        a_session(gateway_key="gk"), ended(NOT_SENT, Reason.CONNECTION_REFUSED), BY_TIMER
+    )
+    assert (session.generation, session.gateway_key) == (1, "gk")
+
+
+def test_a_proof_says_nothing_of_what_is_in_flight() -> None:
+    """One of two sends is proved away; as long as the other is out, the key stays."""
+    flying = a_session(UNKNOWN, IN_FLIGHT, state=State.RESUMED, gateway_key="gk")
+    session = apply(flying, PROVED_VOID)
+    assert (session.outcome, session.generation) == (Outcome.UNKNOWN, 1)
+    assert [a.status for a in session.attempts] == [VOIDED, IN_FLIGHT]
+
+
+def test_no_new_key_while_an_earlier_one_is_open() -> None:
+    """However it came about: a session in that state does not send."""
+    odd = a_session(UNKNOWN, state=State.RESUMED, generation=2)
+    with pytest.raises(IllegalTransition, match="attempt 1 is open under an earlier key"):
+        apply(odd, begun(2))
+
+
+def test_a_cancel_that_waited_for_the_proof() -> None:
+    """Wanted cancelled, proved not charged: cancelled."""
+    session = after(a_session(UNKNOWN, state=State.INTERRUPTED), CANCEL_WANTED, PROVED_VOID)
+    assert (session.state, session.outcome) == (State.CANCELLED, Outcome.NOT_CHARGED)
+
+
+def test_a_send_starts_the_counting_anew() -> None:
+    """What was not found before the last send may be there after it."""
+    lost = a_session(UNKNOWN, state=State.INTERRUPTED)
+    missed = after(lost, MISSED, MISSED)
+    assert missed.not_found == (AT, AT)
+    assert apply(missed, ev.LookedUp(AT, AT)).not_found == (AT, AT)
+    assert apply(missed, ev.LookedUp(AT, AT, absent=False)).not_found == ()
+    assert after(missed, BY_TIMER, begun(2)).not_found == ()
+
+
+def test_a_charge_after_the_proof_is_a_contradiction_that_stays_in_sight() -> None:
+    """It is charged, a person must look at it, and it is listed until one has."""
+    proved_away = apply(a_session(UNKNOWN, state=State.INTERRUPTED), PROVED_VOID)
+    session = apply(proved_away, ended(SUCCEEDED))
+    assert (session.state, session.outcome) == (State.COMPLETED, Outcome.CHARGED)
+    assert session.late_evidence
+    assert session.review_required
+    assert session.listed
+    seen_to = apply(session, VOUCHED)
+    assert (seen_to.review_required, seen_to.listed, seen_to.late_evidence) == (False, False, True)
+
+
+def test_what_a_person_says_a_person_need_not_look_at() -> None:
+    """Whoever vouches for a charge after a cancel knows that it contradicts it."""
+    session = apply(SESSIONS[State.CANCELLED], VOUCHED)
+    assert (session.late_evidence, session.review_required) == (True, False)
 
 
 def test_what_is_no_event_is_a_mistake_of_ours() -> None:

@@ -26,18 +26,18 @@ from proxy.core.states import (
 
 # The life of a session as the money rules tell it, written down a second time: `.` is illegal.
 COLUMNS = (
-    Move.SEND, Move.CHARGE_SEEN, Move.ACCEPTANCE_SEEN, Move.DECLINE_SEEN, Move.INTERRUPT,
-    Move.RESUME, Move.CANCEL, Move.EXHAUST, Move.EXPIRE,
+    Move.SEND, Move.CHARGE_SEEN, Move.ACCEPTANCE_SEEN, Move.DECLINE_SEEN, Move.VOID_SEEN,
+    Move.INTERRUPT, Move.RESUME, Move.CANCEL, Move.EXHAUST, Move.EXPIRE,
 )  # fmt: skip
 GRID = """
-INITIATED          INIT COMP COMP DECL INTR .    CANC .    EXPI
-INTERRUPTED        .    COMP COMP DECL INTR RESU CANC FAIL EXPI
-RESUMED            RESU COMP COMP DECL INTR .    CANC FAIL EXPI
-COMPLETED          .    COMP COMP COMP COMP .    .    .    .
-DECLINED           .    COMP DECL DECL DECL .    .    .    .
-CANCELLED          .    COMP CANC CANC CANC .    .    .    .
-EXPIRED            .    COMP EXPI EXPI EXPI .    .    .    .
-FAILED_MAX_RETRIES .    COMP FAIL FAIL FAIL .    .    .    .
+INITIATED          INIT COMP COMP DECL INTR INTR .    CANC .    EXPI
+INTERRUPTED        .    COMP COMP DECL INTR INTR RESU CANC FAIL EXPI
+RESUMED            RESU COMP COMP DECL INTR INTR .    CANC FAIL EXPI
+COMPLETED          .    COMP COMP COMP COMP COMP .    .    .    .
+DECLINED           .    COMP DECL DECL DECL DECL .    .    .    .
+CANCELLED          .    COMP CANC CANC CANC CANC .    .    .    .
+EXPIRED            .    COMP EXPI EXPI EXPI EXPI .    .    .    .
+FAILED_MAX_RETRIES .    COMP FAIL FAIL FAIL FAIL .    .    .    .
 """
 SHORT = {
     "INIT": State.INITIATED,
@@ -59,6 +59,7 @@ PROOF_NEEDED = {
     Move.CHARGE_SEEN: Outcome.CHARGED,
     Move.ACCEPTANCE_SEEN: Outcome.NOT_CHARGED,
     Move.DECLINE_SEEN: Outcome.NOT_CHARGED,
+    Move.VOID_SEEN: Outcome.NOT_CHARGED,
     Move.CANCEL: Outcome.NOT_CHARGED,
     Move.EXPIRE: Outcome.NOT_CHARGED,
 }
@@ -80,7 +81,7 @@ def level(status: AttemptStatus) -> int:
 @pytest.mark.parametrize("move", Move)
 @pytest.mark.parametrize("outcome", Outcome)
 def test_the_full_product(state: State, move: Move, outcome: Outcome) -> None:
-    """Each of the 216 combinations either leads where the money rules say, or is illegal."""
+    """Each of the 240 combinations either leads where the money rules say, or is illegal."""
     to = EXPECTED[state, move]
     proved = PROOF_NEEDED.get(move, outcome) is outcome or state is State.COMPLETED
     if to is not None and proved:

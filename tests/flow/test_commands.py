@@ -157,3 +157,100 @@ async def test_a_request_in_flight_cannot_be_resumed_or_completed(lab: Lab) -> N
         with pytest.raises(NotAllowed, match="in progress"):
             await verb
     assert (await request).status == 200
+
+
+# --- by itself, and for whoever reads ------------------------------------------------------------
+
+STRONG = POLICY.replace(
+    "profile: generic,", "profile: generic, idempotency: {class: A_strong, window: 24h},"
+).replace("retry: {", "retry: {max_attempts: 4, automatic_attempts: 1, ")
+
+
+async def test_what_cannot_be_looked_up_is_sent_again_by_the_schedule(tmp_path: Path) -> None:
+    """Same key, same bytes, 5 s and 30 s after the last send; the last send is not used up."""
+    lab = Lab(settings_from(STRONG, tmp_path))
+    lab.gateway.will(*[lab.gateway.loses_answer()] * 3)
+    await lab.merchant_sends(pay(key="k-1", target="/pay"), "plain")
+    sent_at = []
+    for _ in range(600):
+        await asyncio.sleep(1)
+        before = len(lab.gateway.seen)
+        await lab.reconciler.run_once()
+        await lab.settle_down()
+        sent_at += [round(lab.clock.monotonic())] * (len(lab.gateway.seen) - before)
+    assert len(lab.gateway.seen) == 3
+    assert sent_at[1] - sent_at[0] == 30
+    keys = {dict(send.headers)["Idempotency-Key"] for send in lab.gateway.seen}
+    bodies = {send.body for send in lab.gateway.seen}
+    assert (keys, len(bodies)) == ({"k-1"}, 1)
+    session = await lab.only_session()
+    assert (session.outcome, session.sends_left()) == (Outcome.UNKNOWN, 1)
+    await lab.close()
+
+
+@pytest.mark.parametrize("stop", ["cancel", "interrupt", "forget"])
+async def test_nothing_is_sent_again_that_somebody_stopped(tmp_path: Path, stop: str) -> None:
+    """Wanted cancelled, held, or its bytes are no longer here."""
+    lab = Lab(settings_from(STRONG, tmp_path))
+    lab.gateway.will(lab.gateway.loses_answer())
+    await lab.merchant_sends(pay(key="k-1", target="/pay"), "plain")
+    if stop == "cancel":
+        await lab.commands.cancel("ps_0001", "changed my mind")
+    elif stop == "interrupt":
+        await lab.commands.interrupt("ps_0001", "wait")
+    else:
+        lab.held.drop("ps_0001")
+    for _ in range(20):
+        await asyncio.sleep(10)
+        await lab.reconciler.run_once()
+    assert len(lab.gateway.seen) == 1
+    await lab.close()
+
+
+async def test_who_reads_an_unknown_session_has_it_looked_up(lab: Lab) -> None:
+    """Ten readers at once are one look, and so is whoever comes within the next second."""
+    lab.gateway.will(*[lab.gateway.loses_answer()] * 3)
+    await lab.merchant_sends(pay(key="k-1"))
+    asked = len(lab.gateway.seen)
+    lab.gateway.will(*[lab.gateway.answers(200, b'{"data": [], "has_more": false}')] * 2)
+    await asyncio.gather(*(lab.commands.show("ps_0001") for _ in range(10)))
+    session = await lab.commands.show("ps_0001")
+    assert (len(lab.gateway.seen) - asked, session.lookups) == (1, 1)
+    await asyncio.sleep(1.1)
+    await lab.commands.show("ps_0001")
+    assert len(lab.gateway.seen) - asked == 2
+
+
+async def test_a_reader_hears_what_the_look_up_found(lab: Lab) -> None:
+    """The charge is found while the reader waits."""
+    lab.gateway.will(*[lab.gateway.loses_answer()] * 3)
+    await lab.merchant_sends(pay(key="k-1"))
+    found = (
+        b'{"data": [{"id": "e", "request": {"idempotency_key": "k-1"},'
+        b' "data": {"object": {"object": "payment_intent", "id": "pi_1"}}}], "has_more": false}'
+    )
+    lab.gateway.will(lab.gateway.answers(200, found), lab.gateway.answers(200, SUCCEEDED))
+    assert (await lab.commands.show("ps_0001")).state is State.COMPLETED
+
+
+async def test_a_gateway_that_hangs_does_not_hold_up_readers(lab: Lab) -> None:
+    """Two seconds, then what is known; the look-up goes on, and nobody begins a second one."""
+    lab.gateway.will(*[lab.gateway.loses_answer()] * 3)
+    await lab.merchant_sends(pay(key="k-1"))
+    asked = len(lab.gateway.seen)
+    lab.gateway.will(lab.gateway.hangs())
+    begun = lab.clock.monotonic()
+    session = await lab.commands.show("ps_0001")
+    assert lab.clock.monotonic() - begun == pytest.approx(2)
+    assert session.outcome is Outcome.UNKNOWN
+    await lab.commands.show("ps_0001")
+    assert len(lab.gateway.seen) - asked == 1
+    await asyncio.sleep(20)
+
+
+async def test_what_is_known_is_read_without_asking(lab: Lab) -> None:
+    """A settled session, or one that is with the gateway, is shown as it is."""
+    lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))
+    await lab.merchant_sends(pay(key="k-1"))
+    assert (await lab.commands.show("ps_0001")).state is State.COMPLETED
+    assert len(lab.gateway.seen) == 1

@@ -251,7 +251,8 @@ def test_every_lookup_a_route_names_exists(name: str, tmp_path: Path) -> None:
     named = {route.lookup for _, route in gateway.routes.routes if route.lookup is not None}
     assert named == set(gateway.profile.lookups)
     for recipe in gateway.profile.lookups.values():
-        assert "{gateway_key}" in "".join(value for _, value in recipe.match)
+        assert recipe.find is not None
+        assert "{gateway_key}" in "".join(value for _, value in recipe.find.match)
 
 
 # --- Stripe -------------------------------------------------------------------------------------

@@ -163,9 +163,11 @@ def test_runbooks_that_panels_name_exist() -> None:
     }
     assert named == {
         "HoldfastBreakerOpen",
+        "HoldfastContradiction",
         "HoldfastDown",
         "HoldfastNotReady",
         "HoldfastPaymentsFailing",
+        "HoldfastStoreRegressed",
         "HoldfastStoreSlow",
         "HoldfastUnknownOutcomes",
     }

@@ -182,6 +182,38 @@ def test_a_store_with_four_slashes_is_absolute(tmp_path: Path) -> None:
     assert made.store == "/srv/x.db"
 
 
+def test_the_audit_trail_is_beside_the_store(tmp_path: Path) -> None:
+    """A store that is a file has one; one in memory only where it is named."""
+    assert settings_from(GATEWAY, tmp_path).audit == tmp_path / "holdfast.db.audit"
+    memory = f"{GATEWAY}store: memory://\n"
+    assert settings_from(memory, tmp_path).audit is None
+    assert settings_from(f"{memory}audit: log/trail\n", tmp_path).audit == tmp_path / "log/trail"
+
+
+@pytest.mark.parametrize(
+    ("written", "spool"),
+    [
+        ("store: sqlite:///var/x.db", "var/x.db.spool"),
+        ("store: sqlite:///var/x.db\nspool: other/disk", "other/disk"),
+        ("store: redis://db\nkey_file: secret/key", "secret/holdfast.spool"),
+        ("store: memory://\nspool: x", "x"),
+    ],
+)
+def test_the_spool_lies_beside_what_is_there_already(
+    written: str, spool: str, tmp_path: Path
+) -> None:
+    """The store's file, else the key's; where the policy says so, there."""
+    assert settings_from(f"{GATEWAY}{written}\n", tmp_path).spool == tmp_path / spool
+
+
+def test_a_spool_without_a_store_or_key_on_disk(tmp_path: Path) -> None:
+    """A server and a key from the environment: beside the policy. In memory: none."""
+    key = {"HOLDFAST_KEY": "ab" * 32}
+    made = settings_from(f"{GATEWAY}store: postgresql://db/holdfast\n", tmp_path, key)
+    assert made.spool == tmp_path / "holdfast.spool"
+    assert settings_from(f"{GATEWAY}store: memory://\n", tmp_path).spool is None
+
+
 def test_a_store_in_memory_needs_no_key_that_outlives_it(tmp_path: Path) -> None:
     """There is a key file only where something sealed with it stays."""
     assert settings_from(f"{GATEWAY}store: memory://\n", tmp_path).key_file is None
@@ -433,6 +465,68 @@ gateways/mine.yaml:18:5: lookups.find-it.match: must compare something with {gat
 gateways/mine.yaml:20:5: lookups.find-it.read: must say where {id} goes, or it reads the same thing for every payment
 policy.yaml:6:1: store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 """  # noqa: E501 -- messages as they are printed
+
+
+RECIPES = {
+    "{find: /a, read: '/b/{id}'}": [
+        "items: is missing",
+        "match: is missing",
+        "id: is missing",
+        "match: must compare something with {gateway_key}, or it finds someone else's payment",
+    ],
+    "{}": ["read: is missing"],
+    "{read: /a, items: 'a[*]'}": [
+        "items: belongs to a list, and there is no find",
+        "read: must say where {gateway_key} or {order} goes, or it reads the same thing for every payment",  # noqa: E501 -- as it is printed
+    ],
+    "{read: '/a/{id}/{order}'}": [
+        "read: nothing is known for {id}; known here: {gateway_key}, {order}"
+    ],
+    "{read: '/a/{order}', not_found_proves: {after: 1m}}": [
+        "not_found_proves.after: is shorter than 2m; a gateway may take as long",
+        "not_found_proves: must say by `when` which answer means that there is no such payment",
+    ],
+    "{find: '/a?k={gateway_key}', items: a, match: [{path: k, value: v}], id: id, "
+    "read: '/a/{id}', not_found_proves: {after: 5m, when: {status: [404]}}}": [
+        "not_found_proves.when: is for a payment that is read at once; a list is empty by itself",
+        "items: must end in [*], so that an empty list can be told from none",
+    ],
+    "{cancel: {target: a, body: '{key}', proves: {status: [200]}}}": [
+        "cancel.target: write the path to ask for, starting with '/'",
+        "cancel.body: nothing is known for {key}; known here: {gateway_key}",
+        "cancel.body: must name {gateway_key}, or it voids someone else's payment",
+    ],
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_a_look_up_cannot_be(recipe: str, tmp_path: Path) -> None:
+    """A part that is missing, one that belongs elsewhere, and what would ask about nobody."""
+    (tmp_path / "gateways").mkdir()
+    head = MINE[: MINE.index("lookups:")]
+    text = f"{head}lookups:\n  find-it: {recipe}\n"
+    (tmp_path / "gateways/mine.yaml").write_text(text)
+    found = mistakes(tmp_path, gateway("    profile: mine\n"))
+    told = [line.split("lookups.find-it.")[1] for line in found]
+    assert sorted(told) == sorted(RECIPES[recipe])
+
+
+def test_only_a_weak_gateway_may_be_asked_for_a_lost_answer(tmp_path: Path) -> None:
+    """In the profile or in the policy: with another class it means nothing, so it is a mistake."""
+    (tmp_path / "gateways").mkdir()
+    mine = MINE.replace("class: A_strong,", "class: D_none, resend_lost_answers: true,")
+    (tmp_path / "gateways/mine.yaml").write_text(mine)
+    weak = "idempotency: {class: A_weak, resend_lost_answers: true}"
+    policy = gateway("    profile: mine\n")
+    assert mistakes(tmp_path, policy) == [
+        "gateways/mine.yaml:2:30: idempotency.resend_lost_answers: is only meant for class A_weak"
+    ]
+    (tmp_path / "gateways/mine.yaml").write_text(MINE)
+    strong = "    profile: mine\n    idempotency: {resend_lost_answers: true}\n"
+    (told,) = mistakes(tmp_path, gateway(strong))
+    assert told.endswith("idempotency.resend_lost_answers: is only meant for class A_weak")
+    made = settings_from(gateway(f"    profile: mine\n    {weak}\n"), tmp_path)
+    assert made.gateways["g"].profile.resend_lost_answers
 
 
 def test_a_profiles_mistakes_name_the_profiles_file(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ sesion: {}
 ## unknown key far off
 GATEWAY
 zzz: 1
-=> 2:1: zzz: unknown key; known here: defaults, gateways, key_file, listen, session, shutdown, store
+=> 2:1: zzz: unknown key; known here: audit, defaults, gateways, key_file, listen, session, shutdown, spool, store
 
 ## listen key
 GATEWAY
@@ -112,7 +112,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     idempotency: {gateway_class: A_strong}
-=> 5:19: gateways.g.idempotency.gateway_class: unknown key; known here: class, resend_horizon, window
+=> 5:19: gateways.g.idempotency.gateway_class: unknown key; known here: class, resend_horizon, resend_lost_answers, window
 
 ## body field key
 gateways:
@@ -787,7 +787,7 @@ gateways:
     upstream: "https://gw.example"
     lookup_credential: {value: sk_live_x}
 => 5:5: gateways.g.lookup_credential: name exactly one of env and file
-=> 5:25: gateways.g.lookup_credential.value: unknown key; known here: env, file, header
+=> 5:25: gateways.g.lookup_credential.value: unknown key; known here: env, file, header, sees_all
 
 ## credential header
 gateways:
@@ -820,7 +820,7 @@ store: !env STORE
 GATEWAY
 x: &x {replay_for: 1h}
 session: {<<: *x}
-=> 2:1: x: unknown key; known here: defaults, gateways, key_file, listen, session, shutdown, store
+=> 2:1: x: unknown key; known here: audit, defaults, gateways, key_file, listen, session, shutdown, spool, store
 => 3:11: session: keys are plain names; lists, maps and merge keys (<<) are not read here
 
 ## broken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,22 @@ from proxy.core.results import AttemptResult
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
-from proxy.ports import Conflict, KeyTaken, OrderTaken, Query, SessionStore
+from proxy.ports import COUNTED, Conflict, KeyTaken, OrderTaken, Query, SessionStore
 from proxy.stores.memory import MemoryStore
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.redis import RedisStore
 from proxy.stores.sqlite import SqliteStore
 from proxy.system import SystemClock
 from tests.support.lab import Notes
 from tests.support.postgres import Postgres, empty_place, postgres
+from tests.support.valkey import Valkey, valkey
 
 # What makes each store of a place of its own.
 STORES: dict[str, Callable[[str], SessionStore]] = {
     "memory": lambda _: MemoryStore(SystemClock()),
     "sqlite": lambda folder: SqliteStore(Path(folder, "sessions.db"), SystemClock(), Notes()),
     "postgres": lambda url: PostgresStore(url, 10.0, SystemClock(), Notes()),
+    "redis": lambda url: RedisStore(url, 10.0, SystemClock(), Notes()),
 }
 
 
@@ -37,12 +41,23 @@ def postgres_server() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def valkey_server() -> Iterator[Valkey]:
+    """The same."""
+    with valkey() as server:
+        yield server
+
+
 @pytest_asyncio.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SessionStore]:
     """Each store in turn, open and empty."""
     place = str(tmp_path)
     if request.param == "postgres":
         place = await empty_place(request.getfixturevalue("postgres_server"))
+    elif request.param == "redis":
+        server = request.getfixturevalue("valkey_server")
+        server.tell("FLUSHALL")
+        place = server.url
     built = STORES[request.param](place)
     await built.open()
     yield built
@@ -288,9 +303,14 @@ async def test_listed_is_what_is_live_or_unknown(store: SessionStore) -> None:
         (Query(order_ref="o-2"), ["ps_0002"]),
         (Query(user_ref="u-1"), ["ps_0003", "ps_0001"]),
         (Query(state=State.COMPLETED), ["ps_0004"]),
+        (Query(state=State.INITIATED), ["ps_0003", "ps_0002", "ps_0001"]),
+        (Query(state=State.DECLINED), []),
         (Query(outcome=Outcome.CHARGED), ["ps_0004"]),
+        (Query(outcome=Outcome.UNKNOWN), []),
         (Query(gateway="adyen"), ["ps_0003"]),
         (Query(since=1002, until=1004), ["ps_0003", "ps_0002"]),
+        (Query(until=1004, after=(1003, "ps_0003")), ["ps_0002", "ps_0001"]),
+        (Query(until=1003, after=(1009, "ps_0009")), ["ps_0002", "ps_0001"]),
         (Query(listed_only=True), ["ps_0003", "ps_0002", "ps_0001"]),
         (Query(listed_only=True, user_ref="u-1"), ["ps_0003", "ps_0001"]),
         (Query(order_ref="nobody"), []),
@@ -304,7 +324,8 @@ async def test_search(store: SessionStore, query: Query, found: list[str]) -> No
     await finished(store, 4, AttemptStatus.SUCCEEDED)
     page = await store.search(query)
     assert [session.id for session in page.sessions] == found
-    assert (page.total, page.more) == (len(found), False)
+    everything = await store.search(replace(query, after=None))
+    assert (page.total, page.more) == (len(everything.sessions), False)
 
 
 async def test_search_in_pages(store: SessionStore) -> None:
@@ -320,6 +341,14 @@ async def test_search_in_pages(store: SessionStore) -> None:
         assert page.more is (len(seen) < 7)
         after = (page.sessions[-1].started_at, page.sessions[-1].id)
     assert seen == [f"ps_{number:04d}" for number in range(7, 0, -1)]
+
+
+async def test_a_search_counts_only_so_far(store: SessionStore) -> None:
+    """Whoever counts a million looks at a million. The listed are all counted."""
+    await asyncio.gather(*(keep(store, opened(number)) for number in range(COUNTED + 5)))
+    assert (await store.search(Query())).total == COUNTED
+    assert (await store.search(Query(state=State.INITIATED))).total == COUNTED
+    assert (await store.search(Query(listed_only=True))).total == COUNTED + 5
 
 
 async def test_purge_drops_what_is_old_and_settled(store: SessionStore) -> None:

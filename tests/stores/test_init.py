@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.ports import StoreUnavailable
 from proxy.stores import make_store
 from proxy.stores.memory import MemoryStore
 from proxy.stores.sqlite import SqliteStore
@@ -20,7 +21,8 @@ _MAKE = """
 import sys
 from proxy.stores import make_store
 make_store(sys.argv[1], 10.0, None, None)
-stores = ("proxy.stores.memory", "proxy.stores.sqlite", "apsw", "sqlite3")
+stores = ("memory", "sqlite", "postgres", "redis")
+stores = (*(f"proxy.stores.{name}" for name in stores), "asyncpg", "redis", "apsw", "sqlite3")
 print(*(name for name in stores if name in sys.modules))
 """
 
@@ -41,11 +43,24 @@ async def test_everything_else_is_a_file(tmp_path: Path) -> None:
     await store.close()
 
 
+def test_a_store_whose_client_is_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The clients of servers are extras."""
+    monkeypatch.delitem(sys.modules, "proxy.stores.postgres", raising=False)
+    monkeypatch.delitem(sys.modules, "proxy.stores.postgres_server", raising=False)
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(StoreUnavailable, match=r"asyncpg.* install holdfast\[postgresql\]"):
+        make_store("postgresql://h/d", 10.0, SystemClock(), Notes())
+
+
 @pytest.mark.parametrize(
     ("named", "loaded"),
     [
         ("memory://", ["proxy.stores.memory"]),
         ("holdfast.db", ["proxy.stores.sqlite", "apsw"]),
+        ("redis://h/0", ["proxy.stores.redis", "redis"]),
+        ("postgresql://h/d", ["proxy.stores.postgres", "asyncpg"]),
     ],
 )
 def test_only_the_store_in_use_is_loaded(named: str, loaded: list[str], tmp_path: Path) -> None:

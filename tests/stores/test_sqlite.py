@@ -17,9 +17,10 @@ from msgspec.structs import replace
 from proxy.core.events import AttemptEnded, StoreTimed
 from proxy.core.results import AttemptResult
 from proxy.core.session import apply
-from proxy.core.states import AttemptStatus
+from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
-from proxy.ports import KeyTaken, StoreUnavailable
+from proxy.ports import KeyTaken, Query, StoreUnavailable
+from proxy.stores import sqlite
 from proxy.stores.codec import encode
 from proxy.stores.sqlite import MIGRATIONS, SqliteStore
 from proxy.system import SystemClock
@@ -423,6 +424,84 @@ async def test_answers_are_dropped_by_when_they_were_kept(store: SqliteStore) ->
     kept = [await store.answer(f"ps_{number:04d}") for number in (1, 2, 3, 4500)]
     assert kept == [None, b"sealed", None, b"sealed"]
     assert await store.purge(answers_before=9001, sessions_before=0) == (2, 0)
+
+
+async def finished_ones(store: SqliteStore, count: int) -> None:
+    """So many at once."""
+    await asyncio.gather(
+        *(finished(store, n, AttemptStatus.SUCCEEDED) for n in range(1, count + 1))
+    )
+
+
+@pytest.mark.parametrize(("seconds", "transactions"), [(3600.0, 2), (0.0, 10)])
+async def test_a_slow_disk_is_given_less_to_drop_at_once(
+    store: SqliteStore,
+    disk: FaultyDisk,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    transactions: int,
+) -> None:
+    """A hundred at a time; half as many after each time that took too long for a payment."""
+    monkeypatch.setattr(sqlite, "_PURGE_SECONDS", seconds)
+    await finished_ones(store, 200)
+    before = disk.syncs
+    assert await store.purge(answers_before=0, sessions_before=10**13) == (0, 200)
+    assert disk.syncs - before == transactions
+
+
+async def test_nothing_to_drop_is_nothing_written(store: SqliteStore, disk: FaultyDisk) -> None:
+    """It is looked for beside the writer, which payments need."""
+    await finished_ones(store, 5)
+    before = disk.syncs
+    assert await store.purge(answers_before=1, sessions_before=1) == (0, 0)
+    assert disk.syncs == before
+
+
+async def test_what_has_changed_since_it_was_found_is_kept(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found old, and by the time it would be dropped it is live or has finished anew."""
+    await keep(store, opened(1), b"sealed")
+    await finished(store, 2, AttemptStatus.SUCCEEDED)
+    monkeypatch.setattr(store, "_numbers", lambda *_: [1, 2])
+    assert await store.purge(answers_before=2, sessions_before=3000) == (0, 0)
+    assert await store.purge(answers_before=2, sessions_before=3001) == (0, 1)
+    assert await store.get("ps_0001") is not None
+
+
+async def test_the_answer_of_a_dropped_session_goes_with_it(store: SqliteStore) -> None:
+    """Its number can be given again, and another session's answer may not be found there."""
+    await finished(store, 1, AttemptStatus.SUCCEEDED)
+    assert await store.purge(answers_before=0, sessions_before=10**13) == (0, 1)
+    assert store._reader.execute("SELECT count(*) FROM answers").get == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (Query(), "sessions_started (started_at>?)"),
+        (Query(order_ref="o"), "sessions_order (order_ref=?)"),
+        (Query(order_ref="o", state=State.DECLINED), "sessions_order (order_ref=?)"),
+        (Query(user_ref="u"), "sessions_user (user_ref=? AND started_at>?)"),
+        (Query(user_ref="u", state=State.EXPIRED), "sessions_user (user_ref=? AND started_at>?)"),
+        (Query(state=State.COMPLETED), "sessions_started (started_at>?)"),
+        (Query(outcome=Outcome.NOT_CHARGED), "sessions_started (started_at>?)"),
+        (
+            Query(state=State.DECLINED),
+            "sessions_ended_otherwise (state=? AND started_at>?)",
+        ),
+        (
+            Query(state=State.EXPIRED, gateway="g", since=1, until=2),
+            "sessions_ended_otherwise (state=? AND started_at>? AND started_at<?)",
+        ),
+    ],
+)
+async def test_a_search_goes_by_an_index(store: SqliteStore, query: Query, index: str) -> None:
+    """The newest first, so that it ends with the page; it never sorts all that match."""
+    where, values = sqlite._conditions(query)
+    asked = f"SELECT doc FROM sessions WHERE {where} ORDER BY started_at DESC, id DESC LIMIT 51"  # noqa: S608
+    plan = [row[3] for row in store._reader.execute(f"EXPLAIN QUERY PLAN {asked}", values)]
+    assert plan[0] == f"SEARCH sessions USING INDEX {index}"
 
 
 # --- the keys on file -----------------------------------------------------------------------------

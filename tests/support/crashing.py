@@ -1,6 +1,7 @@
 """`holdfast`, but it kills itself (-9) at a named point of a payment. Run as a script.
 
-The point stands in `CRASH_AT`; the names are those of the money rules (section 6.2).
+The point stands in `CRASH_AT`; the names C0 to C12 are those of the money rules (section 6.2), the
+others are of a store whose disk is full once an intent is on it.
 Nothing of this is in the product: the rooms' own functions are wrapped from outside.
 """
 
@@ -16,15 +17,19 @@ from proxy.cli import main
 from proxy.core import events as ev
 from proxy.core.session import Session
 from proxy.flow.attempts import Attempts
+from proxy.ports import StoreUnavailable
+from proxy.spool import FileSpool
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.redis import RedisStore
 from proxy.stores.sqlite import SqliteStore, _Write
 from proxy.system import SystemDice
 from proxy.web.responses import RawResponse
+from tests.support.faulty_disk import FaultyDisk
 
 Kind = type[ev.AttemptStarted | ev.AttemptEnded]
 
 # Whichever the policy names; a commit of these is a message to a server.
-SHARED = (PostgresStore,)
+SHARED = (PostgresStore, RedisStore)
 STORES = (SqliteStore, *SHARED)
 # A commit takes about so long: before that it is under way, or just done.
 _COMMIT_SECONDS = 0.004
@@ -144,6 +149,39 @@ def mid_answer() -> None:
     RawResponse.prepare = wrapped  # type: ignore[method-assign]
 
 
+def full_after_the_intent() -> None:
+    """The store's disk is full as soon as an intent is on it."""
+    disk = FaultyDisk("full-after-the-intent")
+    begin, written = SqliteStore.__init__, SqliteStore._written
+
+    def on_that_disk(self: SqliteStore, *arguments: Any) -> None:
+        begin(self, *arguments, vfs=disk.name)
+
+    def filling(self: SqliteStore, batch: Any) -> None:
+        disk.full |= any(is_about(write.session, ev.AttemptStarted) for write in batch.writes)
+        written(self, batch)
+
+    SqliteStore.__init__ = on_that_disk  # type: ignore[method-assign, assignment]
+    SqliteStore._written = filling  # type: ignore[method-assign]
+
+
+def full_then_die_when_spooled() -> None:
+    """Die when the outcome is on the spool and nobody has been answered."""
+    full_after_the_intent()
+    after("keep", FileSpool)
+
+
+def full_without_a_spool() -> None:
+    """The spool takes nothing either."""
+
+    async def keep(_self: FileSpool, _record: bytes) -> int:
+        message = "switched off"
+        raise StoreUnavailable(message)
+
+    full_after_the_intent()
+    FileSpool.keep = keep  # type: ignore[method-assign, assignment]
+
+
 class HalfTransport:
     """Writes half of what it is given, and dies."""
 
@@ -172,6 +210,9 @@ ARRANGE: dict[str, Callable[[], None]] = {
     "C10": lambda: written_but_not_acknowledged(ev.AttemptEnded),
     "C11": lambda: after("_conclude", Attempts),
     "C12": mid_answer,
+    "full": full_after_the_intent,
+    "full, no spool": full_without_a_spool,
+    "spooled": full_then_die_when_spooled,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ class KillingGateway(SimulatedGateway):
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.armed: dict[int, tuple[str, Kill]] = {}
+        self.sends: list[tuple[int, float]] = []  # the port each came to, and when (loop time)
 
     def app(self) -> web.Application:
         """As the gateway's own."""
@@ -40,6 +42,8 @@ class KillingGateway(SimulatedGateway):
     ) -> web.StreamResponse:
         assert request.transport is not None
         port = request.transport.get_extra_info("sockname")[1]
+        if request.method == "POST":
+            self.sends.append((port, asyncio.get_running_loop().time()))
         point, kill = self.armed.get(port, ("", None))
         short = (request.content_length or 0) < _LONG_BYTES
         if kill is None or request.method != "POST" or (point == "C5" and short):

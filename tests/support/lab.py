@@ -22,6 +22,7 @@ from proxy.flow.held import HeldRequests
 from proxy.flow.journal import Journal
 from proxy.flow.pipeline import Pipeline
 from proxy.flow.reconcile import Reconcile
+from proxy.flow.saver import Saver
 from proxy.flow.walk import BodyTooLarge, Lane, Walks
 from proxy.keyring import Keyring
 from proxy.ports import StoreUnavailable
@@ -108,6 +109,31 @@ class SharedStore(TranscribingStore):
         return [session for session in await self.listed() if session.sender in gone]
 
 
+class TranscribingSpool:
+    """A spool in memory, telling what it was given; can be told to be full."""
+
+    def __init__(self, heard: list[str]) -> None:
+        self._heard = heard
+        self._waiting: dict[int, bytes] = {}
+        self.full = False
+
+    async def keep(self, record: bytes) -> int:
+        if self.full:
+            message = "the spool is full"
+            raise StoreUnavailable(message)
+        number = max(self._waiting, default=0) + 1
+        self._waiting[number] = record
+        self._heard.append("spool  AttemptEnded")
+        return number
+
+    def records(self) -> dict[int, bytes]:
+        return dict(self._waiting)
+
+    async def done(self, number: int) -> None:
+        del self._waiting[number]
+        self._heard.append("spool  done")
+
+
 class Notes:
     """A recorder that keeps everything."""
 
@@ -191,9 +217,16 @@ def pay(  # noqa: PLR0913 -- everything a backend can say, by name
 
 
 class Lab:
-    """The flow with everything around it."""
+    """The flow with everything around it; with the store of another it goes on with its
+    transcript.
+    """
 
-    def __init__(self, settings: Settings, store: TranscribingStore | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: TranscribingStore | None = None,
+        spool: TranscribingSpool | None = None,
+    ) -> None:
         self.transcript: list[str] = [] if store is None else store.heard
         self.clock = LoopClock()
         self.dice = LoadedDice()
@@ -202,12 +235,16 @@ class Lab:
         self.settings = settings
         self.secrets = Keyring(b"k" * 32)
         self.store = store or TranscribingStore(self.clock, self.transcript)
+        self.spool = spool or TranscribingSpool(self.transcript)
         self.gateway = ScriptedUpstream(self.transcript.append)
         self.journal = Journal(self.store, self.secrets, self.notes)
         self.held = HeldRequests(settings.held_request_bytes)
         self.walks = Walks()
         self.tasks = Tasks(self.bugs.append)
-        self.reconcile = Reconcile(self.journal, self.held, self.clock)
+        self.reconcile = Reconcile(self.journal, self.held, self.clock, self.secrets.digest)
+        self.saver = Saver(
+            self.journal, self.secrets, self.spool, self.clock, self.tasks, self.bugs.append
+        )
         self.lanes = {name: self._lane(name) for name in settings.gateways}
         self.pipeline = Pipeline(
             store=self.store,
@@ -220,6 +257,7 @@ class Lab:
             held=self.held,
             reconcile=self.reconcile,
             walks=self.walks,
+            saver=self.saver,
             tasks=self.tasks,
             on_bug=self.bugs.append,
         )
@@ -252,6 +290,7 @@ class Lab:
             lookup_credential=()
             if credential is None
             else ((credential.header, credential.value),),
+            lookup_sees_all=credential is not None and credential.sees_all,
         )
 
     async def merchant_sends(

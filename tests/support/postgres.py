@@ -116,18 +116,26 @@ class Postgres:
             self._process.wait(timeout=30)
             self._process = None
 
+    def tell(self, statement: str) -> str:
+        """Say something to it as an administrator would; the rows of its answer, if any."""
+        return self.run(
+            "psql", "-qAtX", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres",
+            "-c", statement,
+        ).strip()  # fmt: skip
+
     def kill(self) -> None:
-        """Kill -9, every process of it: what was not synced is gone with the machine's page cache
-        only, but nothing is tidied up.
+        """Kill -9, every process of it, if it runs: what was not synced is gone with the machine's
+        page cache only, but nothing is tidied up.
         """
-        assert self._process is not None
+        if self._process is None:
+            return
         family = [self._process.pid, *self._children()]
         for pid in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait(timeout=30)
         self._process = None
-        while any(Path(f"/proc/{pid}").exists() for pid in family):
+        while any(map(_runs, family)):
             time.sleep(0.01)
 
     def pause(self) -> None:
@@ -177,6 +185,14 @@ class Postgres:
     def promote(self) -> None:
         """Make a standby the primary."""
         self.run("pg_ctl", "promote", "-w", "-D", self.data)
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is more of it than an entry that its new parent has not read yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

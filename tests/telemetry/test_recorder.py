@@ -181,6 +181,7 @@ LIVES: dict[str, tuple[list[ev.Event], dict[Sample, float]]] = {
             ("sessions_recovered_total", *STRIPE): 1,
         },
     ),
+    "voided in vain": ([OPENED, started(1), LOST, ev.VoidAsked(EPOCH_MS)], LOST_MOVES),
     "looked up in vain": ([OPENED, started(1), LOST, ev.LookedUp(EPOCH_MS, EPOCH_MS)], LOST_MOVES),
     "handed to a person": ([OPENED, started(1), LOST, ev.ReviewNeeded(EPOCH_MS)], LOST_MOVES),
     "given up, nobody knows": (
@@ -449,6 +450,17 @@ def test_a_payment_that_waits_for_a_person_is_a_line() -> None:
         ("interruption", "warning"),
         ("review required", "warning"),
     ]
+
+
+def test_a_contradiction_is_counted_and_told() -> None:
+    """Charged after it was cancelled: a number to page by, a line with the case, and only once."""
+    outlet = Outlet()
+    outlet.hears(OPENED, ev.Cancelled(EPOCH_MS, "r"))
+    charged = ev.EvidenceFound(EPOCH_MS, ev.EvidenceSource.WEBHOOK, AttemptStatus.SUCCEEDED, "pi_1")
+    outlet.hears(charged, charged)
+    assert outlet.metrics.contradictions == {("stripe",): 1}
+    line = next(line for line in outlet.lines() if line["event"] == "contradiction")
+    assert (line["level"], line["said"], line["outcome"]) == ("warning", "CANCELLED", "charged")
 
 
 def test_late_evidence_of_the_same_writes_nothing() -> None:

@@ -15,10 +15,15 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from proxy.audit import AuditFile, links
+from proxy.core.session import Session
 from proxy.demo.faults import Fault
 from proxy.demo.gateway import SimulatedGateway
+from proxy.flow.commands import Commands
+from proxy.web.auth import Gatekeeper, Role
+from proxy.web.sessions_api import SessionsApi
 from tests.support.raw import RawConnection, raw_server
-from tests.support.running import HoldfastProcess, policy, simulated
+from tests.support.running import HoldfastProcess, policy, running, simulated
 from tests.support.stage import (
     ACCEPTED,
     DECLINED,
@@ -39,6 +44,10 @@ from tests.support.stage import (
 
 JsonObject = dict[str, Any]
 
+TOKENS = {
+    "HOLDFAST_VIEWER_TOKEN": "the-viewer-s-token",
+    "HOLDFAST_OPERATOR_TOKEN": "the-operator-s-token",
+}
 CANCEL = {"reason": "the shopper left"}
 HOLD = {"reason": "let me look"}
 EVIDENCE = {"paymentDetails": {"reference": "pi_77"}}
@@ -119,8 +128,8 @@ async def test_a_session_is_shown_as_the_contract_shows_it(tmp_path: Path) -> No
             stage = Stage(running, http, clock)
             before = clock.now_ms()
             reply = await stage.pay("123", gateway="gateway", user="user456")
-            after = clock.now_ms()
             shown = await stage.session(reply.header("X-Payment-Session-Id"))
+            after = clock.now_ms()  # reading it has had it looked up
 
     for name, kind in CONTRACT.items():
         assert isinstance(shown[name], kind), name
@@ -1060,6 +1069,7 @@ async def test_filters(stage: Stage) -> None:
     await STATES["completed"](stage, "3")
     await STATES["declined"](stage, "4")
     await STATES["interrupted, unknown"](stage, "5")
+    stage.gateway.will("5", None)  # it is sent again by itself, and lost again
     stage.clock.leap(60)
     middle = str(stage.clock.now_ms())
     await stage.create("6", userId="bob")
@@ -1221,3 +1231,270 @@ async def test_the_puppet_is_a_fair_judge(stage: Stage) -> None:
     stage.gateway.will("o-1", ACCEPTED)
     reply = await stage.pay("o-1", gateway="stripe")
     assert (reply.status, reply.json["status"]) == (200, "requires_action")
+
+
+# --- the audit trail ------------------------------------------------------------------------------
+
+
+def trail(stage: Stage) -> list[JsonObject]:
+    """What was entered since the stage stands; its chain holds."""
+    path = stage.running.holdfast._settings.audit
+    assert path is not None
+    assert list(links(path))
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+# (state, call, body, what its repeat is answered). Create is asked for the order, not the session.
+TWICE = [
+    ("created", "create", {"orderId": "o-1"}, 200),
+    ("created", "cancel", CANCEL, 200),
+    ("interrupted, unknown for good", "cancel", CANCEL, 202),
+    ("created", "interrupt", HOLD, 200),
+    ("in flight", "interrupt", HOLD, 202),
+    ("created", "complete", EVIDENCE, 200),
+    ("interrupted, unknown", "complete", EVIDENCE, 200),
+    ("completed", "resume", None, 200),
+]
+
+
+@pytest.mark.parametrize(("state", "verb", "body", "status"), TWICE)
+async def test_a_repeated_call_changes_nothing(
+    stage: Stage, state: str, verb: str, body: JsonObject | None, status: int
+) -> None:
+    """The second answer is as the first, and the trail says that nothing changed."""
+    session_id = await STATES[state](stage, "o-1")
+    path = "/session/create" if verb == "create" else f"/session/{session_id}/{verb}"
+    replies, versions = [], []
+    for _ in range(2):
+        replies.append(await stage.call("POST", path, body))
+        shown = await stage.call("GET", f"/session/{session_id}")
+        versions.append(shown.header("ETag"))
+    assert [reply.status for reply in replies] == [status, status]
+    assert replies[0].body == replies[1].body
+    assert versions[0] == versions[1]
+    entry = trail(stage)[-1]
+    assert (entry["action"], entry["session"]) == (verb, session_id)
+    assert (entry["result"], entry["why"]) == ("unchanged", None)
+    assert entry["before"] == entry["after"]
+    assert f'"{entry["after"]["version"]}"' == versions[0]
+    if state == "in flight":
+        stage.gateway.release("o-1", SUCCEEDED)
+
+
+async def test_a_repeated_resume_changes_nothing(stage: Stage) -> None:
+    """While the session waits for its request it is told that it is resumed already."""
+    session_id = (await stage.create("o-1"))["sessionId"]
+    await stage.post(session_id, "interrupt", HOLD)
+    assert (await stage.post(session_id, "resume")).status == 202
+    shown = await stage.session(session_id)
+    is_problem(await stage.post(session_id, "resume"), 409, "not-in-this-state")
+    assert await stage.session(session_id) == shown
+    first, second = trail(stage)[-2:]
+    assert (first["result"], second["result"], second["after"]) == ("changed", "refused", None)
+    assert first["after"] == second["before"]
+
+
+async def test_an_entry_says_who_did_what_to_which_session(tmp_path: Path) -> None:
+    """Role, address, call, session, reason, before and after; never a token or a card number."""
+    token = TOKENS["HOLDFAST_OPERATOR_TOKEN"]
+    async with staged(tmp_path, environ=TOKENS, token=token) as stage:
+        session_id = (await stage.create("o-1"))["sessionId"]
+        why = "4242 4242 4242 4242 was declined, says sk_live_12345678"
+        await stage.post(session_id, "cancel", {"reason": why})
+        created, cancelled = trail(stage)
+        text = (tmp_path / "holdfast.db.audit").read_text()
+    assert (created["action"], created["order"], created["before"]) == ("create", "o-1", None)
+    assert created["after"] == {"status": "INITIATED", "outcome": "not_charged", "version": 1}
+    del cancelled["hash"], cancelled["prev"], cancelled["at"]
+    assert cancelled == {
+        "seq": 2,
+        "source": "session API",
+        "who": {"role": "operator", "peer": "127.0.0.1"},
+        "action": "cancel",
+        "session": session_id,
+        "reason": "[masked] was declined, says [masked]",
+        "before": created["after"],
+        "after": {"status": "CANCELLED", "outcome": "not_charged", "version": 2},
+        "result": "changed",
+        "why": None,
+    }
+    assert not [token for token in TOKENS.values() if token in text]
+
+
+async def test_what_is_refused_is_entered_too(tmp_path: Path) -> None:
+    """Without a token, with too little of one, for no session, misspelled, not in this state."""
+    async with staged(tmp_path, environ=TOKENS) as stage:
+        operator, viewer = (
+            {"Authorization": f"Bearer the-{role}-s-token"} for role in ("operator", "viewer")
+        )
+        order = {"orderId": "o-1"}
+        reply = await stage.call("POST", "/session/create", order, headers=operator)
+        session_id = reply.json["sessionId"]
+        await stage.post(session_id, "complete", EVIDENCE, headers=operator)
+        await stage.post(session_id, "cancel", CANCEL)
+        await stage.post("x" * 5000, "cancel", CANCEL)
+        await stage.post(session_id, "cancel", CANCEL, headers=viewer)
+        await stage.post("ps_none", "cancel", CANCEL, headers=operator)
+        await stage.post(session_id, "cancel", {"raeson": ""}, headers=operator)
+        await stage.post(session_id, "cancel", CANCEL, headers=operator)
+        await stage.post(session_id, "cancel", CANCEL, headers={**operator, "If-Match": '"1"'})
+        await stage.call("GET", f"/session/{session_id}")  # changes nothing, whoever asks
+        told = trail(stage)[2:]
+    assert {(entry["action"], entry["result"], entry["after"]) for entry in told} == {
+        ("cancel", "refused", None)
+    }
+    assert [(e["who"]["role"], e["session"], e["why"]) for e in told] == [
+        ("nobody", session_id, "A token is required"),
+        ("nobody", "x" * 100, "A token is required"),
+        ("viewer", session_id, "A viewer may not do this"),
+        ("operator", "ps_none", "There is no such session"),
+        ("operator", session_id, "Unknown field"),
+        ("operator", session_id, "it is already charged; refund it instead"),
+        ("operator", session_id, "The session has another version"),
+    ]
+
+
+async def test_a_fault_of_ours_is_entered_as_one(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows then what was done: the entry says so and points to the session."""
+    session_id = (await stage.create("o-1"))["sessionId"]
+
+    async def broken(_commands: Commands, _session_id: str, _reason: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Commands, "cancel", broken)
+    assert (await stage.post(session_id, "cancel", CANCEL)).status == 500
+    entry = trail(stage)[-1]
+    assert (entry["result"], entry["why"]) == ("failed", "ZeroDivisionError")
+
+
+async def test_calls_about_one_session_follow_each_other(stage: Stage) -> None:
+    """Many at once: each entry begins where the one before it ended, and each step has one."""
+    session_id = (await stage.create("o-1"))["sessionId"]
+    calls = [("interrupt", HOLD), ("resume", None), ("interrupt", {"reason": "once more"})] * 20
+    await asyncio.gather(*(stage.post(session_id, verb, body) for verb, body in calls))
+    told = trail(stage)
+    assert len(told) == 1 + len(calls)
+    now = told[0]["after"]
+    for entry in told[1:]:
+        assert entry["before"] == now
+        now = entry["after"] or now
+    steps = (await stage.summary(session_id))["timeline"]
+    assert len([entry for entry in told if entry["result"] == "changed"]) == len(steps)
+
+
+# --- If-Match -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [("resume", None), ("complete", EVIDENCE), ("cancel", CANCEL), ("interrupt", HOLD)],
+)
+async def test_a_version_that_moved_stops_a_call(
+    stage: Stage, verb: str, body: JsonObject | None
+) -> None:
+    """With the version before, nothing is done; with the one that is, it is."""
+    session_id = await STATES["interrupted"](stage, "o-1")
+    before = (await stage.call("GET", f"/session/{session_id}")).header("ETag")
+    await stage.post(session_id, "interrupt", HOLD)
+    shown = await stage.call("GET", f"/session/{session_id}")
+    for stale in (before, f"W/{shown.header('ETag')}", "nonsense", ""):
+        reply = await stage.post(session_id, verb, body, headers={"If-Match": stale})
+        assert is_problem(reply, 412, "version-moved")["sessionId"] == session_id
+    assert (await stage.session(session_id)) == shown.json
+    either = f"{before}, {shown.header('ETag')}"
+    assert (await stage.post(session_id, verb, body, headers={"If-Match": either})).status < 300
+
+
+@pytest.mark.parametrize("turns", [True, False], ids=["in turns", "the control: at once"])
+async def test_of_two_with_the_same_version_one_acts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, turns: bool
+) -> None:
+    """Calls about a session take turns, however long the store takes to show it to each of them."""
+    session_id = (await stage.create("o-1"))["sessionId"]
+    asked, get, role = 0, Commands.get, Gatekeeper.role
+
+    def arrives(gatekeeper: Gatekeeper, *about: Any) -> Role:
+        nonlocal asked
+        asked += 1
+        return role(gatekeeper, *about)
+
+    async def slow(commands: Commands, session_id: str) -> Session:
+        session = await get(commands, session_id)
+        await eventually(counted, (2).__le__)
+        await asyncio.gather(*(asyncio.sleep(0) for _ in range(100)))
+        return session
+
+    async def counted() -> int:
+        return asked
+
+    monkeypatch.setattr(Gatekeeper, "role", arrives)
+    monkeypatch.setattr(Commands, "get", slow)
+    if not turns:
+        monkeypatch.setattr(SessionsApi, "_turn_of", lambda _api, _id: asyncio.Lock())
+    match = {"If-Match": '"1"'}
+    replies = await asyncio.gather(
+        stage.post(session_id, "interrupt", HOLD, headers=match),
+        stage.post(session_id, "cancel", CANCEL, headers=match),
+    )
+    assert (412 in [reply.status for reply in replies]) is turns
+
+
+# --- a trail that takes no entries ----------------------------------------------------------------
+
+
+async def test_without_the_trail_nothing_is_done(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call that finds the disk full says that it was carried out; the next are not."""
+    first = (await stage.create("o-1"))["sessionId"]
+    second = (await stage.create("o-2"))["sessionId"]
+
+    def full(_audit: AuditFile, _lines: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AuditFile, "_append", full)
+        told = is_problem(await stage.post(first, "cancel", CANCEL), 503, "audit-unavailable")
+        assert told["carriedOut"] is True
+        assert (await stage.session(first))["status"] == "CANCELLED"
+        for verb, body in (("cancel", CANCEL), ("interrupt", HOLD), ("complete", EVIDENCE)):
+            told = is_problem(await stage.post(second, verb, body), 503, "audit-unavailable")
+            assert told["carriedOut"] is False
+        assert (await stage.session(second))["status"] == "INITIATED"
+        assert (await stage.pay("o-3")).status == 200  # payments need no entry
+        assert len(trail(stage)) == 2
+    assert (await stage.post(second, "cancel", CANCEL)).status == 200
+    assert [(entry["action"], entry["session"]) for entry in trail(stage)[2:]] == [
+        ("cancel", first),
+        ("cancel", second),
+    ]
+
+
+async def test_a_refusal_without_its_entry_was_not_carried_out(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk makes of its entry does not turn a no into a yes."""
+    session_id = await STATES["completed"](stage, "o-1")
+
+    def full(_audit: AuditFile, _lines: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(AuditFile, "_append", full)
+    told = is_problem(await stage.post(session_id, "cancel", CANCEL), 503, "audit-unavailable")
+    assert told["carriedOut"] is False
+
+
+async def test_a_store_that_forgets_keeps_no_trail(tmp_path: Path) -> None:
+    """In memory all calls work, and none is entered."""
+    async with (
+        running(tmp_path, policy("http://127.0.0.1:9", store="memory://")) as holdfast,
+        aiohttp.ClientSession() as http,
+    ):
+        order = {"orderId": "o-1"}
+        reply = await fetch(http, "POST", f"{holdfast.api}/session/create", json=order)
+        one = f"{holdfast.api}/session/{reply.json['sessionId']}"
+        assert (await fetch(http, "POST", f"{one}/cancel", json=CANCEL)).status == 200
+        assert (await fetch(http, "POST", f"{one}/complete", json=EVIDENCE)).status == 409
+        assert holdfast.holdfast._settings.audit is None

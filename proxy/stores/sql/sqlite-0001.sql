@@ -24,8 +24,12 @@ CREATE UNIQUE INDEX sessions_key ON sessions (key_hash) WHERE key_hash IS NOT NU
 CREATE UNIQUE INDEX sessions_locked_order ON sessions (operation, order_ref)
     WHERE locks_order = 1 AND order_ref IS NOT NULL;
 CREATE INDEX sessions_order ON sessions (order_ref) WHERE order_ref IS NOT NULL;
-CREATE INDEX sessions_user ON sessions (user_ref) WHERE user_ref IS NOT NULL;
+-- With its time: a shop's guests may all be one user.
+CREATE INDEX sessions_user ON sessions (user_ref, started_at) WHERE user_ref IS NOT NULL;
 CREATE INDEX sessions_started ON sessions (started_at);
+-- Those that are rare. It costs a payment that is completed nothing: that is never in it.
+CREATE INDEX sessions_ended_otherwise ON sessions (state, started_at)
+    WHERE listed = 0 AND state <> 'COMPLETED';
 CREATE INDEX sessions_listed ON sessions (listed) WHERE listed = 1;
 
 -- The gateway's answer, sealed (AES-GCM), for as long as it is replayed.

@@ -4,7 +4,8 @@ shows.
 They belong to nobody's process: what has left for the gateway is executed whatever became of its
 sender. Kinds: "stripe" keeps the first answer of a key, 500s included, for the life of the key;
 "strong" honours a key as well, and asked again after a 500 it tells the truth, or tries again if
-nothing was charged; "none" executes whatever comes.
+nothing was charged; "none" executes whatever comes, and so do "search", whose payments are listed
+by key, late and not always, and "void", which voids them by key as well.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ _IN_USE = b'{"error":{"type":"idempotency_error","code":"idempotency_key_in_use"
 _OTHER_BODY = b'{"error":{"type":"idempotency_error","code":"idempotency_error"}}'
 _DECLINED = b'{"error":{"type":"card_error","code":"card_declined"}}'
 _INVALID = b'{"error":{"type":"invalid_request_error","code":"parameter_invalid"}}'
+_KEYLESS = frozenset({"none", "search", "void"})
+# How far a list may lag behind, and for how long an old copy of it may be shown after that.
+_LAG_SECONDS = 130.0
+_STALE_SECONDS = 200.0
 _EDGE = {503: _ERROR, 429: _LIMITED, 409: _IN_USE, 401: b'{"error":{"type":"auth"}}', 500: _ERROR}
 
 
@@ -79,9 +84,12 @@ class SimGateway:
     heard: Callable[[str], None]
     cards: dict[str, Card]
     ledger: list[Charge]
+    voided: list[Charge]
     seen_early: bool = False
     _keys: dict[tuple[str, str], _Kept] = field(default_factory=dict)
     _intents: dict[str, _Intent] = field(default_factory=dict)
+    _named: int = 0
+    _asked: dict[str, float] = field(default_factory=dict)
 
     def receive(self, sent: Sent, fate: Fate, reply: Reply) -> None:
         """A request has left for it. `reply` is heard only while its sender still listens."""
@@ -108,7 +116,7 @@ class SimGateway:
             self._answer(replayed, fate._replace(hint=None), reply)
 
     def _kept(self, sent: Sent) -> _Kept | None:
-        if self.kind == "none":
+        if self.kind in _KEYLESS:
             return None
         kept = self._keys.get((sent.credential, sent.key))
         if kept is not None and self.now() - kept.first >= self.window:
@@ -117,9 +125,10 @@ class SimGateway:
 
     def _begin(self, sent: Sent, fate: Fate, reply: Reply) -> None:
         kept = _Kept(self.now(), sent.body)
-        if self.kind != "none":
+        if self.kind not in _KEYLESS:
             self._keys[sent.credential, sent.key] = kept
-        name = f"pi_{len(self._intents) + 1}"
+        self._named += 1
+        name = f"pi_{self._named}"
         intent = _Intent(name, sent.key, sent.credential, self.now())
         if self.seen_early and fate.breaks != "before":
             self._intents[name] = intent
@@ -154,7 +163,11 @@ class SimGateway:
             intent.status = "requires_action"
             return _Told(200, intent.body())
         intent.status = "succeeded"
-        self.ledger.append(Charge(self.now(), sent.payment, sent.key, sent.number))
+        self.ledger.append(
+            Charge(
+                self.now(), sent.payment, sent.key, sent.number, f"{self.kind} {sent.credential}"
+            )
+        )
         self.heard(f"CHARGES {sent.payment}")
         return _Told(200, intent.body())
 
@@ -175,12 +188,41 @@ class SimGateway:
     def read(self, target: str, credential: str) -> WireFacts:
         """What a GET shows now."""
         where = urlsplit(target)
+        if where.path == "/v1/payments":
+            return _shown(self._listed(parse_qs(where.query)["key"][0], credential))
         if where.path == "/v1/events":
             return _shown(self._events(parse_qs(where.query), credential))
         intent = self._intents.get(where.path.rpartition("/")[2])
         if intent is None or intent.credential != credential:
             return WireFacts(True, Phase.ANSWERED, None, 404, "", (), b"{}")
         return _shown(intent.body())
+
+    def _listed(self, key: str, credential: str) -> bytes:
+        found = [
+            {"id": intent.name, "key": intent.key}
+            for intent in reversed(self._intents.values())
+            if intent.key == key and intent.credential == credential and self._shows(intent)
+        ]
+        return json.dumps({"payments": found}).encode()
+
+    def _shows(self, intent: _Intent) -> bool:
+        if self.seen_early:
+            return True
+        if self.now() - intent.created < _LAG_SECONDS:
+            return False
+        return self.now() - self._asked.setdefault(intent.name, self.now()) > _STALE_SECONDS
+
+    def void(self, key: str, credential: str) -> WireFacts:
+        """Undo whatever there is under a key."""
+        for intent in self._intents.values():
+            if intent.key == key and intent.credential == credential:
+                intent.status, intent.failed = "canceled", True
+        undone = [c for c in self.ledger if (c.key, c.who) == (key, f"{self.kind} {credential}")]
+        for charge in undone:
+            self.ledger.remove(charge)
+            self.voided.append(charge)
+            self.heard(f"VOIDS {charge.payment}")
+        return _shown(b'{"voided": true}')
 
     def key_of(self, target: str) -> str | None:
         """The key of the payment that a read is about."""

@@ -162,7 +162,7 @@ Table = tuple[tuple[Any, int], ...]
 _POLICIES: Table = (
     ("usual", 4), ("patient", 4), ("no credential", 2), ("short window", 2), ("long", 2),
 )  # fmt: skip
-_GATEWAYS: Table = (("stripe", 5), ("strong", 3), ("none", 4))
+_GATEWAYS: Table = (("stripe", 5), ("strong", 3), ("none", 4), ("search", 3), ("void", 2))
 _NAMINGS: Table = (
     (Naming.KEY, 4), (Naming.KEY_ORDER, 6), (Naming.ORDER, 4), (Naming.SESSION, 2),
     (Naming.KEY_SESSION, 1), (Naming.NOTHING, 2),
@@ -218,6 +218,7 @@ THEMES: Table = (
     # The store says no, in the middle of everything.
     (
         Theme(
+            gateways=(("stripe", 5), ("strong", 3), ("none", 4)),
             namings=((Naming.KEY, 2), (Naming.KEY_ORDER, 3), (Naming.SESSION, 4)),
             verbs=((Verb.CANCEL, 3), (Verb.INTERRUPT, 2), (Verb.RESUME, 2), (Verb.COMPLETE, 1)),
             store=0.8, soon=0.8, operations=0.7, crashes=0.1, commits=(0.05, 0.3, 12.0),
@@ -253,6 +254,24 @@ THEMES: Table = (
         Theme(
             policies=(("patient", 1),), gateways=(("stripe", 1),), first=_LOST,
             pauses=(0.3, 0.9), crashes=0.15,
+        ),
+        1,
+    ),
+    # Proofs that nothing was charged, and the attempts after them.
+    (
+        Theme(
+            policies=(("usual", 1), ("patient", 1), ("long", 1)),
+            gateways=(("search", 3), ("void", 2)),
+            namings=((Naming.KEY, 3), (Naming.KEY_ORDER, 3), (Naming.ORDER, 2)),
+            first=_LOST, pauses=(0.3, 0.95), crashes=0.15,
+        ),
+        2,
+    ),
+    # Look-ups with another credential than that of the request, which a crash has taken away.
+    (
+        Theme(
+            policies=(("patient", 1),), gateways=(("search", 1),), namings=((Naming.KEY, 1),),
+            first=_LOST, pauses=(0.1, 0.6), crashes=0.7,
         ),
         1,
     ),
@@ -321,7 +340,10 @@ class _Drawing:
         dice = self._dice
         steps = [Step(dice.choice((0.0, 0.0, 0.05, 1.0)), Act.PAY)]
         steps += [self._step(naming) for _ in range(self._few(0.55, 4))]
-        credential = "Bearer sk_two" if dice.random() < 0.05 else "Bearer sk_one"
+        # Where another account's credential looks up for all, there must be no other account.
+        alone = gateway in {"search", "void"} and self._policy != "patient"
+        other = dice.random() < (0.3 if gateway == "search" else 0.05) and not alone
+        credential = "Bearer sk_two" if other else "Bearer sk_one"
         return Client(naming, gateway, tuple(steps), credential)
 
     def _step(self, naming: Naming) -> Step:

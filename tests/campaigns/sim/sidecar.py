@@ -24,6 +24,7 @@ from proxy.flow.held import HeldRequests
 from proxy.flow.journal import Journal
 from proxy.flow.pipeline import Pipeline
 from proxy.flow.reconcile import Reconcile
+from proxy.flow.saver import Saver
 from proxy.flow.walk import Lane, Walks
 from proxy.keyring import Keyring
 from proxy.ports import Upstream
@@ -32,7 +33,7 @@ from proxy.settings.values import Settings
 from proxy.tasks import Tasks
 from tests.campaigns.sim.gateway import EPOCH_SECONDS
 from tests.campaigns.sim.loop import VirtualLoop
-from tests.campaigns.sim.store import SimStore
+from tests.campaigns.sim.store import SimSpool, SimStore
 
 _GATEWAYS = """\
 store: memory://
@@ -48,7 +49,46 @@ gateways:
     listen: "127.0.0.1:0"
     upstream: "http://127.0.0.1:1"
   none: {{profile: generic, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"}}
+  search: {{profile: search, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"{whole}}}
+  void: {{profile: void, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"{whole}}}
 """
+# Gateways without a useful key. They are done with a request after 103 s (`fates.py`), their list
+# lags behind by up to 130 s, and an old copy of it may be shown for 200 s after that.
+_PROFILE = """\
+title: A gateway without a useful key
+idempotency: {class: CLASS, window: 24h}
+results:
+  - {when: {status: [402]}, result: declined}
+  - {when: {status: [429]}, result: not_executed}
+  - {when: {status: [409]}, result: in_progress}
+  - {when: {status: [4xx]}, result: rejected}
+  - {when: {status: [2xx], json: [{path: status, in: [succeeded]}]}, result: succeeded}
+  - {when: {status: [2xx], json: [{path: last_payment_error}]}, result: declined}
+routes:
+  - name: payment
+    match: {methods: [POST], path: /**}
+    session: durable
+    lookup: payment
+lookups:
+  payment:
+    find: "/v1/payments?key={gateway_key}"
+    items: payments[*]
+    match: [{path: key, value: "{gateway_key}"}]
+    id: id
+    read: /v1/payments/{id}
+"""
+_PROFILES = {
+    "search": _PROFILE.replace("CLASS", "B_lookup")
+    + "    not_found_proves: {after: 4m, confirmations: 2}\n",
+    "void": _PROFILE.replace("CLASS", "C_cancel_by_key")
+    + """\
+    cancel:
+      target: /v1/payments/cancel
+      body: '{"key": "{gateway_key}"}'
+      proves: {status: [200], json: [{path: voided, in: [true]}]}
+      after: 130s
+""",
+}
 _MANY = "defaults: {retry: {max_attempts: 8, automatic_attempts: 2}}\n"
 _CREDENTIAL = "lookup_credential: {env: LOOK_UP}"
 _POLICIES = {
@@ -71,9 +111,15 @@ _LONGEST_PAUSE = 2 * _HOUR
 def settings_of(policy: str) -> Settings:
     """A policy by its name."""
     credential, window, rest = _POLICIES[policy]
-    text = _GATEWAYS.format(credential=credential, window=window) + rest
+    sees_all = policy != "patient"  # there, several accounts use one gateway
+    whole = f", lookup_credential: {{env: LOOK_UP, sees_all: {str(sees_all).lower()}}}"
+    whole = whole if credential else ""
+    text = _GATEWAYS.format(credential=credential, window=window, whole=whole) + rest
     with tempfile.TemporaryDirectory(prefix="holdfast-simulate-") as folder:
         path = Path(folder) / "policy.yaml"
+        (path.parent / "gateways").mkdir()
+        for name, profile in _PROFILES.items():
+            (path.parent / "gateways" / f"{name}.yaml").write_text(profile, encoding="utf-8")
         path.write_text(text, encoding="utf-8")
         return load(path, {"LOOK_UP": "Bearer sk_one"})
 
@@ -222,7 +268,7 @@ class Surroundings(Protocol):
 class Sidecar:
     """The flow with everything around it, in one process."""
 
-    def __init__(self, around: Surroundings, store: SimStore) -> None:
+    def __init__(self, around: Surroundings, store: SimStore, spool: SimSpool) -> None:
         settings, clock = around.settings, around.clock
         recorder = _Silent(around.tell)
         self.store = store
@@ -232,7 +278,8 @@ class Sidecar:
         held = HeldRequests(settings.held_request_bytes)
         walks = Walks()
         self.tasks = Tasks(around.bug)
-        reconcile = Reconcile(self.journal, held, clock)
+        reconcile = Reconcile(self.journal, held, clock, secrets().digest)
+        self._saver = Saver(self.journal, secrets(), spool, clock, self.tasks, around.bug)
         self.lanes = {name: self._lane(name) for name in settings.gateways}
         self.pipeline = Pipeline(
             store=store,
@@ -245,6 +292,7 @@ class Sidecar:
             held=held,
             reconcile=reconcile,
             walks=walks,
+            saver=self._saver,
             tasks=self.tasks,
             on_bug=around.bug,
         )
@@ -277,10 +325,12 @@ class Sidecar:
             lookup_credential=()
             if credential is None
             else ((credential.header, credential.value),),
+            lookup_sees_all=credential is not None and credential.sees_all,
         )
 
     async def start(self) -> None:
         """As `app.py` does. Raises `StoreUnavailable`."""
+        await self._saver.replay()
         await self._reconciler.begin()
         _ = self.tasks.start(self._reconciler.run(), "reconciler")
         _ = self.tasks.start(self._janitor.run(), "janitor")

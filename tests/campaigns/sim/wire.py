@@ -7,6 +7,7 @@ everything, `before_bytes` awaited when the connection stands, nothing sent befo
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Protocol
 
@@ -67,7 +68,7 @@ class SimUpstream:
         answered: asyncio.Future[WireFacts] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(send.attempt_timeout):
-                if send.method == "GET":
+                if send.method == "GET" or send.target == "/v1/payments/cancel":
                     return await self._read(send)
                 return await self._pay(send, answered)
         except SendForbidden:
@@ -123,7 +124,10 @@ class SimUpstream:
             await asyncio.sleep(send.attempt_timeout if fate.resets is None else fate.resets)
             return WireFacts(True, Phase.AWAITING_RESPONSE, Reason.CONNECTION_LOST)
         credential = header(send.headers, "Authorization") or ""
-        facts = self._gateway.read(send.target, credential)
+        if send.method == "POST":
+            facts = self._gateway.void(json.loads(send.body)["key"], credential)
+        else:
+            facts = self._gateway.read(send.target, credential)
         await asyncio.sleep(fate.works / 2)
         self._weather.read(self._name, send.target, facts)
         return facts

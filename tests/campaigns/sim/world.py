@@ -25,7 +25,7 @@ from tests.campaigns.sim.gateway import EPOCH_SECONDS, SimGateway
 from tests.campaigns.sim.loop import Process, VirtualLoop
 from tests.campaigns.sim.plan import Crash, Moment, Operation, Plan, StoreTrouble, Trouble, Verb
 from tests.campaigns.sim.sidecar import WINDOWS, Sidecar, SimClock, SimDice, settings_of
-from tests.campaigns.sim.store import Disk, SimStore, Version
+from tests.campaigns.sim.store import Disk, SimSpool, SimStore, Version
 from tests.campaigns.sim.wire import SimUpstream, payment_of
 
 _HOUR = 3600.0
@@ -92,6 +92,7 @@ class World:
             heard=self._at_the_gateway,
             cards={payment.name: payment.card for payment in self.plan.payments},
             ledger=self.history.charges,
+            voided=self.history.voided,
             seen_early=self.plan.seen_early,
         )
 
@@ -176,11 +177,12 @@ class World:
 
     def _proof(self, version: Version) -> Proof | None:
         session = version.after
-        by_look_up = session.timeline[-1].event == "EvidenceFound"
+        known = 0 if version.before is None else len(version.before.timeline)
+        proofs = [step for step in session.timeline[known:] if step.event == "EvidenceFound"]
         last = session.last_send_at
-        if not by_look_up or session.outcome is not Outcome.NOT_CHARGED or last is None:
+        if not proofs or session.outcome is not Outcome.NOT_CHARGED or last is None:
             return None
-        found, sent = (ms / 1000 - EPOCH_SECONDS for ms in (session.timeline[-1].at, last))
+        found, sent = (ms / 1000 - EPOCH_SECONDS for ms in (proofs[0].at, last))
         asked = max(at for at in self._asked[session.gateway or ""] if at <= found)
         return Proof(session.id, found - sent, asked - sent)
 
@@ -194,11 +196,11 @@ class World:
         store = SimStore(
             self.clock,
             self.disk,
-            seconds=lambda: self._chance.random() * self.plan.slowest_commit,
+            seconds=self._commit_seconds,
             trouble=self._next_trouble,
             heard=self._at_the_disk,
         )
-        sidecar = Sidecar(self, store)
+        sidecar = Sidecar(self, store, SimSpool(self.disk, self._commit_seconds))
         try:
             await sidecar.start()
         except StoreUnavailable:  # it exits, and is started again
@@ -210,6 +212,9 @@ class World:
             return
         self.say("holdfast is up")
         self._sidecar = sidecar
+
+    def _commit_seconds(self) -> float:
+        return self._chance.random() * self.plan.slowest_commit
 
     def _after_step(self) -> None:
         if self._dying is not None:
@@ -296,7 +301,7 @@ class World:
 
     def look_up(self, gateway: str, target: str) -> Fate:
         """Of the next read."""
-        if target.startswith("/v1/events"):
+        if target.startswith(("/v1/events", "/v1/payments?")):
             self._asked[gateway].append(self.loop.time())
         return self._look_ups.pop() if self._look_ups else _READ
 
@@ -573,6 +578,9 @@ def _forbidden(before: Session | None, after: Session) -> str | None:
         return "held"
     if before is not None and before.state not in LIVE:
         return str(before.state)
+    open_still = {AttemptStatus.IN_FLIGHT, AttemptStatus.UNKNOWN}
+    if any(a.generation != after.generation and a.status in open_still for a in after.attempts):
+        return "open under an earlier key"
     return None
 
 
