@@ -25,9 +25,9 @@ whether it agrees. Checked, for one process:
 - T1  the guard of section 8: nothing is sent for a session that is cancelled, held or closed
 - BUG an exception that nobody expected
 
-Not checked: I9 (there is one process, so there are no epochs), I14 (bodies and credentials: the
-tests in tests/telemetry/test_nothing_leaks.py), I15 (there is no audit chain yet), and of I16 what
-a store promises about power cuts (the store's own tests).
+Not checked here: I9 (a simulation has one process; the ledger of `pause` and `partition` is what
+holds epochs to account), I14 (tests/telemetry/test_nothing_leaks.py), I15 (tests/test_audit.py),
+and of I16 what survives a power cut (`powerloss.py`, which judges by this file as well).
 
 What a campaign cannot see it leaves out of its `History`; what is not there is not judged.
 """
