@@ -303,7 +303,9 @@ class Attempts:
             walk.intent_seconds = self._clock.monotonic() - begun
         walk.resumed_by = _TIMER
         self._check_store(walk)
-        if self._late(walk, walk.session, self._clock.now_ms(), repeats=repeats):
+        # Another epoch: the lease was lost meanwhile, and another process may have taken this over.
+        lost = walk.epoch != self._journal.store.epoch
+        if lost or self._late(walk, walk.session, self._clock.now_ms(), repeats=repeats):
             message = "recording the intent took longer than there was time"
             raise SendForbidden(message)
 

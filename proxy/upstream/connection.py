@@ -65,10 +65,14 @@ class Connection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._answer is None or self._answer.over.done():
+        answer = self._answer
+        if answer is not None and answer.over.cancelled():
+            # The wait for it has ended in this turn of the loop; whoever waited has yet to hear.
+            answer.over = asyncio.get_running_loop().create_future()
+        if answer is None or answer.over.done():
             self.abort()
         else:
-            self._answer.feed(data)
+            answer.feed(data)
 
     @override
     def eof_received(self) -> None:

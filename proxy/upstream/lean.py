@@ -97,7 +97,9 @@ class LeanUpstream:
             fault = TimeoutError() if late else error
             if not isinstance(fault, Exception):
                 raise
-            return lost(send, reason_of(fault, send_started=send.sent), answer.status)
+            return (late and answer.in_hand()) or lost(
+                send, reason_of(fault, send_started=send.sent), answer.status
+            )
         limit.passed()
         if not connection.release() or not answer.keep or send.fresh_connection or self._closed:
             connection.abort()
@@ -109,7 +111,8 @@ class LeanUpstream:
         """Of a connection whose answer is not waited for any more. If it may still come, it is
         listened for: a charge is a charge, also late.
         """
-        if late and answer.awaited and send.late_seconds:
+        nothing_more = answer.in_hand() is not None or connection.end.done()
+        if late and answer.awaited and send.late_seconds and not nothing_more:
             send.late = self._listen_on(send, connection, answer)
         else:
             connection.abort()

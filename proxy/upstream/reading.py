@@ -98,6 +98,11 @@ class Answer:
             self.over.set_result(result)
         self._parser = None  # they hold each other; apart, both go at once
 
+    def in_hand(self) -> WireFacts | None:
+        """The whole answer, if it came in the very turn of the loop in which the time was up."""
+        came = self.over.result() if self.over.done() and not self.over.cancelled() else None
+        return None if isinstance(came, Exception) else came
+
     # --- from the parser --------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:

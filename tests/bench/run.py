@@ -30,6 +30,7 @@ from tests.bench.report import Report
 from tests.bench.sizes import QUICK, Sizes
 from tests.bench.start import start
 from tests.bench.steps import steps
+from tests.bench.stores import stores
 from tests.bench.targets import Targets
 from tests.bench.throughput import throughput
 
@@ -53,10 +54,11 @@ BENCHES: dict[str, tuple[Bench, Callable[[], asyncio.AbstractEventLoop]]] = {
     "memory": (memory, fast_loop),
     "start": (start, fast_loop),
     "large": (large, fast_loop),
+    "stores": (stores, fast_loop),
 }
 # Filling a store with a million sessions takes longer than all the others together; servers of
 # their own are not everywhere.
-_ONLY_BY_NAME = {"large"}
+_ONLY_BY_NAME = {"large", "stores"}
 _LONGEST_SECONDS, _LONGEST_BY_NAME_SECONDS = 235, 900
 _FSYNCS = 50
 

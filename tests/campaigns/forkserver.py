@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import proxy.stores.postgres  # imported here so that no child has to
+import proxy.stores.redis
 import proxy.stores.sqlite  # noqa: F401 -- likewise
 from proxy.cli import serve
 from proxy.settings.load import load as load_policy

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from tests.support.postgres import postgres
+from tests.support.valkey import valkey
 
 
 @contextlib.contextmanager
@@ -19,9 +20,16 @@ def _postgresql() -> Iterator[str]:
         yield server.url
 
 
+@contextlib.contextmanager
+def _valkey() -> Iterator[str]:
+    with valkey() as server:
+        yield server.url
+
+
 PLACES: dict[str, Callable[[], contextlib.AbstractContextManager[str]]] = {
     "sqlite": _file,
     "postgresql": _postgresql,
+    "valkey": _valkey,
 }
 # Where several processes share a store.
 SHARED = frozenset(PLACES) - {"sqlite"}

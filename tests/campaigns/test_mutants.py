@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.campaigns.mutants import MUTANTS, hunt
+from tests.campaigns.mutants import MUTANTS, RARE, hunt
 
-# Seen only where rare things meet: where the long run found it. To be renewed when plans change.
-RARE = {
-    "a store that went back is believed": 84_917,
-    "what the store cannot take is in memory only": 3_016,
-}
 SEEDS = 900
 
 

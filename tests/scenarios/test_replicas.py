@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -191,3 +192,25 @@ async def test_who_did_not_get_through_says_nothing_of_the_others_send(pair: Pai
     assert (session.in_flight, session.outcome) == (True, Outcome.UNKNOWN)
     assert [(await first).body, (await second).body] == [SUCCEEDED, SUCCEEDED]
     assert (len(here.gateway.seen), len(there.gateway.seen)) == (0, 1)
+
+
+async def test_a_lease_lost_and_taken_anew_begins_nothing(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two another process may have taken the payment over: its bytes stay here."""
+    here, _ = pair
+    store = here.store
+    assert isinstance(store, SharedStore)
+    commit = store.commit
+
+    async def slow(*arguments: Any) -> None:
+        await commit(*arguments)
+        died(here)
+        await store.heartbeat()
+
+    monkeypatch.setattr(store, "commit", slow)
+    here.gateway.will(here.gateway.answers(200, SUCCEEDED))
+    answer = await here.merchant_sends(pay(key="k-1"), "plain")
+    assert b'"anythingSent":false' in answer.body
+    assert here.gateway.seen == []
+    assert (await only(here)).outcome is Outcome.NOT_CHARGED

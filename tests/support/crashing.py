@@ -20,6 +20,7 @@ from proxy.flow.attempts import Attempts
 from proxy.ports import StoreUnavailable
 from proxy.spool import FileSpool
 from proxy.stores.postgres import PostgresStore
+from proxy.stores.redis import RedisStore
 from proxy.stores.sqlite import SqliteStore, _Write
 from proxy.system import SystemDice
 from proxy.web.responses import RawResponse
@@ -28,7 +29,7 @@ from tests.support.faulty_disk import FaultyDisk
 Kind = type[ev.AttemptStarted | ev.AttemptEnded]
 
 # Whichever the policy names; a commit of these is a message to a server.
-SHARED = (PostgresStore,)
+SHARED = (PostgresStore, RedisStore)
 STORES = (SqliteStore, *SHARED)
 # A commit takes about so long: before that it is under way, or just done.
 _COMMIT_SECONDS = 0.004

@@ -492,6 +492,31 @@ async def test_an_end_that_tls_did_not_say_is_none(tmp_path: Path, said: bool) -
 # --- what comes too late --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("time_is_up_first", [False, True])
+async def test_an_answer_that_comes_as_the_time_is_up_counts(time_is_up_first: bool) -> None:
+    """A process that was paused finds both at once when it goes on: the answer is the truth."""
+    connections: list[Connection] = []
+
+    async def script(connection: RawConnection) -> None:
+        await connection.request()
+        loop = asyncio.get_running_loop()
+        client = connections[0]
+        loop.call_later(0.45 if time_is_up_first else 0.1, client.data_received, OK)
+        loop.call_soon(time.sleep, 0.6)  # then all that is due is due in one turn
+        await swallow(connection)
+
+    async with raw_server(script) as server, lean(server.origin) as upstream:
+        send = a_send(attempt_timeout=0.4)
+        send.late_seconds = 120
+
+        async def before_bytes() -> None:
+            connections.extend(upstream._open)
+
+        send.before_bytes = before_bytes
+        facts = await soon(upstream.send(send))
+    assert (seen(facts), facts.body) == ((True, Phase.ANSWERED, None), b"ok")
+
+
 @pytest.mark.parametrize("cut", [False, True])
 async def test_what_comes_too_late_is_heard(loop_time: LoopTime, cut: bool) -> None:
     """The attempt's time is up and its connection stays: what the gateway says then is told."""
