@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import secrets
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,8 @@ from tests.support.valkey import DURABLE, Valkey
 
 _STANDBY = "standby"
 _MASTER = "holdfast"
-_DOWN_MS = 300  # until Sentinel takes a server that does not answer for gone
+# Of Sentinel, in milliseconds.
+_HASTE = {"down-after-milliseconds": "300", "failover-timeout": "1000"}
 _WAITS = 600
 _STEP_SECONDS = 0.02
 
@@ -131,15 +131,6 @@ class PostgresPair:
         return folder
 
 
-class _Sentinel(Valkey):
-    def said(self, *words: str) -> str:
-        """As any server's, but that it knows no QUIT."""
-        packed = "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as there:
-            there.sendall(f"*{len(words)}\r\n{packed}".encode())
-            return there.recv(65536).decode()
-
-
 class ValkeyPair:
     """A primary, its replica, and a Sentinel that promotes the one when the other is gone.
     `synchronous`: it is set up as the store asks for; else as it comes out of the box.
@@ -157,17 +148,13 @@ class ValkeyPair:
         self._primary.start(**self._settings)
         self._follow()
         self._was: Valkey | None = None
-        self._sentinel = _Sentinel(folder / "sentinel")
-        configuration = folder / "sentinel" / "sentinel.conf"
-        configuration.write_text(
-            f"port {self._sentinel.port}\nbind 127.0.0.1\n"
-            f"sentinel monitor {_MASTER} 127.0.0.1 {self._primary.port} 1\n"
-            f"sentinel down-after-milliseconds {_MASTER} {_DOWN_MS}\n"
-            f"sentinel failover-timeout {_MASTER} 1000\n"
-        )
-        self._sentinel._run(str(configuration), "--sentinel")
+        self._sentinel = Valkey(folder / "sentinel")
+        self._sentinel.watch(self._primary, _MASTER)
+        for name, value in _HASTE.items():
+            self._sentinel.tell("SENTINEL", "SET", _MASTER, name, value)
         # It looks round so often (milliseconds), instead of every ten seconds.
         self._sentinel.tell("SENTINEL", "DEBUG", "INFO-PERIOD", "200", "PING-PERIOD", "100")
+        _wait(self._chosen)
         self.url = f"redis://127.0.0.1:{self._sentinel.port}/{_MASTER}?sentinel"
 
     def kill_primary(self) -> None:
