@@ -136,7 +136,9 @@ class Holdfast:
         )
         reconciler = Reconciler(store, journal, commands, clock, self._bug)
         if store.shared:  # first: what was left behind may be more than one lease's work
-            _ = tasks.start(Heartbeat(store, settings.session.lease, clock).run(), "heartbeat")
+            _ = tasks.start(
+                Heartbeat(store, settings.session.lease, clock, self._bug).run(), "heartbeat"
+            )
         await self._catch_up(saver, reconciler)
         _ = tasks.start(reconciler.run(), "reconciler")
         _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")

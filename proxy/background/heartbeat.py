@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 
 from proxy.ports import Clock, SessionStore, StoreUnavailable
 
@@ -13,7 +13,14 @@ _BEATS = 3
 class Heartbeat:
     """`run` renews the lease for ever; a task of its own, since nothing may hold it up."""
 
-    def __init__(self, store: SessionStore, lease: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        lease: float,
+        clock: Clock,
+        on_bug: Callable[[Exception], None],
+    ) -> None:
+        self._on_bug = on_bug
         self._store = store
         self._every = lease / _BEATS
         self._clock = clock
@@ -22,5 +29,9 @@ class Heartbeat:
         """While the store does not answer the lease runs out, and no send is begun."""
         while True:
             await self._clock.sleep(self._every)
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 await self._store.heartbeat()
+            except StoreUnavailable:
+                continue
+            except Exception as error:  # noqa: BLE001 -- without a beat nothing is ever sent again
+                self._on_bug(error)

@@ -25,16 +25,21 @@ class _Shared(MemoryStore):
         if len(self.beats) == 2:
             message = "away"
             raise StoreUnavailable(message)
+        if len(self.beats) == 3:
+            message = "a bug of the client library"
+            raise RuntimeError(message)
 
 
 @pytest.mark.looptime
 async def test_three_beats_to_a_lease() -> None:
-    """Two may be lost, and a store that is away ends nothing."""
+    """Two may be lost; a store that is away, or an exception nobody expected, ends nothing."""
     clock = LoopClock()
     store = _Shared(clock)
-    beating = asyncio.ensure_future(Heartbeat(store, 9.0, clock).run())
+    bugs: list[Exception] = []
+    beating = asyncio.ensure_future(Heartbeat(store, 9.0, clock, bugs.append).run())
     await asyncio.sleep(13)
     beating.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await beating
     assert store.beats == [3, 6, 9, 12]
+    assert [str(bug) for bug in bugs] == ["a bug of the client library"]
