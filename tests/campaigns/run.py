@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _kill_options(campaigns.add_parser("kill", help="kill -9 under load"))
     _partition_options(campaigns.add_parser("partition", help="replicas cut off from their store"))
     model = campaigns.add_parser("model", help="every sequence of events, over the pure core")
-    wide = "how far to go where a scope is too wide to end; default: %(default)s"
+    wide = "how far to go in each scope, if it does not end before; default: %(default)s"
     model.add_argument("--states", type=int, default=3_000_000, help=wide)
     _pause_options(campaigns.add_parser("pause", help="SIGSTOP past the lease, under load"))
     power = campaigns.add_parser(
@@ -170,7 +170,7 @@ def _model(options: argparse.Namespace) -> bool:
     ):
         for scope in (ALONE, TWO, ALL):
             print(f"{gateway_class}, {scope}")
-            findings = search(gateway_class, scope, options.states if scope is ALL else None, print)
+            findings = search(gateway_class, scope, options.states, print)
             ended = "all there are" if findings.complete else f"all up to {findings.depth} events"
             print(f"{f'distinct states ({ended})':<40}{findings.states:>8}")
             print(f"{'violations':<40}{len(findings.violations):>8}")
