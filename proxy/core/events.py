@@ -53,6 +53,8 @@ class AttemptEnded(Struct, frozen=True, gc=False):
     """T2, the outcome: durable before the client is answered.
 
     `started_at` is set for a send that ended before its intent was recorded: it proves NOT_SENT.
+    `intended_at` and `epoch` are those of its intent, 0 if it came to none: a store that lost the
+    intent may have given its number to another process's send. None: whatever has the number.
     """
 
     at: int
@@ -63,6 +65,8 @@ class AttemptEnded(Struct, frozen=True, gc=False):
     sent: bool
     http_status: int
     started_at: int
+    intended_at: int | None = None
+    epoch: int = 0
 
 
 class RetryScheduled(Struct, frozen=True, gc=False):

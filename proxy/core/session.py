@@ -252,6 +252,30 @@ def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them
     )  # fmt: skip
 
 
+def attempt_of(session: Session, ended: ev.AttemptEnded) -> Attempt | None:
+    """The attempt that the end of a send is of: the one with its number, if that has its intent."""
+    intent = (ended.intended_at, ended.epoch)
+    for attempt in session.attempts:
+        same = (attempt.started_at, attempt.epoch) == intent
+        if same or (ended.intended_at is None and attempt.number == ended.number):
+            return attempt
+    return None
+
+
+def of_another(session: Session, ended: ev.AttemptEnded) -> bool:
+    """Whether the attempt with its number is another process's send, of which it says nothing."""
+    taken = any(attempt.number == ended.number for attempt in session.attempts)
+    return taken and attempt_of(session, ended) is None
+
+
+def known_of(session: Session, ended: ev.AttemptEnded) -> AttemptStatus:
+    """What is known already of the send that ended. A charge is news whoever has its number."""
+    if of_another(session, ended) and ended.result.status is not _SUCCEEDED:
+        return ended.result.status
+    attempt = attempt_of(session, ended)
+    return _IN_FLIGHT if attempt is None else attempt.status
+
+
 _Changes = dict[str, Any]  # what is another in the next session, by field
 
 
@@ -391,9 +415,13 @@ def _set_attempts(changes: _Changes, attempts: tuple[Attempt, ...]) -> Outcome:
 def _attempt_ended(session: Session, event: ev.AttemptEnded, changes: _Changes) -> Move:
     number, result = event.number, event.result
     known = {attempt.number: attempt for attempt in session.attempts}
-    before = known.get(number)
-    if before is None:  # it never came to an intent, so provably nothing was sent
-        before = _begun(session, number, event.endpoint, event.started_at)
+    before = attempt_of(session, event)
+    if before is not None:
+        number = before.number
+    else:  # it never came to an intent, so provably nothing was sent; or the store has lost that
+        number = len(known) + 1 if number in known else number
+        begun_at = event.intended_at or event.started_at
+        before = _begun(session, number, event.endpoint, begun_at, event.epoch)
     known[number] = Attempt(
         number,
         before.generation,
@@ -410,7 +438,7 @@ def _attempt_ended(session: Session, event: ev.AttemptEnded, changes: _Changes) 
     outcome = _set_attempts(changes, tuple(known.values()))
     settled = result.reason is None
     if result.reason is not None:
-        stop = Interruption(event.at, result.reason, event.phase, event.number, event.sent)
+        stop = Interruption(event.at, result.reason, event.phase, number, event.sent)
         changes["interruptions"] = (*session.interruptions, stop)
     return _move_after(session, outcome, result.status, settled=settled)
 

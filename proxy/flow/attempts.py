@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
+from msgspec.structs import replace
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_before_delay
 
 from proxy.core import events as ev
@@ -34,7 +35,7 @@ from proxy.core.retrying import (
     repeat_barrier,
 )
 from proxy.core.routing import is_safe
-from proxy.core.session import Session, apply
+from proxy.core.session import Session, apply, known_of, of_another
 from proxy.core.states import AttemptStatus, Outcome, State, join
 from proxy.core.wire import Answer, Headers, InboundRequest, Phase, WireFacts, close_stream
 from proxy.flow.answer import forwarded, not_recorded_yet, without_answer
@@ -157,7 +158,7 @@ class Attempts:
         endpoint = lane.name
         generation = lane.admission.breaker.generation
         started_ms, begun = clock.now_ms(), clock.monotonic()
-        walk.intent_seconds = 0.0
+        walk.intent_seconds, walk.intended_at = 0.0, 0
         send = self._send(walk, number, endpoint)
         try:
             facts = await lane.upstream.send(send)
@@ -175,8 +176,9 @@ class Attempts:
             result = classify_read(facts, now_ms=now_ms)
         walk.result = result
         ended = ev.AttemptEnded(
-            now_ms, number, endpoint, result, facts.phase, facts.sent, facts.status, started_ms
-        )
+            now_ms, number, endpoint, result, facts.phase, facts.sent, facts.status, started_ms,
+            walk.intended_at, walk.epoch,
+        )  # fmt: skip
         if facts.reason in _OUR_OWN_NO:
             return await self._not_begun(walk, facts, ended)
         if facts.reason is None or result.status is not _NOT_SENT:
@@ -217,9 +219,15 @@ class Attempts:
             walk.session = await self._journal.store.get(session.id) or session
         except StoreUnavailable:
             self._take_back(walk, ended)
+            walk.session = self._doubted(walk.session)
         self._suppressed(walk, why)
         walk.answer = without_answer(walk.session, walk.lane.profile, reason)
         return GiveUp(why)
+
+    def _doubted(self, session: Session) -> Session:
+        """As it must be told when the store cannot be asked: another process may have sent it."""
+        shared = self._journal.store.shared
+        return replace(session, outcome=_UNKNOWN) if shared else session
 
     def _take_back(self, walk: Walk, ended: ev.AttemptEnded) -> None:
         """A store that said no may have recorded the intent all the same. Then it has to hear that
@@ -340,11 +348,12 @@ class Attempts:
 
         def conclude(session: Session) -> Change:
             nonlocal verdict
-            walk.settled_elsewhere = session.state in _SETTLED
-            # What was not begun here was begun by another process meanwhile: that nothing was sent
-            # here is no news of what that one has sent.
-            walk.elsewhere = _begun_elsewhere(walk, session, ended.number)
-            if walk.elsewhere:
+            # An answer may have been decided on what is no longer so.
+            walk.settled_elsewhere, walk.answer = session.state in _SETTLED, None
+            # Another process has begun what was not begun here, or what the store has lost: what
+            # came of it here is no news of what that one has sent. But for a charge.
+            walk.elsewhere = of_another(session, ended)
+            if walk.elsewhere and ended.result.status is not AttemptStatus.SUCCEEDED:
                 verdict = GiveUp(Suppressed.UNSAFE_TO_REPEAT)
                 return Change()
             concluded = after = apply(session, ended)
@@ -379,6 +388,7 @@ class Attempts:
         """
         if walk.facts is None or not walk.facts.sent:
             self._take_back(walk, ended)
+            walk.session = self._doubted(walk.session)
             reason = Reason.STORE_UNAVAILABLE
             walk.answer = without_answer(walk.session, walk.lane.profile, reason)
             return
@@ -494,17 +504,11 @@ def _intended(walk: Walk, session: Session, number: int) -> bool:
     return any((a.number, a.status, a.started_at, a.epoch) == mine for a in session.attempts)
 
 
-def _begun_elsewhere(walk: Walk, session: Session, number: int) -> bool:
-    """Whether the attempt of that number is not the walk's."""
-    mine = (walk.intended_at, walk.epoch)
-    return any(a.number == number and (a.started_at, a.epoch) != mine for a in session.attempts)
-
-
 def late_answer(
     facts: WireFacts, ended: ev.AttemptEnded, profile: GatewayProfile, session: Session
 ) -> Change:
     """What an answer adds that came after its time was up: what settles, or contradicts."""
-    known = {a.number: a.status for a in session.attempts}.get(ended.number, _IN_FLIGHT)
+    known = known_of(session, ended)
     learned = join(known, ended.result.status)
     if learned is known or session.outcome is Outcome.CHARGED:
         return Change()

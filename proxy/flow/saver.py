@@ -16,8 +16,8 @@ from msgspec import Struct
 from msgspec.json import Decoder, Encoder
 
 from proxy.core import events as ev
-from proxy.core.session import Session, apply
-from proxy.core.states import AttemptStatus, Outcome, State, join
+from proxy.core.session import Session, apply, known_of
+from proxy.core.states import Outcome, State, join
 from proxy.core.wire import Answer
 from proxy.flow.answer import pack, unpack
 from proxy.flow.journal import Change, Journal
@@ -129,14 +129,11 @@ class Saver:
                 return
 
     async def _take(self, offer: Callable[[], Awaitable[bool]], number: int | None) -> None:
-        known = await offer()
-        if number is None or self._spool is None:
-            return
-        if known:
-            await self._spool.done(number)
-        else:  # it stays there: a store that was restored may be the older of the two
-            message = "the spool has the outcome of a session that the store does not know"
+        if not await offer():  # on the spool it stays: a restored store may be the older of the two
+            message = "there is an outcome of a session that the store does not know"
             self._on_bug(LookupError(message))
+        elif number is not None and self._spool is not None:
+            await self._spool.done(number)
 
     async def _offer(
         self, session_id: str, change: Callable[[Session], Change], headers: frozenset[str]
@@ -153,9 +150,7 @@ def merged(ended: ev.AttemptEnded, answer: Answer | None, session: Session) -> C
     """What the end of a send adds to its session, whatever became of that; nothing that is known.
     The answer is kept if the session ends by it, and not if something else had settled it.
     """
-    known = {a.number: a.status for a in session.attempts}.get(
-        ended.number, AttemptStatus.IN_FLIGHT
-    )
+    known = known_of(session, ended)
     if join(known, ended.result.status) is known:
         return Change()
     events: list[ev.Event] = [ended]

@@ -142,6 +142,8 @@ class _Write(Struct, frozen=True):
                 # all the same, and the order is that of both.
                 displaced = (self.listed, _DISPLACED, *after[2:])
                 cursor.execute(statement, _progress(session) + displaced)
+            if not cursor.connection.changes():  # a clean-up was quicker: what is new is kept
+                cursor.execute(_INSERT, _identity(session) + _progress(session) + after)
         else:
             cursor.execute(statement, _identity(session) + _progress(session) + after)
         if self.answer is not None:

@@ -14,7 +14,7 @@ from proxy.core.reasons import Reason
 from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.core.wire import WireFacts
-from proxy.ports import Send
+from proxy.ports import Send, StoreUnavailable
 from tests.support.clocks import LoopClock
 from tests.support.lab import POLICY, SUCCEEDED, Lab, SharedStore, pay, settings_from
 
@@ -214,3 +214,87 @@ async def test_a_lease_lost_and_taken_anew_begins_nothing(
     assert b'"anythingSent":false' in answer.body
     assert here.gateway.seen == []
     assert (await only(here)).outcome is Outcome.NOT_CHARGED
+
+
+@pytest.mark.parametrize("order", ["o-1", None])
+async def test_the_end_of_one_send_is_not_taken_for_that_of_another(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, order: str | None
+) -> None:
+    """A failover lost an intent and gave its number away: a "no" says nothing of the other send."""
+    here, there = pair
+    commit, claimed = here.store.commit, []
+
+    async def failover(session: Session, *more: Any) -> None:
+        if session.begins_send:
+            claimed.append(here.store._index.by_id[session.id])
+            await commit(session, *more)
+            return
+        here.store._index.put(claimed[0])  # what the new primary has
+        message = "failing over"
+        raise StoreUnavailable(message)
+
+    monkeypatch.setattr(here.store, "commit", failover)
+    here.gateway.will(here.gateway.answers(401, b"{}"))
+    there.gateway.will(*(there.gateway.hangs() for _ in range(3)))
+    assert (await here.merchant_sends(pay(key="k-1", order=order))).status == 401
+    monkeypatch.undo()
+    assert (await there.merchant_sends(pay(key="k-1", order=order))).status == 504
+    await asyncio.sleep(3)  # the first offers what it has, again and again
+    session = await only(there)
+    assert (session.live, session.outcome) == (True, Outcome.UNKNOWN)
+
+
+async def test_a_charge_whose_number_another_send_has_is_a_charge(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same failover, and the gateway had said yes: that is never lost."""
+    here, there = pair
+    commit, claimed = here.store.commit, []
+
+    async def failover(session: Session, *more: Any) -> None:
+        if session.begins_send:
+            claimed.append(here.store._index.by_id[session.id])
+            await commit(session, *more)
+            return
+        here.store._index.put(claimed[0])
+        message = "failing over"
+        raise StoreUnavailable(message)
+
+    monkeypatch.setattr(here.store, "commit", failover)
+    here.gateway.will(here.gateway.answers(200, SUCCEEDED))
+    there.gateway.will(*(there.gateway.hangs() for _ in range(3)))
+    assert (await here.merchant_sends(pay(key="k-1"))).status == 200
+    monkeypatch.undo()
+    await there.merchant_sends(pay(key="k-1"))
+    await asyncio.sleep(3)
+    assert (await only(there)).outcome is Outcome.CHARGED
+
+
+async def test_who_cannot_ask_the_store_does_not_know_what_others_did(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claimed here, paid there, then the store is out of reach here: that is not "not charged"."""
+    here, there = pair
+    connecting = here.gateway.answers(200, b"never")
+
+    async def slowly(send: Send) -> WireFacts:
+        await asyncio.sleep(3)
+        return await connecting(send)
+
+    here.gateway.will(slowly)
+    there.gateway.will(there.gateway.answers(200, SUCCEEDED))
+    first = asyncio.ensure_future(here.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    assert (await there.merchant_sends(pay(key="k-1"))).status == 200
+
+    async def away(_: str) -> Session | None:
+        message = "cut off"
+        raise StoreUnavailable(message)
+
+    monkeypatch.setattr(here.store, "get", away)
+    here.store.failing = True
+    answer = await first
+    assert answer.status == 504
+    assert b'"outcome":"unknown"' in answer.body
+    assert b'"anythingSent":true' in answer.body
+    here.store.failing = False

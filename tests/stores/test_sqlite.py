@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from proxy.core.events import AttemptEnded, StoreTimed
+from proxy.core.events import AttemptEnded, EvidenceFound, EvidenceSource, StoreTimed
 from proxy.core.results import AttemptResult
 from proxy.core.session import apply
 from proxy.core.states import AttemptStatus, Outcome, State
@@ -282,6 +282,30 @@ async def test_the_file_is_nobody_elses(tmp_path: Path) -> None:
     await store.open()
     assert (tmp_path / "s.db").stat().st_mode & 0o777 == 0o600
     await store.close()
+
+
+async def test_a_charge_that_meets_the_clean_up_of_its_session_is_kept(
+    store: SqliteStore, disk: FaultyDisk, tmp_path: Path
+) -> None:
+    """The session is being dropped while its late charge is written behind that: it is there."""
+    await finished(store, 1, AttemptStatus.DECLINED)
+    old = await store.get("ps_0001")
+    assert old is not None
+    disk.may_sync.clear()
+    purging = asyncio.ensure_future(store.purge(answers_before=0, sessions_before=10**13))
+    await until(lambda: store._writing is not None)
+    evidence = EvidenceFound(
+        old.updated_at + 1, EvidenceSource.WEBHOOK, AttemptStatus.SUCCEEDED, "pi_1"
+    )
+    charged = apply(old, evidence)
+    written = store.commit(charged, old.version, b"sealed")
+    disk.may_sync.set()
+    assert await purging == (0, 1)
+    await written
+    await store.close()
+    await store.open()
+    assert await store.get("ps_0001") == charged
+    assert await store.answer("ps_0001") == b"sealed"
 
 
 async def test_it_writes_with_full_synchronous(
