@@ -129,11 +129,14 @@ class Saver:
                 return
 
     async def _take(self, offer: Callable[[], Awaitable[bool]], number: int | None) -> None:
-        if not await offer():  # on the spool it stays: a restored store may be the older of the two
-            message = "there is an outcome of a session that the store does not know"
-            self._on_bug(LookupError(message))
-        elif number is not None and self._spool is not None:
+        known = await offer()
+        if number is None or self._spool is None:
+            return
+        if known:
             await self._spool.done(number)
+        else:  # it stays there: a store that was restored may be the older of the two
+            message = "the spool has the outcome of a session that the store does not know"
+            self._on_bug(LookupError(message))
 
     async def _offer(
         self, session_id: str, change: Callable[[Session], Change], headers: frozenset[str]

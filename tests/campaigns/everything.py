@@ -60,7 +60,7 @@ class Campaign:
 CAMPAIGNS = (
     Campaign("model", "model", "--states", 100_000, 3_000_000, "distinct states"),
     Campaign("simulate", "simulate", "--seeds", 6000, 1_000_000, "seeds"),
-    Campaign("mutants", "mutants", "--seeds", 600, 100_000, "mutants"),
+    Campaign("mutants", "mutants", "--seeds", 900, 100_000, "mutants"),
     Campaign("power loss", "powerloss", "--losses", 400, 2000, "power cuts"),
     Campaign("kill, sqlite", "kill --points", "--kills", 60, 10_000, "kill -9"),
     Campaign(
@@ -76,7 +76,7 @@ CAMPAIGNS = (
 CONTROLS = (
     Campaign("power loss, NORMAL and a lying disk", "powerloss", "--losses", 150, 800, "power cuts",
              control=True),
-    Campaign("pause, a take-over that sends", "pause", "--pauses", 20, 200, "pauses", control=True),
+    Campaign("pause, a take-over that sends", "pause", "--pauses", 60, 200, "pauses", control=True),
     Campaign("failover, asynchronous postgresql", "failover", "--failovers", 3, 50, "failovers",
              control=True),
     Campaign("failover, everysec valkey", "failover --store valkey", "--failovers", 3, 50,
