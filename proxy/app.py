@@ -94,7 +94,7 @@ class Holdfast:
         keyring = self._keyring()
         later = asyncio.get_running_loop().call_soon
         recorder = MetricsRecorder(self._metrics, LineSink(self._log_stream), clock, later)
-        self._store = store = await self._open_store(recorder)
+        self._store = store = await self._open_store(recorder, keyring)
         self._audit = self._open_audit()
         for name, gateway in settings.gateways.items():
             self._lanes[name] = lane = _lane(gateway, clock)
@@ -150,11 +150,12 @@ class Holdfast:
         via = f"holdfast-{keyring.digest('via')[:8]}"
         return await self._open_doors(sessions, admin, via)
 
-    async def _open_store(self, recorder: Recorder) -> SessionStore:
+    async def _open_store(self, recorder: Recorder, keyring: Keyring) -> SessionStore:
         settings = self._settings
         store = make_store(settings.store, settings.session.lease, self._clock, recorder)
         await store.open()
         self._open.push_async_callback(store.close)
+        await store.bind(keyring.digest("whose store it is"))
         promise = getattr(store, "promise", None)
         if promise is not None:  # one that cannot promise everything says so, every time
             self._log.warning("store", promise=promise)

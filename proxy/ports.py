@@ -273,6 +273,12 @@ class SessionStore(Protocol):
         """Write what was accepted, then let go."""
         ...
 
+    async def bind(self, mark: str) -> None:
+        """Hold a store that is shared to the key of whoever opened it first. Raises
+        `StoreUnavailable` for another mark: with another key every repeat is a new payment.
+        """
+        ...
+
     @property
     def ready(self) -> bool:
         """Whether a write would be accepted now."""

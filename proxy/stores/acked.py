@@ -12,6 +12,10 @@ from collections.abc import Iterable
 from proxy.core.session import Session
 from proxy.ports import Clock
 
+OTHER_KEY = (
+    "the store belongs to replicas with another install key, with which this one would take their "
+    "payments for new ones: give it their key_file or HOLDFAST_KEY"
+)
 _REMEMBERED = 4096  # sessions
 _REMEMBERED_SECONDS = 3600.0
 

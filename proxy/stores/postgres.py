@@ -35,7 +35,7 @@ from proxy.ports import (
     Recorder,
     StoreUnavailable,
 )
-from proxy.stores.acked import Acked, lost
+from proxy.stores.acked import OTHER_KEY, Acked, lost
 from proxy.stores.codec import decode, encode
 from proxy.stores.postgres_server import Doubt, Row, Server, migrate
 
@@ -126,6 +126,7 @@ taken AS MATERIALIZED (
 )
 UPDATE sessions SET sweeper = $1 FROM taken WHERE sessions.id = taken.id RETURNING doc
 """
+_BIND_KEY = "UPDATE meta SET key_mark = coalesce(key_mark, $1) RETURNING key_mark"
 _REGRESSED = "UPDATE meta SET regressed = $1 WHERE regressed IS NULL"
 
 _PURGE_ANSWERS = """
@@ -183,6 +184,11 @@ class PostgresStore:
                 await self._server.durably(_CLOSE, self.epoch, self._mark)
         self._lease_until, self.ready = -inf, False
         await self._server.close()
+
+    async def bind(self, mark: str) -> None:
+        (row,) = await self._server.durably(_BIND_KEY, mark)
+        if row["key_mark"] != mark:
+            raise StoreUnavailable(OTHER_KEY)
 
     def lease_seconds(self) -> float:
         return self._lease_until - self._clock.monotonic()

@@ -33,7 +33,7 @@ from proxy.ports import (
     Recorder,
     StoreUnavailable,
 )
-from proxy.stores.acked import Acked, lost
+from proxy.stores.acked import OTHER_KEY, Acked, lost
 from proxy.stores.codec import decode, encode
 from proxy.stores.redis_server import ROOT, Lane, Script, Server, exchange
 
@@ -95,6 +95,11 @@ class RedisStore:
             await self.close()
             raise
         self.promise = self._server.promise()
+
+    async def bind(self, mark: str) -> None:
+        await self._payments.ask("HSETNX", META, "key_mark", mark)
+        if await self._payments.ask("HGET", META, "key_mark") != mark.encode():
+            raise StoreUnavailable(OTHER_KEY)
 
     async def close(self) -> None:
         # What it still has in flight, if anything, is unknown from now on.

@@ -18,3 +18,6 @@ class SoleOwner:
 
     async def heartbeat(self) -> None:
         """Nobody listens."""
+
+    async def bind(self, mark: str) -> None:
+        """Its key lies beside it."""

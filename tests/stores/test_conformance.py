@@ -15,7 +15,15 @@ from proxy.core.results import AttemptResult
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
-from proxy.ports import COUNTED, Conflict, KeyTaken, OrderTaken, Query, SessionStore
+from proxy.ports import (
+    COUNTED,
+    Conflict,
+    KeyTaken,
+    OrderTaken,
+    Query,
+    SessionStore,
+    StoreUnavailable,
+)
 from proxy.stores.memory import MemoryStore
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.redis import RedisStore
@@ -233,6 +241,15 @@ async def test_a_kept_request_goes_with_the_end_of_its_session(store: SessionSto
     await store.commit(settled, unknown.version, b"sealed")
     assert await store.request(second.id) is None
     assert await store.answer(second.id) == b"sealed"
+
+
+async def test_replicas_of_a_store_have_one_key(store: SessionStore) -> None:
+    """Who comes with another would take every repeat for a new payment, and is sent away."""
+    await store.bind("mark of a key")
+    await store.bind("mark of a key")
+    if store.shared:
+        with pytest.raises(StoreUnavailable, match="another install key"):
+            await store.bind("mark of another")
 
 
 async def test_what_this_process_sends_is_not_abandoned(store: SessionStore) -> None:

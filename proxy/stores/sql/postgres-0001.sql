@@ -5,9 +5,10 @@ CREATE TABLE meta (
     schema          int     NOT NULL,
     compatible_from int     NOT NULL,
     generation      int     NOT NULL,   -- raised when a person has accepted a loss
-    regressed       text                -- what was acknowledged and is not there any more
+    regressed       text,               -- what was acknowledged and is not there any more
+    key_mark        text                -- of the install key that all replicas have
 );
-INSERT INTO meta VALUES (true, 0, 1, 1, NULL);
+INSERT INTO meta VALUES (true, 0, 1, 1, NULL, NULL);
 
 -- One row per process, and one more for each lease it lost.
 CREATE TABLE epochs (
