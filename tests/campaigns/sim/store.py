@@ -140,7 +140,10 @@ class SimStore(MemoryStore):
     async def _settled(self, session_id: str) -> None:
         """Wait for what is on its way to the disk: it can still fail."""
         while pending := [w for w in self._on_their_way() if w.session.id == session_id]:
-            await asyncio.wait([pending[-1].done])
+            if pending[-1].done.done():  # who waited for it has gone; it is on its way all the same
+                await asyncio.sleep(0.01)
+            else:
+                await asyncio.wait([pending[-1].done])
 
     def _on_their_way(self) -> list[_Write]:
         return [*(self._writing or ()), *self._waiting]
