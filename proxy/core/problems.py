@@ -15,7 +15,6 @@ from proxy.core.profile import ErrorShape, GatewayProfile, RefusalForm
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Blame, Refusal
 from proxy.core.session import Session
-from proxy.core.states import Outcome
 from proxy.core.wire import Answer, AnswerSource, Headers
 
 # Error tokens of RFC 9209 section 2.3 for what ended the last attempt.
@@ -57,7 +56,7 @@ def problem(
         "title": row.title,
         "status": status,
         "detail": row.detail,
-        "anythingSent": session is not None and _may_be_sent(session),
+        "anythingSent": session is not None and any(a.sent for a in session.attempts),
         "safeToRepeat": row.safe_to_repeat and not _must_name(session),
     }
     if _must_name(session):
@@ -95,11 +94,6 @@ _NAME_IT = (
     "The request named neither key nor session nor order, so a plain repeat would be another "
     f"payment: send it again with the header {SESSION_HEADER} and this session's id."
 )
-
-
-def _may_be_sent(session: Session) -> bool:
-    """Also if it was another process, whose sends could not be asked for."""
-    return session.outcome is Outcome.UNKNOWN or any(a.sent for a in session.attempts)
 
 
 def _must_name(session: Session | None) -> bool:

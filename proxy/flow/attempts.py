@@ -16,7 +16,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
-from msgspec.structs import replace
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_before_delay
 
 from proxy.core import events as ev
@@ -219,15 +218,9 @@ class Attempts:
             walk.session = await self._journal.store.get(session.id) or session
         except StoreUnavailable:
             self._take_back(walk, ended)
-            walk.session = self._doubted(walk.session)
         self._suppressed(walk, why)
         walk.answer = without_answer(walk.session, walk.lane.profile, reason)
         return GiveUp(why)
-
-    def _doubted(self, session: Session) -> Session:
-        """As it must be told when the store cannot be asked: another process may have sent it."""
-        shared = self._journal.store.shared
-        return replace(session, outcome=_UNKNOWN) if shared else session
 
     def _take_back(self, walk: Walk, ended: ev.AttemptEnded) -> None:
         """A store that said no may have recorded the intent all the same. Then it has to hear that
@@ -388,7 +381,6 @@ class Attempts:
         """
         if walk.facts is None or not walk.facts.sent:
             self._take_back(walk, ended)
-            walk.session = self._doubted(walk.session)
             reason = Reason.STORE_UNAVAILABLE
             walk.answer = without_answer(walk.session, walk.lane.profile, reason)
             return

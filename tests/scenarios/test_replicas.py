@@ -268,33 +268,3 @@ async def test_a_charge_whose_number_another_send_has_is_a_charge(
     await there.merchant_sends(pay(key="k-1"))
     await asyncio.sleep(3)
     assert (await only(there)).outcome is Outcome.CHARGED
-
-
-async def test_who_cannot_ask_the_store_does_not_know_what_others_did(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Claimed here, paid there, then the store is out of reach here: that is not "not charged"."""
-    here, there = pair
-    connecting = here.gateway.answers(200, b"never")
-
-    async def slowly(send: Send) -> WireFacts:
-        await asyncio.sleep(3)
-        return await connecting(send)
-
-    here.gateway.will(slowly)
-    there.gateway.will(there.gateway.answers(200, SUCCEEDED))
-    first = asyncio.ensure_future(here.merchant_sends(pay(key="k-1")))
-    await asyncio.sleep(1)
-    assert (await there.merchant_sends(pay(key="k-1"))).status == 200
-
-    async def away(_: str) -> Session | None:
-        message = "cut off"
-        raise StoreUnavailable(message)
-
-    monkeypatch.setattr(here.store, "get", away)
-    here.store.failing = True
-    answer = await first
-    assert answer.status == 504
-    assert b'"outcome":"unknown"' in answer.body
-    assert b'"anythingSent":true' in answer.body
-    here.store.failing = False
