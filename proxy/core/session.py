@@ -253,11 +253,14 @@ def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them
 
 
 def attempt_of(session: Session, ended: ev.AttemptEnded) -> Attempt | None:
-    """The attempt that the end of a send is of: the one with its number, if that has its intent."""
+    """The attempt that the end of a send is of: the one with its number, if that has its intent.
+    Else it may stand under a later number, which it got when its own was taken.
+    """
     intent = (ended.intended_at, ended.epoch)
     for attempt in session.attempts:
-        same = (attempt.started_at, attempt.epoch) == intent
-        if same or (ended.intended_at is None and attempt.number == ended.number):
+        if attempt.number < ended.number:
+            continue
+        if ended.intended_at is None or (attempt.started_at, attempt.epoch) == intent:
             return attempt
     return None
 
