@@ -10,7 +10,7 @@ from tests.campaigns.sim.shrink import shrink
 from tests.campaigns.sim.world import World
 from tests.campaigns.simulate import play, simulate
 
-SEEDS = 1500
+SEEDS = 6000
 
 
 def test_many_seeds() -> None:
