@@ -156,9 +156,8 @@ class Holdfast:
         await store.open()
         self._open.push_async_callback(store.close)
         await store.bind(keyring.digest("whose store it is"))
-        promise = getattr(store, "promise", None)
-        if promise is not None:  # one that cannot promise everything says so, every time
-            self._log.warning("store", promise=promise)
+        if store.promise is not None:  # one that cannot promise everything says so, every time
+            self._log.warning("store", promise=store.promise)
         return store
 
     def _open_audit(self) -> AuditFile | None:

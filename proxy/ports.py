@@ -251,6 +251,11 @@ class SessionStore(Protocol):
         """
         ...
 
+    @property
+    def promise(self) -> str | None:
+        """What an operator must know of what it cannot promise, once it is open; or None."""
+        ...
+
     def lease_seconds(self) -> float:
         """How much longer this process may begin sends; infinite for one that owns its store."""
         ...

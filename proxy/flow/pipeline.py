@@ -424,22 +424,16 @@ class Pipeline:
         """Merge what still comes of a send whose time was up, whatever became of its session."""
         if send.late is None:
             return
-        lane, session_id, late = walk.lane, walk.session.id, send.late
+        profile, late = walk.lane.profile, send.late
 
         async def listen() -> None:
             facts = await late
             now = self._clock.now_ms()
-            result = classify(facts, lane.profile, now_ms=now)
+            result = classify(facts, profile, now_ms=now)
             seen = replace(
                 ended, at=now, result=result, phase=facts.phase, http_status=facts.status
             )
-            merge = partial(late_answer, facts, seen, lane.profile)
-            try:
-                session = await self._store.get(session_id)
-                if session is not None:
-                    await self._journal.update(session, merge, lane.profile.replay_headers)
-            except StoreUnavailable:
-                self._saver.later(walk, merge)
+            await self._saver.now(walk, partial(late_answer, facts, seen, profile))
 
         _ = self._tasks.start(listen(), "late answer")
 

@@ -65,6 +65,11 @@ class Saver:
         offer = partial(self._offer, walk.session.id, change, headers)
         _ = self._tasks.start(self._until_taken(offer), "save an outcome")
 
+    async def now(self, walk: Walk, change: Callable[[Session], Change]) -> None:
+        """Make a change, or keep offering it."""
+        headers = walk.lane.profile.replay_headers
+        await self._now_or_later(partial(self._offer, walk.session.id, change, headers))
+
     async def keep(self, walk: Walk, ended: ev.AttemptEnded, answer: Answer | None) -> None:
         """Spool what a send came to, and keep offering it. Returns when the spool has it, or will
         not take it; whoever stops waiting changes nothing.
@@ -92,7 +97,11 @@ class Saver:
         return len(left)
 
     async def _replay(self, number: int, record: bytes) -> None:
-        offer = self._read(record)
+        await self._now_or_later(self._read(record), number)
+
+    async def _now_or_later(
+        self, offer: Callable[[], Awaitable[bool]], number: int | None = None
+    ) -> None:
         try:
             await self._take(offer, number)
         except StoreUnavailable:

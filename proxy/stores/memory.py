@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from proxy.core.session import Session
 from proxy.ports import Clock, Conflict, KeyTaken, OrderTaken, Page, Query
 from proxy.stores.index import Index
@@ -59,10 +61,6 @@ class MemoryStore(SoleOwner):
         if (current.version if current else 0) != expected_version:
             raise Conflict(current)
 
-    async def abandoned(self) -> list[Session]:
-        senders = {None, self.epoch}
-        return [session for session in await self.listed() if session.sender not in senders]
-
     async def get(self, session_id: str) -> Session | None:
         return self._index.by_id.get(session_id)
 
@@ -76,6 +74,7 @@ class MemoryStore(SoleOwner):
     async def search(self, query: Query) -> Page:
         return page_of(self._index.by_id.values(), query)
 
+    @override
     async def listed(self) -> list[Session]:
         return [session for session in self._index.by_id.values() if session.listed]
 

@@ -149,6 +149,7 @@ class PostgresStore:
 
     shared = True
     broken = None
+    promise = None
 
     def __init__(self, url: str, lease: float, clock: Clock, recorder: Recorder) -> None:
         self._url = url

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from math import inf
+
+from proxy.core.session import Session
 
 
 class SoleOwner:
@@ -11,6 +14,8 @@ class SoleOwner:
     shared = False
     leads = True
     regressed: str | None = None
+    promise: str | None = None
+    epoch: int
 
     def lease_seconds(self) -> float:
         """For ever."""
@@ -21,3 +26,11 @@ class SoleOwner:
 
     async def bind(self, mark: str) -> None:
         """Its key lies beside it."""
+
+    @abstractmethod
+    async def listed(self) -> list[Session]: ...
+
+    async def abandoned(self) -> list[Session]:
+        """What an earlier process had in flight: the store was its alone."""
+        senders = {None, self.epoch}
+        return [session for session in await self.listed() if session.sender not in senders]

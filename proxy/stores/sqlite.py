@@ -29,6 +29,7 @@ from pathlib import Path
 
 import apsw
 from msgspec import Struct
+from typing_extensions import override
 
 from proxy.core.events import StoreTimed
 from proxy.core.session import Session
@@ -429,10 +430,6 @@ class SqliteStore(SoleOwner):
     def _unavailable(self) -> StoreUnavailable:
         return StoreUnavailable(self._broken or "the disk is full")
 
-    async def abandoned(self) -> list[Session]:
-        senders = {None, self.epoch}
-        return [session for session in self._hot.by_id.values() if session.sender not in senders]
-
     # --- reading ------------------------------------------------------------------------------
 
     def _current(self, session_id: str) -> Session | None:
@@ -471,17 +468,15 @@ class SqliteStore(SoleOwner):
         return None
 
     async def answer(self, session_id: str) -> bytes | None:
-        await self._settled(session_id)
-        try:
-            rows = self._looking.execute(_ANSWER, (session_id,)).fetchall()
-        except apsw.Error as error:
-            raise StoreUnavailable(str(error)) from None
-        return _blob(rows[0][0]) if rows else None
+        return await self._sealed(_ANSWER, session_id)
 
     async def request(self, session_id: str) -> bytes | None:
+        return await self._sealed(_REQUEST, session_id)
+
+    async def _sealed(self, sql: str, session_id: str) -> bytes | None:
         await self._settled(session_id)
         try:
-            rows = self._looking.execute(_REQUEST, (session_id,)).fetchall()
+            rows = self._looking.execute(sql, (session_id,)).fetchall()
         except apsw.Error as error:
             raise StoreUnavailable(str(error)) from None
         return _blob(rows[0][0]) if rows else None
@@ -519,6 +514,7 @@ class SqliteStore(SoleOwner):
             connection.close()
         return Page(sessions[: query.limit], total, len(sessions) > query.limit)
 
+    @override
     async def listed(self) -> list[Session]:
         return [session for session in self._hot.by_id.values() if session.listed]
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import redis
 
@@ -62,19 +62,15 @@ class Pair(Protocol):
         """As `holdfast migrate --accept-loss`."""
 
 
-class PostgresPair:
-    """A primary and its standby. `synchronous`: every commit waits for the standby."""
+Server = TypeVar("Server", Postgres, Valkey)
 
-    def __init__(self, folder: Path, *, synchronous: bool) -> None:
-        self._folder = folder
-        self._settings = {"synchronous_standby_names": _STANDBY if synchronous else ""}
-        self._primary = Postgres(self._place())
-        self._primary.make()
-        self._primary.start(**self._settings)
-        self._standby = self._follower(self._primary)
-        self._was: Postgres | None = None
-        hosts = f"127.0.0.1:{self._primary.port},127.0.0.1:{self._standby.port}"
-        self.url = f"postgresql://postgres@{hosts}/postgres"
+
+class _Two(Generic[Server]):
+    """What a pair does with its servers, whatever they are. `_was`: the primary before."""
+
+    _primary: Server
+    _standby: Server
+    _was: Server | None = None
 
     def kill_primary(self) -> None:
         self._primary.kill()
@@ -86,14 +82,28 @@ class PostgresPair:
         assert self._was is not None
         self._was.go_on()
 
+    def bury(self) -> None:
+        assert self._was is not None
+        self._was.kill()
+
+
+class PostgresPair(_Two[Postgres]):
+    """A primary and its standby. `synchronous`: every commit waits for the standby."""
+
+    def __init__(self, folder: Path, *, synchronous: bool) -> None:
+        self._folder = folder
+        self._settings = {"synchronous_standby_names": _STANDBY if synchronous else ""}
+        self._primary = Postgres(self._place())
+        self._primary.make()
+        self._primary.start(**self._settings)
+        self._standby = self._follower(self._primary)
+        hosts = f"127.0.0.1:{self._primary.port},127.0.0.1:{self._standby.port}"
+        self.url = f"postgresql://postgres@{hosts}/postgres"
+
     def promote(self) -> None:
         self._standby.go_on()
         self._standby.promote()
         self._was, self._primary = self._primary, self._standby
-
-    def bury(self) -> None:
-        assert self._was is not None
-        self._was.kill()
 
     def rejoin(self) -> None:
         assert self._was is not None
@@ -131,7 +141,7 @@ class PostgresPair:
         return folder
 
 
-class ValkeyPair:
+class ValkeyPair(_Two[Valkey]):
     """A primary, its replica, and a Sentinel that promotes the one when the other is gone.
     `synchronous`: it is set up as the store asks for; else as it comes out of the box.
     """
@@ -147,7 +157,6 @@ class ValkeyPair:
         self._primary, self._standby = Valkey(folder / "a"), Valkey(folder / "b")
         self._primary.start(**self._settings)
         self._follow()
-        self._was: Valkey | None = None
         self._sentinel = Valkey(folder / "sentinel")
         self._sentinel.watch(self._primary, _MASTER)
         for name, value in _HASTE.items():
@@ -157,24 +166,10 @@ class ValkeyPair:
         _wait(self._chosen)
         self.url = f"redis://127.0.0.1:{self._sentinel.port}/{_MASTER}?sentinel"
 
-    def kill_primary(self) -> None:
-        self._primary.kill()
-
-    def stall_primary(self) -> None:
-        self._primary.pause()
-
-    def wake_primary(self) -> None:
-        assert self._was is not None
-        self._was.go_on()
-
     def promote(self) -> None:
         self._standby.go_on()
         _wait(lambda: _asked(self._standby).role()[0] == b"master")
         self._was, self._primary = self._primary, self._standby
-
-    def bury(self) -> None:
-        assert self._was is not None
-        self._was.kill()
 
     def rejoin(self) -> None:
         assert self._was is not None

@@ -216,24 +216,30 @@ async def test_a_lease_lost_and_taken_anew_begins_nothing(
     assert (await only(here)).outcome is Outcome.NOT_CHARGED
 
 
+def loses_its_intent(lab: Lab, patch: pytest.MonkeyPatch) -> None:
+    """After the send the store fails over to a server that has the claim and not the intent."""
+    store, commit = lab.store, lab.store.commit
+    claimed: list[Session] = []
+
+    async def failover(session: Session, *more: Any) -> None:
+        if session.begins_send:
+            claimed.append(store._index.by_id[session.id])
+            await commit(session, *more)
+            return
+        store._index.put(claimed[0])
+        message = "failing over"
+        raise StoreUnavailable(message)
+
+    patch.setattr(store, "commit", failover)
+
+
 @pytest.mark.parametrize("order", ["o-1", None])
 async def test_the_end_of_one_send_is_not_taken_for_that_of_another(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, order: str | None
 ) -> None:
     """A failover lost an intent and gave its number away: a "no" says nothing of the other send."""
     here, there = pair
-    commit, claimed = here.store.commit, []
-
-    async def failover(session: Session, *more: Any) -> None:
-        if session.begins_send:
-            claimed.append(here.store._index.by_id[session.id])
-            await commit(session, *more)
-            return
-        here.store._index.put(claimed[0])  # what the new primary has
-        message = "failing over"
-        raise StoreUnavailable(message)
-
-    monkeypatch.setattr(here.store, "commit", failover)
+    loses_its_intent(here, monkeypatch)
     here.gateway.will(here.gateway.answers(401, b"{}"))
     there.gateway.will(*(there.gateway.hangs() for _ in range(3)))
     assert (await here.merchant_sends(pay(key="k-1", order=order))).status == 401
@@ -249,18 +255,7 @@ async def test_a_charge_whose_number_another_send_has_is_a_charge(
 ) -> None:
     """The same failover, and the gateway had said yes: that is never lost."""
     here, there = pair
-    commit, claimed = here.store.commit, []
-
-    async def failover(session: Session, *more: Any) -> None:
-        if session.begins_send:
-            claimed.append(here.store._index.by_id[session.id])
-            await commit(session, *more)
-            return
-        here.store._index.put(claimed[0])
-        message = "failing over"
-        raise StoreUnavailable(message)
-
-    monkeypatch.setattr(here.store, "commit", failover)
+    loses_its_intent(here, monkeypatch)
     here.gateway.will(here.gateway.answers(200, SUCCEEDED))
     there.gateway.will(*(there.gateway.hangs() for _ in range(3)))
     assert (await here.merchant_sends(pay(key="k-1"))).status == 200
