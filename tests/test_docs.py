@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from proxy.cli import _parser
-from proxy.core.lookup import SETTLE_SECONDS
 from proxy.core.problems import problem
+from proxy.core.profile import MAX_PROCESSING_SECONDS
 from proxy.core.recovery import LOOKUP_SCHEDULE
 from proxy.core.refusals import Refusal
 from proxy.core.states import LIVE, AttemptStatus, Outcome, State, join
@@ -191,7 +191,7 @@ def test_the_look_up_schedule_is_the_real_one() -> None:
     first, *others, last = map(shown, LOOKUP_SCHEDULE)
     text = " ".join(section(SESSIONS, "Looking up what is unknown").split())
     assert f"after {first}, then {', '.join(others)} and {last}." in text
-    assert f"when the last send is {shown(SETTLE_SECONDS)} ago" in text
+    assert f"when the last send is {shown(round(MAX_PROCESSING_SECONDS))} ago" in text
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -21,13 +21,10 @@ from proxy.core.wire import WireFacts
 
 # Gateways date things by their own clock, to the second.
 _CLOCK_SLACK_SECONDS = 60
-# A gateway may still be working on a request whose answer we lost. Until it had this long, only a
-# charge counts as evidence; "nothing happened yet" does not. Longer than any SDK's own time-out
-# (80 s).
-SETTLE_SECONDS = 120
-# How long after the last send it is looked for, by how often it was. Gateways list the newest
-# first, so a busy merchant's payment is found sooner from close behind it.
-_REACH_SECONDS = (15, 60, SETTLE_SECONDS + _CLOCK_SLACK_SECONDS)
+# How long after the last send it is looked for, by how often it was; then as far as the gateway may
+# have been at it. Gateways list the newest first, so a busy merchant's payment is found sooner from
+# close behind it.
+_REACH_SECONDS = (15, 60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +74,13 @@ def can_read(recipe: LookupRecipe, session: Session) -> bool:
     return read is not None and ("{order}" not in read or session.order_in_body)
 
 
-def begin(recipe: LookupRecipe, session: Session, now_ms: int) -> Ask:
+def begin(recipe: LookupRecipe, profile: GatewayProfile, session: Session, now_ms: int) -> Ask:
     """The first question about a session whose outcome is unknown."""
     if recipe.find is not None:
-        return Ask(_fill(recipe.find.target, recipe, session, now_ms))
+        return Ask(_fill(recipe.find.target, recipe, profile, session, now_ms))
     read = recipe.read_target or ""
     name = session.order_ref if "{order}" in read else session.gateway_key
-    return Ask(_fill(read, recipe, session, now_ms), reading=name or "")
+    return Ask(_fill(read, recipe, profile, session, now_ms), reading=name or "")
 
 
 def proceed(
@@ -187,20 +184,20 @@ def _read(
     if result.status not in SPEAKS_FOR_THE_KEY:
         there = result.status is AttemptStatus.UNKNOWN and facts.status == HTTPStatus.OK
         return Inconclusive(f"{name} does not say whether it was charged", there)
-    if result.status is not AttemptStatus.SUCCEEDED and not settled(session, now_ms):
+    if result.status is not AttemptStatus.SUCCEEDED and not settled(profile, session, now_ms):
         return Inconclusive(f"{name} is not charged, but the gateway may still be at it", True)
     return Found(result.status, name, facts)
 
 
-def may_be_void(session: Session, now_ms: int) -> bool:
+def may_be_void(profile: GatewayProfile, session: Session, now_ms: int) -> bool:
     """Whether it was just voided, perhaps: a charge that a look-up sees may be gone by now."""
     asked = [step.at for step in session.timeline if step.event == VoidAsked.__name__]
-    return bool(asked) and now_ms - asked[-1] < SETTLE_SECONDS * 1000
+    return bool(asked) and now_ms - asked[-1] < profile.max_processing_time * 1000
 
 
-def settled(session: Session, now_ms: int) -> bool:
-    """Whether a gateway is done with whatever it was sent."""
-    return seconds_since_send(session, now_ms) >= SETTLE_SECONDS
+def settled(profile: GatewayProfile, session: Session, now_ms: int) -> bool:
+    """Whether the gateway is done with whatever it was sent."""
+    return seconds_since_send(session, now_ms) >= profile.max_processing_time
 
 
 def seconds_since_send(session: Session, now_ms: int) -> float:
@@ -208,10 +205,18 @@ def seconds_since_send(session: Session, now_ms: int) -> float:
     return (now_ms - (session.last_send_at or session.started_at)) / 1000
 
 
-def _fill(template: str, recipe: LookupRecipe, session: Session, now_ms: int) -> str:
+def _fill(
+    template: str,
+    recipe: LookupRecipe,
+    profile: GatewayProfile,
+    session: Session,
+    now_ms: int,
+) -> str:
     first = session.first_send_at or session.started_at
     last = session.last_send_at or session.started_at
-    reach = last // 1000 + _REACH_SECONDS[min(session.lookups, len(_REACH_SECONDS) - 1)]
+    farthest = round(profile.max_processing_time) + _CLOCK_SLACK_SECONDS
+    steps = (*_REACH_SECONDS, farthest)
+    reach = last // 1000 + min(steps[min(session.lookups, len(steps) - 1)], farthest)
     absence = recipe.absence
     if absence is not None and seconds_since_send(session, now_ms) >= absence.after:
         reach = now_ms // 1000 + _CLOCK_SLACK_SECONDS  # all there is, or it would prove nothing

@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 from proxy.core.jsonpath import JsonPath
 
+# Longer than any SDK's own time-out (80 s), for gateways that do not tell theirs.
+MAX_PROCESSING_SECONDS = 120.0
+
 
 class GatewayClass(StrEnum):
     """What a gateway promises for a repeated key (the money rules, section 3).
@@ -220,3 +223,6 @@ class GatewayProfile:
     replay_headers: frozenset[str]  # answer headers kept for a replay, lower case
     # Of an A_weak gateway: whether a lost answer may be asked for again, after a look-up in vain.
     resend_lost_answers: bool = False
+    # For how many seconds it may be at a request whose answer was lost. Until then only a charge
+    # is evidence, "nothing happened yet" is not, and the connection is kept for a late answer.
+    max_processing_time: float = MAX_PROCESSING_SECONDS

@@ -20,7 +20,6 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_before
 
 from proxy.core import events as ev
 from proxy.core.classify import classify, classify_read
-from proxy.core.lookup import SETTLE_SECONDS
 from proxy.core.profile import GatewayClass, GatewayProfile
 from proxy.core.reasons import Reason, Suppressed
 from proxy.core.retrying import (
@@ -250,7 +249,7 @@ class Attempts:
             # Where a lost answer cannot be repeated, a connection that may be dying is not used.
             durable and weak,
             partial(self._intent, walk, number, endpoint),
-            SETTLE_SECONDS if durable else 0.0,  # late_seconds
+            walk.lane.profile.max_processing_time if durable else 0.0,  # late_seconds
         )
 
     def _headers(self, walk: Walk) -> Headers:

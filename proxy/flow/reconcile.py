@@ -114,7 +114,7 @@ class Reconcile:
         def settle(current: Session) -> Change:
             if current.outcome is Outcome.CHARGED:
                 return Change()
-            over = lookup.settled(current, now) and not current.in_flight
+            over = lookup.settled(lane.profile, current, now) and not current.in_flight
             counts = current.outcome is Outcome.UNKNOWN and over and current.gateway_key == key
             if not charged and not counts:
                 return Change()
@@ -140,7 +140,7 @@ class Reconcile:
                 return Change()
             charged = isinstance(found, lookup.Found) and found.status is AttemptStatus.SUCCEEDED
             overtaken = current.last_send_at != session.last_send_at
-            if charged and lookup.may_be_void(current, begun):
+            if charged and lookup.may_be_void(lane.profile, current, begun):
                 return self._in_vain(recipe, current, now, absent=False)
             if isinstance(found, lookup.Inconclusive):
                 there = False if found.there else None
@@ -157,7 +157,7 @@ class Reconcile:
     async def _ask(
         self, lane: Lane, recipe: LookupRecipe, session: Session, credential: Headers, begun: int
     ) -> lookup.Found | lookup.Nothing | lookup.Inconclusive:
-        step: lookup.Step = lookup.begin(recipe, session, begun)
+        step: lookup.Step = lookup.begin(recipe, lane.profile, session, begun)
         while isinstance(step, lookup.Ask):
             facts = await lane.upstream.send(_read(step.target, credential))
             step = lookup.proceed(recipe, lane.profile, session, step, facts, now_ms=begun)

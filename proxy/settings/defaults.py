@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from proxy.core.lookup import SETTLE_SECONDS
+from proxy.core.profile import MAX_PROCESSING_SECONDS
 
 # The requirement: 30 s in total, 3 attempts, sessions of 15 minutes, clean-up every 5.
 TOTAL_TIMEOUT: Final = 30.0
@@ -59,7 +59,7 @@ DRAIN_TIMEOUT: Final = 15.0
 HELD_REQUEST_BYTES: Final = 64 * 1024 * 1024
 
 # When a gateway is done with whatever it was sent.
-SETTLE: Final = float(SETTLE_SECONDS)
+MAX_PROCESSING_TIME: Final = MAX_PROCESSING_SECONDS
 # Three quarters of the gateway's own window: clocks differ, and retries take time.
 RESEND_HORIZON_SHARE: Final = 0.75
 

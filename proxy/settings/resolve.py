@@ -474,7 +474,7 @@ def build_profile(name: str, model: s.ProfileFile) -> facts.GatewayProfile:
         rules=facts.rules_by_status([_rule(rule) for rule in model.results]),
         replay_marker=_pair(model.replay_marker),
         retry_hint=_hint(model.retry_hint),
-        lookups={key: _lookup(key, recipe) for key, recipe in model.lookups.items()},
+        lookups={key: _lookup(key, recipe, model) for key, recipe in model.lookups.items()},
         error_shape=model.errors.shape,
         refusal_forms={
             code: facts.RefusalForm(form.status, form.error_type)
@@ -483,6 +483,7 @@ def build_profile(name: str, model: s.ProfileFile) -> facts.GatewayProfile:
         final_answer_headers=tuple((h.header, h.value) for h in model.errors.headers),
         replay_headers=_REPLAYED | {name.lower() for name in model.replay_headers},
         resend_lost_answers=promise.resend_lost_answers,
+        max_processing_time=model.max_processing_time,
     )
 
 
@@ -514,7 +515,7 @@ def check_profile(  # noqa: C901 -- a list of checks
             wrong(("routes", number, "name"), f"two routes are named {route.name!r}")
         seen.add(route.name)
     for name, recipe in model.lookups.items():
-        for place, why in _recipe_mistakes(recipe):
+        for place, why in _recipe_mistakes(recipe, model.max_processing_time):
             wrong(("lookups", name, *place), why)
 
 
@@ -532,7 +533,7 @@ _READ_AT_ONCE = ["{gateway_key}", "{order}"]
 _OF_A_LIST = ("items", "match", "id")
 
 
-def _recipe_mistakes(recipe: s.LookupModel) -> Iterator[tuple[Place, str]]:
+def _recipe_mistakes(recipe: s.LookupModel, processing: float) -> Iterator[tuple[Place, str]]:
     """What is wrong with a look-up, by place."""
     if recipe.read is None and (recipe.cancel is None or recipe.find is not None):
         yield ("read",), "is missing"
@@ -550,7 +551,7 @@ def _recipe_mistakes(recipe: s.LookupModel) -> Iterator[tuple[Place, str]]:
             named = " or ".join(slots)
             why = f"must say where {named} goes, or it reads the same thing for every payment"
             yield ("read",), why
-    yield from _absence_mistakes(recipe)
+    yield from _absence_mistakes(recipe, processing)
     if recipe.cancel is not None:
         yield from _void_mistakes(recipe.cancel)
 
@@ -584,13 +585,14 @@ def _text_mistakes(
             yield place, f"nothing is known for {slot}{nearest(slot, slots)}"
 
 
-def _absence_mistakes(recipe: s.LookupModel) -> Iterator[tuple[Place, str]]:
+def _absence_mistakes(recipe: s.LookupModel, processing: float) -> Iterator[tuple[Place, str]]:
     absence = recipe.not_found_proves
     if absence is None:
         return
     here: Place = ("not_found_proves",)
-    if absence.after < d.SETTLE:
-        yield (*here, "after"), f"is shorter than {_told(d.SETTLE)}; a gateway may take as long"
+    if absence.after < processing:
+        longest = f"max_processing_time ({_told(processing)})"
+        yield (*here, "after"), f"is shorter than {longest}; the gateway may take as long"
     if recipe.find is None and absence.when is None:
         yield here, "must say by `when` which answer means that there is no such payment"
     if recipe.find is not None and absence.when is not None:
@@ -616,13 +618,13 @@ def _rule_when(when: s.WhenModel, verdict: facts.Verdict) -> facts.Rule:
     return facts.Rule(tuple(when.status), headers, tuple(tests), verdict)
 
 
-def _lookup(name: str, model: s.LookupModel) -> facts.LookupRecipe:
+def _lookup(name: str, model: s.LookupModel, profile: s.ProfileFile) -> facts.LookupRecipe:
     return facts.LookupRecipe(
         name=name,
         find=_list(model),
         read_target=model.read,
         absence=_absence(model.not_found_proves),
-        void=_void(model.cancel),
+        void=_void(model.cancel, profile.max_processing_time),
     )
 
 
@@ -649,10 +651,11 @@ def _absence(model: s.AbsenceModel | None) -> facts.Absence | None:
     return facts.Absence(model.after, model.confirmations, says_so)
 
 
-def _void(model: s.VoidModel | None) -> facts.VoidRecipe | None:
+def _void(model: s.VoidModel | None, processing: float) -> facts.VoidRecipe | None:
     if model is None:
         return None
-    return facts.VoidRecipe(model.target, model.body, _answers(model.proves), model.after)
+    after = processing if model.after is None else model.after
+    return facts.VoidRecipe(model.target, model.body, _answers(model.proves), after)
 
 
 def _answers(when: s.WhenModel) -> facts.RulesByStatus:

@@ -432,7 +432,7 @@ class VoidModel(Model):
     target: str
     body: str
     proves: WhenModel
-    after: Duration = d.SETTLE
+    after: Duration | None = None  # the longest that the gateway may be at a request
 
 
 class LookupModel(Model):
@@ -475,4 +475,5 @@ class ProfileFile(Model):
     routes: list[RouteModel] = []
     lookups: dict[Name, LookupModel] = {}
     errors: ErrorsModel = ErrorsModel()
+    max_processing_time: Positive = d.MAX_PROCESSING_TIME
     replay_headers: list[HeaderName] = []

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from proxy.core.jsonpath import parse_json_path
 from proxy.core.lookup import (
-    SETTLE_SECONDS,
     Ask,
     Found,
     Inconclusive,
@@ -25,7 +24,15 @@ from proxy.core.lookup import (
     void_body,
     void_target,
 )
-from proxy.core.profile import Absence, JsonTest, LookupRecipe, Rule, Verdict, rules_by_status
+from proxy.core.profile import (
+    MAX_PROCESSING_SECONDS,
+    Absence,
+    JsonTest,
+    LookupRecipe,
+    Rule,
+    Verdict,
+    rules_by_status,
+)
 from proxy.core.reasons import Reason
 from proxy.core.session import Attempt
 from proxy.core.states import AttemptStatus
@@ -43,7 +50,7 @@ LOST = a_session(
         Attempt(2, 1, "stripe", UNKNOWN, AT + 5 * SECOND),
     ),
 )
-SETTLED = AT + (5 + SETTLE_SECONDS) * SECOND
+SETTLED = AT + (5 + round(MAX_PROCESSING_SECONDS)) * SECOND
 SEARCH = (
     "/v1/events?type=payment_intent.*&limit=100&created[gte]=1705999940&created[lte]=1706000020"
 )
@@ -87,29 +94,33 @@ def step(stripe: Gateway, asked: Ask, facts: WireFacts, now_ms: int = SETTLED) -
 # --- the search ---------------------------------------------------------------------------------
 
 
-def test_the_first_question(recipe: LookupRecipe) -> None:
+def test_the_first_question(stripe: Gateway, recipe: LookupRecipe) -> None:
     """What happened around the time it was sent, by the gateway's clock with some slack."""
-    assert begin(recipe, LOST, AT) == Ask(SEARCH)
+    assert begin(recipe, stripe.profile, LOST, AT) == Ask(SEARCH)
 
 
-def test_later_questions_reach_further(recipe: LookupRecipe) -> None:
+def test_later_questions_reach_further(stripe: Gateway, recipe: LookupRecipe) -> None:
     """Close behind the last send first, where a busy merchant's payment is found soonest."""
-    reaches = [begin(recipe, replace(LOST, lookups=n), AT).target.split("=")[-1] for n in range(5)]
+    steps = [begin(recipe, stripe.profile, replace(LOST, lookups=n), AT) for n in range(5)]
+    reaches = [step.target.split("=")[-1] for step in steps]
     assert reaches == ["1706000020", "1706000065", "1706000185", "1706000185", "1706000185"]
 
 
-def test_the_question_about_a_session_that_never_sent(recipe: LookupRecipe) -> None:
+def test_the_question_about_a_session_that_never_sent(
+    stripe: Gateway, recipe: LookupRecipe
+) -> None:
     """Then around the time it began."""
     until = "created[lte]=1706000015"
-    assert begin(recipe, a_session(), AT).target.endswith(until)
+    assert begin(recipe, stripe.profile, a_session(), AT).target.endswith(until)
 
 
-def test_the_key_is_escaped_in_a_target(recipe: LookupRecipe) -> None:
+def test_the_key_is_escaped_in_a_target(stripe: Gateway, recipe: LookupRecipe) -> None:
     """A key may hold anything; it must not change what is asked."""
     by_key = listing(recipe, target="/payments?key={gateway_key}&from={since}")
-    assert begin(by_key, LOST, AT).target == "/payments?key=k%201%2F%7Bid%7D&from=1705999940"
+    asked = begin(by_key, stripe.profile, LOST, AT)
+    assert asked.target == "/payments?key=k%201%2F%7Bid%7D&from=1705999940"
     nobody = replace(LOST, gateway_key=None)
-    assert begin(by_key, nobody, AT).target == "/payments?key=&from=1705999940"
+    assert begin(by_key, stripe.profile, nobody, AT).target == "/payments?key=&from=1705999940"
 
 
 @pytest.mark.parametrize(
@@ -243,10 +254,20 @@ def test_no_charge_yet_is_no_proof(stripe: Gateway, facts: WireFacts) -> None:
     assert isinstance(step(stripe, READING, facts, SETTLED), Found)
 
 
+def test_a_gateway_that_takes_longer_says_so(stripe: Gateway) -> None:
+    """Its profile knows for how long "not yet" may become "charged"."""
+    slow = dataclasses.replace(stripe.profile, max_processing_time=600.0)
+    recipe = slow.lookups["payment-intent"]
+    for now, kind in ((SETTLED, Inconclusive), (AT + 605 * SECOND, Found)):
+        found = proceed(recipe, slow, LOST, READING, FAILED, now_ms=now)
+        assert isinstance(found, kind)
+
+
 def test_without_a_send_the_settling_counts_from_the_start(stripe: Gateway) -> None:
     """A session whose sends are not on record began at least when it began."""
     recipe = stripe.profile.lookups["payment-intent"]
-    for waited, kind in ((SETTLE_SECONDS * SECOND - 1, Inconclusive), (10**9, Found)):
+    settles = round(MAX_PROCESSING_SECONDS) * SECOND
+    for waited, kind in ((settles - 1, Inconclusive), (10**9, Found)):
         found = proceed(recipe, stripe.profile, a_session(), READING, FAILED, now_ms=AT + waited)
         assert isinstance(found, kind)
 
@@ -315,11 +336,13 @@ def test_without_pages_only_an_empty_list_is_whole(stripe: Gateway, recipe: Look
         assert isinstance(found, kind)
 
 
-def test_what_is_to_prove_something_is_asked_up_to_now(recipe: LookupRecipe) -> None:
+def test_what_is_to_prove_something_is_asked_up_to_now(
+    stripe: Gateway, recipe: LookupRecipe
+) -> None:
     """A payment that was made late must be on the list, or its absence would mean nothing."""
     proving = dataclasses.replace(recipe, absence=ABSENCE)
-    assert begin(proving, LOST, RIPE - 1).target == SEARCH
-    assert begin(proving, LOST, RIPE).target.endswith(f"={RIPE // SECOND + 60}")
+    assert begin(proving, stripe.profile, LOST, RIPE - 1).target == SEARCH
+    assert begin(proving, stripe.profile, LOST, RIPE).target.endswith(f"={RIPE // SECOND + 60}")
 
 
 GONE = rules_by_status(
@@ -333,7 +356,7 @@ ORDERED = replace(LOST, order_ref="o/1", order_in_body=True)
 
 def test_a_payment_is_read_by_its_order_at_once(stripe: Gateway) -> None:
     """No list: the name of the order is the name of the payment."""
-    asked = begin(BY_ORDER, ORDERED, RIPE)
+    asked = begin(BY_ORDER, stripe.profile, ORDERED, RIPE)
     assert asked == Ask("/verify/o%2F1", reading="o/1")
     paid = proceed(BY_ORDER, stripe.profile, ORDERED, asked, PAID, now_ms=AT)
     assert paid == Found(SUCCEEDED, "o/1", PAID)
@@ -341,7 +364,7 @@ def test_a_payment_is_read_by_its_order_at_once(stripe: Gateway) -> None:
 
 def test_only_the_declared_answer_says_that_there_is_none(stripe: Gateway) -> None:
     """Another 404 may come from anybody on the way: a wrong path, say."""
-    asked = begin(BY_ORDER, ORDERED, RIPE)
+    asked = begin(BY_ORDER, stripe.profile, ORDERED, RIPE)
     for document, status, kind in (
         ({"code": "no_such"}, 404, Nothing),
         ({}, 404, Inconclusive),

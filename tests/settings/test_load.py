@@ -483,7 +483,7 @@ RECIPES = {
         "read: nothing is known for {id}; known here: {gateway_key}, {order}"
     ],
     "{read: '/a/{order}', not_found_proves: {after: 1m}}": [
-        "not_found_proves.after: is shorter than 2m; a gateway may take as long",
+        "not_found_proves.after: is shorter than max_processing_time (2m); the gateway may take as long",  # noqa: E501 -- as it is printed
         "not_found_proves: must say by `when` which answer means that there is no such payment",
     ],
     "{find: '/a?k={gateway_key}', items: a, match: [{path: k, value: v}], id: id, "
