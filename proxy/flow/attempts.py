@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_before
 
 from proxy.core import events as ev
 from proxy.core.classify import classify, classify_read
-from proxy.core.profile import GatewayClass, GatewayProfile
+from proxy.core.profile import GatewayClass
 from proxy.core.reasons import Reason, Suppressed
 from proxy.core.retrying import (
     GiveUp,
@@ -33,8 +33,8 @@ from proxy.core.retrying import (
     repeat_barrier,
 )
 from proxy.core.routing import is_safe
-from proxy.core.session import Session, apply, known_of, of_another
-from proxy.core.states import AttemptStatus, Outcome, State, join
+from proxy.core.session import Session, apply, of_another
+from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Answer, Headers, InboundRequest, Phase, WireFacts, close_stream
 from proxy.flow.answer import forwarded, not_recorded_yet, without_answer
 from proxy.flow.journal import Change, Journal
@@ -383,7 +383,7 @@ class Attempts:
             reason = Reason.STORE_UNAVAILABLE
             walk.answer = without_answer(walk.session, walk.lane.profile, reason)
             return
-        for event in merged(ended, None, walk.session).events:
+        for event in merged(ended, lambda _: None, walk.session).events:
             walk.session = apply(walk.session, event)
         if walk.answer is None:  # it would have been repeated; without a store it cannot be
             why = GiveUp(Suppressed.STORE_UNAVAILABLE)
@@ -493,20 +493,6 @@ def _intended(walk: Walk, session: Session, number: int) -> bool:
     """Whether the walk's intent of that number is on record, without its end."""
     mine = (number, _IN_FLIGHT, walk.intended_at, walk.epoch)
     return any((a.number, a.status, a.started_at, a.epoch) == mine for a in session.attempts)
-
-
-def late_answer(
-    facts: WireFacts, ended: ev.AttemptEnded, profile: GatewayProfile, session: Session
-) -> Change:
-    """What an answer adds that came after its time was up: what settles, or contradicts."""
-    known = known_of(session, ended)
-    learned = join(known, ended.result.status)
-    if learned is known or session.outcome is Outcome.CHARGED:
-        return Change()
-    after = apply(session, ended)
-    settles = not after.live and (session.live or after.outcome is not session.outcome)
-    keep = forwarded(facts, after, profile, gave_up=False) if settles else None
-    return Change([ended], keep, after)
 
 
 async def _touching(walk: Walk) -> AsyncIterator[bytes]:

@@ -28,13 +28,13 @@ from proxy.core.retrying import barrier_to_ask_again
 from proxy.core.session import Session, apply
 from proxy.core.states import Outcome, State
 from proxy.core.wire import Answer, InboundRequest
-from proxy.flow.answer import refusal_for, replayed, unpack, without_answer
-from proxy.flow.attempts import Attempts, late_answer
+from proxy.flow.answer import forwarded, refusal_for, replayed, unpack, without_answer
+from proxy.flow.attempts import Attempts
 from proxy.flow.held import HeldRequests
 from proxy.flow.intake import Arrival, Intake, Known, Opened, Refused
 from proxy.flow.journal import Change, Journal
 from proxy.flow.reconcile import Reconcile
-from proxy.flow.saver import Saver
+from proxy.flow.saver import Saver, merged
 from proxy.flow.walk import Body, BodyIncomplete, BodyTooLarge, Lane, Walk, Walks
 from proxy.ports import (
     Clock,
@@ -433,7 +433,8 @@ class Pipeline:
             seen = replace(
                 ended, at=now, result=result, phase=facts.phase, http_status=facts.status
             )
-            await self._saver.now(walk, partial(late_answer, facts, seen, profile))
+            answer = partial(forwarded, facts, profile=profile, gave_up=False)
+            await self._saver.now(walk, partial(merged, seen, answer))
 
         _ = self._tasks.start(listen(), "late answer")
 

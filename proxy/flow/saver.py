@@ -79,7 +79,7 @@ class Saver:
         if answer is not None:
             sealed = self._secrets.seal(session_id, pack(answer, headers))
         record = _encode(Unsaved(session_id, ended, sealed))
-        offer = partial(self._offer, session_id, partial(merged, ended, answer), headers)
+        offer = partial(self._offer, session_id, partial(merged, ended, lambda _: answer), headers)
         spooled = asyncio.Event()
         _ = self._tasks.start(self._save(record, spooled, offer), "save an outcome")
         await spooled.wait()
@@ -113,7 +113,7 @@ class Saver:
         if unsaved.answer is not None:
             answer = unpack(self._secrets.unseal(unsaved.session_id, unsaved.answer))
             headers = frozenset(name.lower() for name, _ in answer.headers)  # `pack` chose them
-        change = partial(merged, unsaved.ended, answer)
+        change = partial(merged, unsaved.ended, lambda _: answer)
         return partial(self._offer, unsaved.session_id, change, headers)
 
     async def _save(
@@ -158,9 +158,12 @@ class Saver:
         return session is not None
 
 
-def merged(ended: ev.AttemptEnded, answer: Answer | None, session: Session) -> Change:
+def merged(
+    ended: ev.AttemptEnded, answer: Callable[[Session], Answer | None], session: Session
+) -> Change:
     """What the end of a send adds to its session, whatever became of that; nothing that is known.
-    The answer is kept if the session ends by it, and not if something else had settled it.
+    The answer, of the session as it is then, is kept if that ends by it, and not if something else
+    had settled it.
     """
     known = known_of(session, ended)
     if join(known, ended.result.status) is known:
@@ -171,7 +174,7 @@ def merged(ended: ev.AttemptEnded, answer: Answer | None, session: Session) -> C
         events.append(ev.Exhausted(ended.at))
         after = apply(after, events[-1])
     ends = not after.live and (session.live or after.outcome is not session.outcome)
-    return Change(events, answer if ends else None, concluded)
+    return Change(events, answer(after) if ends else None, concluded)
 
 
 def exhausted(session: Session) -> bool:

@@ -445,6 +445,20 @@ async def test_a_late_error_changes_nothing(tmp_path: Path) -> None:
     await lab.close()
 
 
+async def test_a_late_refusal_of_the_last_send_ends_the_session(tmp_path: Path) -> None:
+    """Not executed, and no send is left: provably nothing is charged, and the order is free."""
+    once = POLICY.replace("retry: {", "retry: {max_attempts: 1, ")
+    lab = Lab(settings_from(once, tmp_path))
+    lab.gateway.will(lab.gateway.answers_too_late(20, 429, b"slow down"))
+    await lab.merchant_sends(pay(key="k-1"), "plain")
+    await asyncio.sleep(21)
+    session = await lab.only_session()
+    assert (session.state, session.outcome) == (State.FAILED_MAX_RETRIES, Outcome.NOT_CHARGED)
+    replay = await lab.merchant_sends(pay(key="k-1"), "plain")
+    assert (replay.status, replay.body) == (429, b"slow down")
+    await lab.close()
+
+
 async def test_a_late_charge_after_the_cancellation_contradicts(tmp_path: Path) -> None:
     """Closed as not charged by evidence, and then the charge: it is seen, and marked as late."""
     lab = Lab(settings_from(POLICY, tmp_path))

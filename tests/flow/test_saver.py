@@ -251,8 +251,8 @@ def came_to(status: AttemptStatus) -> ev.AttemptEnded:
 def test_merging_twice_is_merging_once(status: AttemptStatus, stored: AttemptStatus) -> None:
     """Whatever the store knows of the send, the same evidence changes it at most once."""
     session = a_session(stored)
-    once = after(session, *merged(came_to(status), ANSWER, session).events)
-    assert merged(came_to(status), ANSWER, once) == Change()
+    once = after(session, *merged(came_to(status), lambda _: ANSWER, session).events)
+    assert merged(came_to(status), lambda _: ANSWER, once) == Change()
     if session.outcome is Outcome.CHARGED:
         assert once.outcome is Outcome.CHARGED
 
@@ -271,20 +271,22 @@ def test_merging_twice_is_merging_once(status: AttemptStatus, stored: AttemptSta
 )
 def test_an_answer_is_kept_that_settles(session: Session, kept: bool) -> None:
     """A charge that ends the session, or contradicts its end; not one that is known already."""
-    change = merged(came_to(AttemptStatus.SUCCEEDED), ANSWER, session)
+    change = merged(came_to(AttemptStatus.SUCCEEDED), lambda _: ANSWER, session)
     assert (change.keep is ANSWER) == kept
     assert after(session, *change.events).state is State.COMPLETED
 
 
 def test_an_answer_that_settles_nothing_is_not_kept() -> None:
     """The gateway failed, and there are sends left: the session goes on."""
-    change = merged(came_to(AttemptStatus.REJECTED), ANSWER, a_session(AttemptStatus.IN_FLIGHT))
+    change = merged(
+        came_to(AttemptStatus.REJECTED), lambda _: ANSWER, a_session(AttemptStatus.IN_FLIGHT)
+    )
     assert (len(change.events), change.keep) == (1, None)
 
 
 def test_the_last_send_without_a_charge_ends_the_session() -> None:
     """As it does when the store is there: FAILED_MAX_RETRIES, with the answer."""
     session = a_session(AttemptStatus.IN_FLIGHT, max_attempts=1)
-    change = merged(came_to(AttemptStatus.REJECTED), ANSWER, session)
+    change = merged(came_to(AttemptStatus.REJECTED), lambda _: ANSWER, session)
     assert after(session, *change.events).state is State.FAILED_MAX_RETRIES
     assert change.keep is ANSWER
