@@ -140,11 +140,11 @@ class Session(Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def listed(self) -> bool:
-        """Whether it must stay visible: live, nobody knows whether the customer was charged, or a
-        charge contradicts what was said before and nobody has seen to that.
+        """Whether it must stay visible: live, nobody knows whether the customer was charged, a
+        charge contradicts what was said before and nobody has seen to that, or a send is out.
         """
         contradicted = self.late_evidence and self.review_required
-        return self.live or self.outcome is _UNKNOWN or contradicted
+        return self.live or self.outcome is _UNKNOWN or contradicted or self.in_flight
 
     @property
     def locks_order(self) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.core import events as ev
+from proxy.core.lookup import may_be_void
 from proxy.core.policy import SessionPolicy
 from proxy.core.reasons import Reason
 from proxy.core.recovery import Care, care_for
@@ -346,6 +347,7 @@ class Commands:
     async def complete(self, session_id: str, reference: str) -> Session:
         """A person or backend vouches, with the gateway's reference, that it was charged."""
         session = await self.get(session_id)
+        lane = self._lanes.get(session.gateway or "")
         now = self._clock.now_ms()
 
         def settle(current: Session) -> Change:
@@ -360,6 +362,10 @@ class Commands:
             open_still = current.live or current.outcome is Outcome.UNKNOWN or known
             if not open_still:
                 raise NotAllowed(current, f"it has already ended as {current.state}")
+            if lane is not None and may_be_void(lane.profile, current, now):
+                longest = f"{lane.profile.max_processing_time:g} s"
+                message = f"it was just asked to be voided; look again once {longest} are over"
+                raise NotAllowed(current, message)
             return Change(
                 [
                     ev.EvidenceFound(

@@ -283,10 +283,10 @@ class Pipeline:
         session = await self._store.get(session.id) or session
         patience = self._policy.duplicate_wait if self._store.shared else 0.0
         until = self._clock.monotonic() + patience
-        while session.in_flight and session.listed and self._clock.monotonic() < until:
+        while _with_the_gateway(session) and self._clock.monotonic() < until:
             await self._clock.sleep(_LOOK_AGAIN_SECONDS)
             session = await self._store.get(session.id) or session
-        if session.in_flight and session.listed:
+        if _with_the_gateway(session):
             return self._in_progress(lane, session)
         if session.outcome is Outcome.UNKNOWN or session.live:
             return without_answer(session, lane.profile, Reason.ATTEMPT_TIMEOUT)
@@ -456,3 +456,8 @@ class Pipeline:
             ends[end].cancel()
         if late:
             await asyncio.wait(late, timeout=_LAST_WORDS_SECONDS)
+
+
+def _with_the_gateway(session: Session) -> bool:
+    """Whether what came of it is still to be heard. A charge is the last word, whatever is out."""
+    return session.in_flight and session.outcome is Outcome.UNKNOWN

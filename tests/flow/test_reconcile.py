@@ -13,7 +13,7 @@ from proxy.core.reasons import Reason
 from proxy.core.session import Session
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import WireFacts
-from proxy.flow.commands import Order
+from proxy.flow.commands import NotAllowed, Order
 from proxy.flow.journal import Change
 from proxy.ports import Send
 from tests.support.lab import POLICY, SUCCEEDED, Lab, header_of, pay, settings_from
@@ -535,6 +535,20 @@ async def test_what_a_process_died_over_is_not_voided_by_itself(tmp_path: Path) 
 
 def _restarted(lab: Lab, _session: Session) -> Change:
     return Change([ProcessRestarted(lab.clock.now_ms())])
+
+
+async def test_a_charge_that_may_just_have_been_voided_is_not_vouched_for(tmp_path: Path) -> None:
+    """What a person saw on the gateway's page may be gone since; they are told to look again."""
+    lab = lab_of(tmp_path, VOIDED, "C_cancel_by_key")
+    await lose_one(lab)
+    asked = VoidAsked(lab.clock.now_ms())
+    await lab.journal.update(await lab.only_session(), lambda _: Change([asked]), frozenset())
+    with pytest.raises(NotAllowed, match="just asked to be voided; look again once 120 s"):
+        await lab.commands.complete("ps_0001", "pi_1")
+    await asyncio.sleep(121)
+    session = await lab.commands.complete("ps_0001", "pi_1")
+    assert (session.state, session.outcome) == (State.COMPLETED, Outcome.CHARGED)
+    await lab.close()
 
 
 async def test_a_charge_seen_while_it_is_voided_does_not_count(tmp_path: Path) -> None:

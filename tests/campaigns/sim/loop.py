@@ -47,7 +47,8 @@ class Process:
         """It never does another step."""
         self.alive = False
         self.died_at = self._loop.time()
-        _bury(self._tasks)
+        # In its own context: what its last words start belongs to it, and never runs.
+        self.context.run(_bury, self._tasks)
 
 
 class _Task(asyncio.Task[Any]):

@@ -172,8 +172,17 @@ class World:
         history.bugs += [repr(error) for error in self.loop.errors]
         for process, heard in self._evidence:
             died = process.died_at
-            if died is None or died > max(heard.at, self._well_at) + _WRITTEN_WITHIN:
+            lived = died is None or died > max(heard.at, self._well_at) + _WRITTEN_WITHIN
+            if lived and not self._overtaken(heard):
                 history.heard.append(heard)
+
+    def _overtaken(self, heard: Heard) -> bool:
+        """Whether more was sent after a "no": that was decided before it came, and stands for
+        itself.
+        """
+        sent = self.history.sent
+        later = any(s.session == heard.session and s.at > heard.at for s in sent)
+        return later and heard.outcome is Outcome.NOT_CHARGED
 
     def _proof(self, version: Version) -> Proof | None:
         session = version.after
