@@ -184,7 +184,7 @@ class Conflict(Exception):  # noqa: N818 -- an answer, not an error
 class Query:
     """A search. Times are epoch milliseconds, `until` exclusive; None matches everything.
 
-    `listed_only`: only sessions that are live or whose outcome is unknown. Newest first; `after` is
+    `listed_only`: only sessions that are `Session.listed`. Newest first; `after` is
     the (started_at, id) of the last session of the page before.
     """
 
@@ -335,12 +335,12 @@ class SessionStore(Protocol):
     async def search(self, query: Query) -> Page: ...
 
     async def listed(self) -> list[Session]:
-        """Every session that is live or whose outcome is unknown."""
+        """Every session that is `Session.listed`."""
         ...
 
     async def purge(self, *, answers_before: int, sessions_before: int) -> tuple[int, int]:
         """Drop answers and sessions that finished before a time; how many of each.
 
-        Never a session that is live or whose outcome is unknown.
+        Never a session that is `Session.listed`.
         """
         ...

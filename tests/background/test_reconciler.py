@@ -6,11 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.core import events as ev
 from proxy.core.reasons import Reason
 from proxy.core.session import Session, apply
-from proxy.core.states import Outcome, State
+from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.flow.commands import Order
 from tests.support.clocks import LoopClock
 from tests.support.lab import SUCCEEDED, Lab, SharedStore, pay, settings_from
@@ -34,6 +35,24 @@ async def test_what_was_in_flight_is_unknown_after_a_restart(lab: Lab) -> None:
     assert [stop.reason for stop in session.interruptions] == [Reason.PROCESS_RESTART]
     assert session.listed
     assert await lab.reconciler.take_over() == 0
+
+
+async def test_a_charge_does_not_hide_a_send_whose_process_died(lab: Lab) -> None:
+    """Charged by the late answer of the send before, while another was out: that is closed, too."""
+    await left_behind(lab)
+    session = await lab.only_session()
+    charge = ev.EvidenceFound(
+        lab.clock.now_ms(), ev.EvidenceSource.WEBHOOK, AttemptStatus.SUCCEEDED, "pi_1"
+    )
+    sent = replace(session.attempts[0], number=2)
+    lost = replace(sent, number=1, status=AttemptStatus.SUCCEEDED)
+    charged = replace(apply(session, charge), attempts=(lost, sent))
+    await lab.store.commit(charged, session.version, None)
+    assert (charged.in_flight, charged.listed) == (True, True)
+    assert await lab.reconciler.take_over() == 1
+    session = await lab.only_session()
+    assert (session.state, session.outcome) == (State.COMPLETED, Outcome.CHARGED)
+    assert (session.in_flight, session.listed) == (False, False)
 
 
 async def test_a_session_without_a_send_is_left_alone_by_a_restart(lab: Lab) -> None:

@@ -167,7 +167,7 @@ def check_visibility(before: Session, event: ev.Event, now: Session) -> None:
     assert (now.finished_at is None) is now.live
     open_still = now.live or now.outcome is Outcome.UNKNOWN
     contradicted = now.late_evidence and now.review_required
-    assert now.listed is (open_still or contradicted)
+    assert now.listed is (open_still or contradicted or now.in_flight)
     may_lock = now.order_locks and now.order_ref is not None
     assert now.locks_order is (may_lock and (open_still or now.outcome is Outcome.CHARGED))
     if now.review_required:
