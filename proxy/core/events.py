@@ -224,6 +224,17 @@ class DuplicateSeen(Struct, frozen=True, gc=False):
     verdict: str
 
 
+class NewKeySeen(Struct, frozen=True, gc=False):
+    """A payment was begun under another key than that of an earlier one for the very same request,
+    which is open or has charged.
+    """
+
+    gateway: str
+    route: str
+    session_id: str
+    earlier_id: str
+
+
 class RequestRefused(Struct, frozen=True, gc=False):
     """A request was refused before a session was touched."""
 
@@ -259,4 +270,12 @@ class StoreTimed(Struct, frozen=True, gc=False):
     seconds: float
 
 
-Fact = RetrySuppressed | DuplicateSeen | RequestRefused | WalkEnded | AttemptTimed | StoreTimed
+Fact = (
+    RetrySuppressed
+    | DuplicateSeen
+    | NewKeySeen
+    | RequestRefused
+    | WalkEnded
+    | AttemptTimed
+    | StoreTimed
+)

@@ -149,6 +149,7 @@ class Duplicate(StrEnum):
     RECONCILED = "reconciled"
     KEY_REUSED = "key_reused"
     ORDER_LOCKED = "order_locked"
+    NEW_KEY = "new_key"
     IN_PROGRESS = "in_progress"
     HELD = "held"
     CANCELLED = "cancelled"

@@ -100,6 +100,16 @@ class OrderLock(StrEnum):
     OFF = "off"
 
 
+class NewKey(StrEnum):
+    """What becomes of another key for the very same request, while an earlier one is open or has
+    charged, where no order is locked.
+    """
+
+    ALLOW = "allow"
+    WARN = "warn"
+    REFUSE = "refuse"
+
+
 @dataclass(frozen=True, slots=True)
 class BodyField:
     """Where a value stands in a request body: a JSON path and/or a form field."""
@@ -138,6 +148,7 @@ class RoutePolicy:
     amount: BodyField | None = None
     currency: BodyField | None = None
     lookup: str | None = None  # the name of the profile's look-up recipe for this route
+    new_key: NewKey = NewKey.WARN
     keep_request: bool = False  # sealed in the store, so that a restart does not forget it
     # Whether this route moves money: the same as `session`, for those who ask at every step.
     durable: bool = field(init=False)

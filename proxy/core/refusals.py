@@ -199,6 +199,16 @@ class Refusal(Enum):
         False,
         "http_request_denied",
     )
+    NEW_KEY = Row(
+        "new-key-for-same-request",
+        409,
+        Blame.CALLER,
+        "The same request is open, unknown or charged under another key",
+        "Repeat it with the key it had first, or name the session given here; another key could "
+        "charge the customer twice.",
+        False,
+        "http_request_denied",
+    )
     SESSION_UNKNOWN = Row(
         "session-unknown",
         404,

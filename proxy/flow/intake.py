@@ -19,20 +19,24 @@ from proxy.core.idempotency import (
     judge,
     may_supersede,
 )
-from proxy.core.policy import RoutePolicy, SessionPolicy
+from proxy.core.policy import NewKey, RoutePolicy, SessionPolicy
 from proxy.core.refusals import Refusal
 from proxy.core.session import Session, apply, opened
 from proxy.core.states import Outcome
 from proxy.core.wire import InboundRequest
 from proxy.flow.journal import Change, Journal
+from proxy.flow.recent import Recent
 from proxy.flow.walk import Lane, Walks
 from proxy.ports import Clock, Conflict, Dice, KeyTaken, OrderTaken, Secrets, SessionStore
 
 
 class Opened(Struct, frozen=True):
-    """A new payment: the session is claimed, and the caller brings it forward."""
+    """A new payment: the session is claimed, and the caller brings it forward. `twin` is the one
+    that asked for the very same under another key.
+    """
 
     session: Session
+    twin: Session | None = None
 
 
 class Known(Struct, frozen=True):
@@ -82,6 +86,7 @@ class Intake:
         self._clock = clock
         self._dice = dice
         self._expires_after_ms = int(policy.expires_after * 1000)
+        self._recent = Recent(clock, policy.expires_after)
 
     def arrival(self, lane: Lane, route: RoutePolicy, request: InboundRequest) -> Arrival:
         """Read who the payment is."""
@@ -139,9 +144,29 @@ class Intake:
             return await self._bind(arrival, session_id)
         event = ev.Opened(self._clock.now_ms())
         session = self._new(arrival, event)
+        twin = await self._twin(arrival, session)
+        if twin is not None and arrival.route.new_key is NewKey.REFUSE:
+            self._recent.drop(arrival.identity)
+            return Refused(Refusal.NEW_KEY, twin if twin.id else None)
         await self._first(session, 0)
         self._journal.opened(session, event)
-        return Opened(session)
+        return Opened(session, twin)
+
+    async def _twin(self, arrival: Arrival, session: Session) -> Session | None:
+        """The session that asked for the very same under another key, and is open or has charged;
+        no locked order keeps it from being paid twice.
+        """
+        identity = arrival.identity
+        if arrival.route.new_key is NewKey.ALLOW or session.locks_order:
+            return None
+        others = self._recent.others(identity)
+        self._recent.add(identity, session.id)  # before anything else can come between
+        for key_hash, session_id in others.items():
+            walk = self._walks.by_key.get(key_hash)
+            other = await self._store.get(session_id) if walk is None else walk.session
+            if other is not None and (other.live or other.outcome is not Outcome.NOT_CHARGED):
+                return other
+        return None
 
     async def _first(self, session: Session, expected_version: int) -> None:
         """Claim it. Whoever has it already is told as it is on record: what is being written of

@@ -52,6 +52,12 @@ from proxy.tasks import Tasks
 _LOOK_AGAIN_SECONDS = 0.1
 # After the drain's patience: time to record what was cut off. A commit takes milliseconds.
 _LAST_WORDS_SECONDS = 5.0
+# Refusals of what is a duplicate of another session.
+_AS_DUPLICATE = {
+    Refusal.ORDER_OPEN: Duplicate.ORDER_LOCKED,
+    Refusal.ORDER_PAID: Duplicate.ORDER_LOCKED,
+    Refusal.NEW_KEY: Duplicate.NEW_KEY,
+}
 # What a walk has before its session is opened or found.
 _NOBODY = Session(id="", gateway=None, started_at=0, expires_at=0, max_attempts=0)
 
@@ -182,12 +188,11 @@ class Pipeline:
     async def _open_and_go(self, walk: Walk, arrival: Arrival) -> Answer:
         """The branches of a payment, in the order they are asked."""
         match await self._intake.open_or_join(arrival):
-            case Opened(session):
-                walk.session = session
-                walk.limit = walk.route.retry.automatic_attempts
+            case Opened() as opened:
+                self._begin(walk, opened)
             case Refused(refusal, session):
-                if refusal in {Refusal.ORDER_OPEN, Refusal.ORDER_PAID}:
-                    self._duplicate(walk, Duplicate.ORDER_LOCKED)
+                if refusal in _AS_DUPLICATE:
+                    self._duplicate(walk, _AS_DUPLICATE[refusal])
                 return self.refuse(walk.lane, refusal, session)
             case Known(session, Duplicate.JOINED):
                 return await self._join(self._walks.by_session[session.id], arrival)
@@ -202,6 +207,13 @@ class Pipeline:
                 self._duplicate(walk, verdict)
                 return await self._closed(walk.lane, session, verdict)
         return await self._go(walk)
+
+    def _begin(self, walk: Walk, opened: Opened) -> None:
+        walk.session = opened.session
+        walk.limit = walk.route.retry.automatic_attempts
+        if opened.twin is not None:
+            lane, route, new, earlier = walk.lane, walk.route, opened.session, opened.twin
+            self._recorder.note(ev.NewKeySeen(lane.name, route.name, new.id, earlier.id))
 
     async def _go(self, walk: Walk) -> Answer:
         """Admission, then the attempts."""

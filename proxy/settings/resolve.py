@@ -217,6 +217,7 @@ class Resolver:
             session=route.session,
             operation=route.operation,
             order_lock=route.order_lock,
+            new_key=route.new_key,
             timeouts=core.Timeouts(**timeouts.model_dump()),
             retry=core.RetryPolicy(
                 max_attempts=retry.max_attempts,

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from proxy.core.jsonpath import parse_json_path
-from proxy.core.policy import OrderLock, SessionKind
+from proxy.core.policy import NewKey, OrderLock, SessionKind
 from proxy.core.profile import ErrorShape, GatewayClass, Verdict
 from proxy.core.routing import compile_template
 from proxy.settings import defaults as d
@@ -244,6 +244,7 @@ class RouteModel(Model):
     session: Annotated[SessionKind, Field(strict=False)] = SessionKind.EPHEMERAL
     operation: Name = "charge"
     order_lock: Annotated[OrderLock, Field(strict=False)] = OrderLock.NAMED
+    new_key: Annotated[NewKey, Field(strict=False)] = NewKey.WARN
     order: BodyFieldModel | None = None
     amount: BodyFieldModel | None = None
     currency: BodyFieldModel | None = None

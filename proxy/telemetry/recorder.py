@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from prometheus_client.core import Exemplar
 
 from proxy.core import events as ev
+from proxy.core.idempotency import Duplicate
 from proxy.core.session import Session
 from proxy.core.states import LIVE, Outcome, State
 from proxy.ports import Clock
@@ -153,6 +154,8 @@ class MetricsRecorder:
             metrics.store_seconds[fact.operation,].observe(fact.seconds)
         elif isinstance(fact, ev.DuplicateSeen):
             metrics.duplicates[fact.gateway, fact.route, fact.verdict] += 1
+        elif isinstance(fact, ev.NewKeySeen):
+            metrics.duplicates[fact.gateway, fact.route, Duplicate.NEW_KEY] += 1
         elif isinstance(fact, ev.RetrySuppressed):
             metrics.retries_suppressed[fact.gateway, fact.route, fact.reason] += 1
         else:

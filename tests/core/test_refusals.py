@@ -64,6 +64,7 @@ def test_the_status_says_whose_turn_it_is(refusal: Refusal) -> None:
         ("request-in-progress", 409, True),
         ("order-already-open", 409, False),
         ("order-already-paid", 409, False),
+        ("new-key-for-same-request", 409, False),
         ("session-cancelled", 409, False),
         ("session-expired", 410, False),
         ("session-held", 409, True),

@@ -128,6 +128,11 @@ async def _order_paid(desk: Desk) -> Heard:
     return await desk.pay(headers=ORDER)
 
 
+async def _new_key(desk: Desk) -> Heard:
+    await desk.pay(idempotency_key="k-1")
+    return await desk.pay(idempotency_key="k-2")
+
+
 async def _too_large(desk: Desk) -> Heard:
     return await desk.pay(params={**PAID, "description": "x" * 3_000_000})
 
@@ -177,6 +182,10 @@ class Row:
 
 
 _ONE_OF_THREE = "retry: {max_attempts: 3, automatic_attempts: 1}"
+_NO_NEW_KEYS = (
+    "routes: [{name: create-payment, new_key: refuse, "
+    "match: {methods: [POST], path: /v1/payment_intents}}]"
+)
 TABLE: dict[str, Row] = {
     "outcome-unknown": Row(_outcome_unknown, "APIError", 504, session=True, gateway=_ONE_OF_THREE),
     "not-sent": Row(_pays, "APIError", 502, session=True, gateway=_ONE_OF_THREE, nowhere=True),
@@ -203,6 +212,7 @@ TABLE: dict[str, Row] = {
     ),
     "order-already-open": Row(_order_open, "APIError", 409, session=True, gateway=_ONE_OF_THREE),
     "order-already-paid": Row(_order_paid, "APIError", 409, session=True),
+    "new-key-for-same-request": Row(_new_key, "APIError", 409, session=True, gateway=_NO_NEW_KEYS),
     "body-too-large": Row(_too_large, "APIError", 413, session=False),
     "session-unknown": Row(_session_unknown, "InvalidRequestError", 404, session=False),
     "session-taken": Row(_session_taken, "APIError", 409, session=True),
@@ -274,6 +284,7 @@ CATALOGUE: dict[Refusal, tuple[int, str]] = {
     Refusal.IN_PROGRESS: (409, "APIError"),
     Refusal.ORDER_OPEN: (409, "APIError"),
     Refusal.ORDER_PAID: (409, "APIError"),
+    Refusal.NEW_KEY: (409, "APIError"),
     Refusal.SESSION_UNKNOWN: (404, "InvalidRequestError"),
     Refusal.SESSION_TAKEN: (409, "APIError"),
     Refusal.SESSION_HELD: (409, "APIError"),

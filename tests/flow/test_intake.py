@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.events import DuplicateSeen
+from proxy.core.events import DuplicateSeen, NewKeySeen
 from proxy.core.states import Outcome, State
 from proxy.core.wire import Answer
 from proxy.flow.commands import Order
@@ -483,3 +483,95 @@ async def test_what_was_never_sent_keeps_its_key_at_the_gateway(lab: Lab) -> Non
     first, *_, last = (dict(send.headers)["Idempotency-Key"] for send in lab.gateway.seen)
     assert first == never_sent.gateway_key
     assert last != first
+
+
+# --- another key for the same request -------------------------------------------------------------
+
+REFUSING = POLICY.replace(
+    "profile: stripe,",
+    "profile: stripe, routes: [{name: create-payment, new_key: refuse, "
+    "match: {methods: [POST], path: /v1/payment_intents}}],",
+)
+
+
+def warned(lab: Lab) -> list[tuple[str, str]]:
+    """Sessions begun under another key, with those that had asked for the same."""
+    seen = [f for f in lab.notes.of(NewKeySeen) if isinstance(f, NewKeySeen)]
+    return [(fact.session_id, fact.earlier_id) for fact in seen]
+
+
+async def test_a_new_key_for_the_same_request_is_noticed(lab: Lab) -> None:
+    """A backend that makes a new key for every try: paid twice, as it asked, and noted."""
+    lab.gateway.will(*[lab.gateway.answers(200, SUCCEEDED)] * 2)
+    await lab.merchant_sends(pay(key="k-1"))
+    answer = await lab.merchant_sends(pay(key="k-2"))
+    assert (answer.status, len(lab.gateway.seen)) == (200, 2)
+    assert warned(lab) == [("ps_0002", "ps_0001")]
+
+
+async def test_a_new_key_after_a_decline_is_as_it_should_be(lab: Lab) -> None:
+    """Nothing was charged: this is what a new key is for. So is one for another body."""
+    lab.gateway.will(lab.gateway.answers(402, DECLINED), *[lab.gateway.answers(200, SUCCEEDED)] * 2)
+    await lab.merchant_sends(pay(key="k-1"))
+    await lab.merchant_sends(pay(key="k-2"))
+    await lab.merchant_sends(pay(key="k-3", body=b"amount=2999&currency=eur"))
+    assert warned(lab) == []
+
+
+async def test_a_new_key_is_refused_where_the_route_says_so(tmp_path: Path) -> None:
+    """The second is told of the first, and nothing is sent; the first gets its answer again."""
+    lab = Lab(settings_from(REFUSING, tmp_path))
+    lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))
+    first = await lab.merchant_sends(pay(key="k-1"))
+    answer = await lab.merchant_sends(pay(key="k-2"))
+    assert lab.transcript[-1] == "answer 409 new-key-for-same-request"
+    assert header_of(answer, "X-Payment-Session-Id") == "ps_0001"
+    assert same(first, await lab.merchant_sends(pay(key="k-1")))
+    assert len(lab.gateway.seen) == 1
+    assert verdicts(lab) == ["new_key", "replayed"]
+    await lab.close()
+
+
+async def test_two_clicks_with_two_keys_at_once(tmp_path: Path) -> None:
+    """A page that makes a key for every click: the first is on its way, the second is refused."""
+    lab = Lab(settings_from(REFUSING, tmp_path))
+    lab.gateway.will(lab.gateway.answers_late(3, 200, SUCCEEDED))
+    clicks = [lab.merchant_sends(pay(key=key)) for key in ("k-1", "k-2")]
+    first, second = await asyncio.gather(*clicks)
+    assert (first.status, second.status) == (200, 409)
+    assert len(lab.gateway.seen) == 1
+    await lab.close()
+
+
+async def test_a_refused_key_may_pay_once_the_first_was_declined(tmp_path: Path) -> None:
+    """It left nothing behind."""
+    lab = Lab(settings_from(REFUSING, tmp_path))
+    declines = lab.gateway.answers_late(3, 402, DECLINED)
+    lab.gateway.will(declines, lab.gateway.answers(200, SUCCEEDED))
+    first = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    await lab.merchant_sends(pay(key="k-2"))
+    assert lab.transcript[-1] == "answer 409 new-key-for-same-request"
+    assert (await first).status == 402
+    assert (await lab.merchant_sends(pay(key="k-2"))).status == 200
+    await lab.close()
+
+
+async def test_the_same_request_much_later_is_another_payment(tmp_path: Path) -> None:
+    """A subscription asks for the same every month."""
+    lab = Lab(settings_from(REFUSING, tmp_path))
+    lab.gateway.will(*[lab.gateway.answers(200, SUCCEEDED)] * 2)
+    await lab.merchant_sends(pay(key="k-1"))
+    await asyncio.sleep(16 * 60)
+    assert (await lab.merchant_sends(pay(key="k-2"))).status == 200
+    await lab.close()
+
+
+async def test_a_locked_order_needs_no_guess(tmp_path: Path) -> None:
+    """Two orders may ask for the very same."""
+    lab = Lab(settings_from(REFUSING, tmp_path))
+    lab.gateway.will(*[lab.gateway.answers(200, SUCCEEDED)] * 2)
+    for order in ("o-1", "o-2"):
+        answer = await lab.merchant_sends(pay(key=f"k-{order}", order=order))
+        assert answer.status == 200
+    await lab.close()

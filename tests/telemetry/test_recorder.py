@@ -300,6 +300,10 @@ FACTS: dict[str, tuple[ev.Fact, dict[Sample, float]]] = {
         ev.DuplicateSeen(*STRIPE, Duplicate.REPLAYED),
         {("duplicates_total", *STRIPE, "replayed"): 1},
     ),
+    "new key": (
+        ev.NewKeySeen(*STRIPE, "ps_2", "ps_1"),
+        {("duplicates_total", *STRIPE, "new_key"): 1},
+    ),
     "refused": (
         ev.RequestRefused("stripe", "body-too-large"),
         {("refusals_total", "stripe", "body-too-large"): 1},
