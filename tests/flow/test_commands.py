@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.flow.commands import Mode, NoSuchSession, NotAllowed, Order
 from tests.support.lab import POLICY, SUCCEEDED, Lab, pay, settings_from
@@ -100,6 +101,37 @@ async def test_resume_without_the_request_waits_for_it(tmp_path: Path) -> None:
     assert (await lab.only_session()).state is State.RESUMED
     assert (await lab.merchant_sends(pay(key="k-1"))).status == 200
     await lab.close()
+
+
+async def test_a_condition_is_asked_of_what_is_changed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody moved the session after it was read: the call is decided, and asked about, anew."""
+    read, _ = await lab.commands.create(ORDER)
+    await lab.commands.interrupt(read.id, "let me look")
+    asked: list[int] = []
+
+    async def as_it_was(_session_id: str) -> Session:
+        return read
+
+    def check(session: Session) -> None:
+        asked.append(session.version)
+        if session.version != read.version:
+            raise PermissionError
+
+    monkeypatch.setattr(lab.commands, "get", as_it_was)
+    for call in (
+        lab.commands.cancel(read.id, "r", check),
+        lab.commands.interrupt(read.id, "r", check),
+        lab.commands.complete(read.id, "pi_1", check),
+    ):
+        with pytest.raises(PermissionError):
+            await call
+    assert asked == [1, 2] * 3
+    assert (await lab.only_session()).version == 2
+    # The control: nobody asks, and it is cancelled as it is now.
+    session, _ = await lab.commands.cancel(read.id, "r")
+    assert (session.state, session.version) == (State.CANCELLED, 3)
 
 
 async def test_resume_lifts_a_hold(tmp_path: Path) -> None:
