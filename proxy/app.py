@@ -162,6 +162,7 @@ class Holdfast:
 
     def _open_audit(self) -> AuditFile | None:
         if self._settings.audit is None:
+            self._log.warning("no audit trail", setting="audit")
             return None
         audit = AuditFile(self._settings.audit, self._clock)
         audit.open()

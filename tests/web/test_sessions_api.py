@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from proxy.audit import AuditFile, links
 from proxy.core.session import Session
@@ -1508,7 +1509,13 @@ async def test_a_refusal_without_its_entry_was_not_carried_out(
 
 
 async def test_a_store_that_forgets_keeps_no_trail(tmp_path: Path) -> None:
-    """In memory all calls work, and none is entered."""
+    """In memory all calls work, none is entered, and the start says that."""
+    with capture_logs() as log:
+        await _without_a_trail(tmp_path)
+    assert [line["log_level"] for line in log if line["event"] == "no audit trail"] == ["warning"]
+
+
+async def _without_a_trail(tmp_path: Path) -> None:
     async with (
         running(tmp_path, policy("http://127.0.0.1:9", store="memory://")) as holdfast,
         aiohttp.ClientSession() as http,
