@@ -142,7 +142,14 @@ def interrupt(options: argparse.Namespace) -> int:
 def settle(options: argparse.Namespace) -> int:
     """Vouch for a charge."""
     body = {"paymentDetails": {"reference": options.reference}}
-    return _act(options, "complete", body, "{status}")
+
+    def lines(answer: Mapping[str, Any]) -> Iterator[str]:
+        yield "{status}".format(**answer)
+        if answer["reference"] != options.reference:
+            kept = _or_dash(answer["reference"])
+            yield f"It was charged already and stays as it is; the reference on record is {kept}"
+
+    return _post(options, "complete", body, lines)
 
 
 # An order may be paid anew only once nobody can have paid it.

@@ -312,7 +312,12 @@ class SessionsApi:
         async with self._turn(request, deed, Role.BACKEND, CompleteBody) as (name, body, check):
             reference = body.payment_details.reference
             deed.after = session = await self._commands.complete(name, reference, check)
-        return _json({"status": session.state, "processingTime": _processing_time(session)})
+        document = {
+            "status": session.state,
+            "processingTime": _processing_time(session),
+            "reference": session.reference,
+        }
+        return _json(document)
 
     async def cancel(self, request: web.Request, deed: Deed) -> web.Response:
         async with self._turn(request, deed, Role.CLIENT, ReasonBody) as (name, body, check):
@@ -508,7 +513,7 @@ class SessionsApi:
             "maxAttempts": session.max_attempts,
             "canResume": self._commands.can_resume(session),
             "cancelRequested": session.cancel_requested,
-            "held": session.hold,
+            "held": session.hold and session.live,
             "reviewRequired": session.review_required,
             "amount": session.amount,
             "currency": session.currency,

@@ -190,6 +190,9 @@ async def test_sessions_are_acted_on(shop: Shop) -> None:
     assert (waiting["status"], waiting["outcome"]) == ("INTERRUPTED", "unknown")
     done = await shop.run("settle", unknown, "--reference", "pi_from_the_dashboard")
     assert (done.code, done.out, done.err) == (0, "COMPLETED\n", "")
+    done = await shop.run("settle", unknown, "--reference", "pi_another")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.endswith("; the reference on record is pi_from_the_dashboard\n")
     assert "reference        pi_from_the_dashboard\n" in (await shop.run("show", unknown)).out
 
     opened = await shop.open("cancel-1")

@@ -478,7 +478,7 @@ async def test_creating_for_another_gateway_is_another_payment(stage: Stage) -> 
 
 FIELDS = {
     "resume": {"status", "attempt", "maxAttempts", "mode", "message"},
-    "complete": {"status", "processingTime"},
+    "complete": {"status", "processingTime", "reference"},
     "cancel": {"status", "reason", "outcome"},
     "interrupt": {"status", "canResume"},
 }
@@ -705,6 +705,7 @@ async def test_a_hold_in_flight_keeps_the_socket(
     await payment
     shown = await stage.session(session_id)
     assert (shown["status"], shown["outcome"]) == (status, outcome)
+    assert shown["held"] is (status == "INTERRUPTED")
     if status == "INTERRUPTED":
         assert (await stage.pay("o-1")).status == 409
         assert stage.gateway.arrivals["o-1"] == 1
