@@ -24,6 +24,7 @@ from proxy.audit import AuditFile
 from proxy.background.heartbeat import Heartbeat
 from proxy.background.janitor import Janitor
 from proxy.background.reconciler import Reconciler
+from proxy.background.watch import Watch
 from proxy.flow.admission import Admission
 from proxy.flow.commands import Commands
 from proxy.flow.held import HeldRequests
@@ -141,6 +142,7 @@ class Holdfast:
             )
         await self._catch_up(saver, reconciler)
         _ = tasks.start(reconciler.run(), "reconciler")
+        _ = tasks.start(Watch(store, recorder, clock).run(), "watch")
         _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")
         gatekeeper = Gatekeeper(settings.tokens, keyring)
         sessions = SessionsApi(commands, store, keyring, gatekeeper, clock, self._audit)
@@ -162,6 +164,7 @@ class Holdfast:
 
     def _open_audit(self) -> AuditFile | None:
         if self._settings.audit is None:
+            self._log.warning("no audit trail", setting="audit")
             return None
         audit = AuditFile(self._settings.audit, self._clock)
         audit.open()

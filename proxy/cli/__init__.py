@@ -111,14 +111,18 @@ def _sessions(commands: _Commands[argparse.ArgumentParser]) -> None:
     )
     resume = _command(actions, "resume", "sessions:resume", "Bring an interrupted one forward.")
     cancel = _command(actions, "cancel", "sessions:cancel", "Cancel one; never a charged one.")
+    interrupt = _command(
+        actions, "interrupt", "sessions:interrupt", "Hold one: nothing is sent until it is resumed."
+    )
     settle = _command(
         actions, "settle", "sessions:settle", "Vouch that it was charged, with the reference."
     )
-    for action in (show, resume, cancel, settle):
+    for action in (show, resume, cancel, interrupt, settle):
         action.add_argument("session", metavar="SESSION")
-    cancel.add_argument("--reason", required=True)
+    for action in (cancel, interrupt):
+        action.add_argument("--reason", required=True)
     settle.add_argument("--reference", required=True, help="the gateway's id of the payment")
-    for action in (listing, show, resume, cancel, settle):
+    for action in (listing, show, resume, cancel, interrupt, settle):
         action.add_argument(
             "--api",
             default=None,

@@ -28,5 +28,7 @@ def check(options: argparse.Namespace) -> int:
             f"{gateway.name}: {gateway.listen} -> {gateway.upstream}, profile "
             f"{gateway.profile.name} ({gateway.profile.gateway_class}), {counted} durable"
         )
+    if settings.audit is None:
+        print("no audit trail: `audit` names no file for what people do to sessions by hand")
     print(f"{options.file}: ok")
     return 0

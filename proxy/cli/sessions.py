@@ -15,6 +15,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
+from proxy.core.states import Outcome
 from proxy.ports import COUNTED
 from proxy.settings.secret_files import secret_from
 
@@ -123,19 +124,53 @@ def resume(options: argparse.Namespace) -> int:
 
 def cancel(options: argparse.Namespace) -> int:
     """Cancel a session."""
-    return _act(options, "cancel", {"reason": options.reason}, "{status}, {outcome}")
+
+    def lines(answer: Mapping[str, Any]) -> Iterator[str]:
+        yield "{status}, {outcome}".format(**answer)
+        if answer["outcome"] == Outcome.UNKNOWN:
+            yield "cancel requested, on record with the reason {reason!r}".format(**answer)
+            yield _CANCEL_FOLLOWS
+
+    return _post(options, "cancel", {"reason": options.reason}, lines)
+
+
+def interrupt(options: argparse.Namespace) -> int:
+    """Hold a session."""
+    return _act(options, "interrupt", {"reason": options.reason}, _HELD)
 
 
 def settle(options: argparse.Namespace) -> int:
     """Vouch for a charge."""
     body = {"paymentDetails": {"reference": options.reference}}
-    return _act(options, "complete", body, "{status}")
+
+    def lines(answer: Mapping[str, Any]) -> Iterator[str]:
+        yield "{status}".format(**answer)
+        if answer["reference"] != options.reference:
+            kept = _or_dash(answer["reference"])
+            yield f"It was charged already and stays as it is; the reference on record is {kept}"
+
+    return _post(options, "complete", body, lines)
+
+
+# An order may be paid anew only once nobody can have paid it.
+_CANCEL_FOLLOWS = (
+    "It may have been charged, so it is not cancelled yet. Nothing more is sent; proof that it was "
+    "not charged cancels it and frees the order, a charge makes it COMPLETED: see `sessions show`."
+)
+_HELD = (
+    "{status}, held: nothing is sent until `sessions resume`; what is with the gateway is not cut "
+    "off, and its answer counts"
+)
 
 
 def _act(options: argparse.Namespace, verb: str, body: object, line: str) -> int:
     def lines(answer: Mapping[str, Any]) -> Iterator[str]:
         yield line.format(**answer)
 
+    return _post(options, verb, body, lines)
+
+
+def _post(options: argparse.Namespace, verb: str, body: object, lines: _Lines) -> int:
     return _call(options, "POST", f"{_one(options)}/{verb}", body, lines)
 
 

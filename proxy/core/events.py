@@ -270,6 +270,62 @@ class StoreTimed(Struct, frozen=True, gc=False):
     seconds: float
 
 
+class StoreAway(Struct, frozen=True, gc=False):
+    """The store takes no writes from now on, and why."""
+
+    why: str
+
+
+class StoreBack(Struct, frozen=True, gc=False):
+    """It takes writes again."""
+
+
+class StoreRegressed(Struct, frozen=True, gc=False):
+    """The store has lost what it had acknowledged, in a sentence for the operator."""
+
+    why: str
+
+
+class LossAccepted(Struct, frozen=True, gc=False):
+    """A person has looked up what it had lost."""
+
+
+class LeaseLost(Struct, frozen=True, gc=False):
+    """The lease ran out: no send is begun until there is another."""
+
+    epoch: int
+
+
+class LeaseTaken(Struct, frozen=True, gc=False):
+    """There is another lease; what was in flight under the one before is unknown."""
+
+    epoch: int
+
+
+class OutcomeUnsaved(Struct, frozen=True, gc=False):
+    """The store did not take what a send came to. It is on the spool, or in memory only."""
+
+    session_id: str
+    spooled: bool
+
+
+class OutcomeSaved(Struct, frozen=True, gc=False):
+    """The store has it now."""
+
+    session_id: str
+
+
+# Looked for in the log first: each is a line of its own.
+Rare = (
+    StoreAway
+    | StoreBack
+    | StoreRegressed
+    | LossAccepted
+    | LeaseLost
+    | LeaseTaken
+    | OutcomeUnsaved
+    | OutcomeSaved
+)
 Fact = (
     RetrySuppressed
     | DuplicateSeen
@@ -278,4 +334,5 @@ Fact = (
     | WalkEnded
     | AttemptTimed
     | StoreTimed
+    | Rare
 )

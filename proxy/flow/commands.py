@@ -52,7 +52,7 @@ class Mode(StrEnum):
 
     SEND = "send"
     RECONCILE = "reconcile"
-    NONE = "none"  # it had already come to its end
+    NONE = "none"  # there was nothing left to do: it is resumed, or completed, already
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,16 @@ class Resumption:
     mode: Mode
     attempt: int
     message: str
+
+
+Check = Callable[[Session], None]
+"""Asked about the session that a call decides on, each time it does. What it raises, the call
+raises, and nothing is done; whatever moves the session after it was asked has the call decide anew.
+"""
+
+
+def _as_it_is(_session: Session) -> None:
+    """Whoever asks for nothing gets it done to the session as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,20 +234,35 @@ class Commands:
         self._journal.opened(session, opened)
         return session, True
 
-    async def resume(self, session_id: str) -> Resumption:
-        """Bring an interrupted session forward: send it again, or ask the gateway about it."""
-        session = await self.get(session_id)
-        if session.state is State.COMPLETED:
-            return Resumption(session, Mode.NONE, session.attempt_count, "already completed")
-        obstacle = self._obstacle(session)
-        if obstacle is not None:
-            raise NotAllowed(session, obstacle)
+    async def resume(self, session_id: str, check: Check = _as_it_is) -> Resumption:
+        """Bring an interrupted session forward: send it again, or ask the gateway about it. The
+        same call again, while it goes on or after it completed, does nothing.
+        """
+        found = await self.get(session_id)
+        now = self._clock.now_ms()
+        state = found.state  # as it was decided on
+
+        def go_on(current: Session) -> Change:
+            nonlocal state
+            state = current.state
+            if state in _RESUMED_ALREADY:
+                return Change()
+            obstacle = self._obstacle(current)
+            if obstacle is not None:
+                raise NotAllowed(current, obstacle)
+            stopped = state is State.INTERRUPTED
+            return Change([ev.Resumed(now, ev.ResumedBy.REQUEST)] if stopped else [])
+
+        session = await self._change(found, go_on, check)
+        if state in _RESUMED_ALREADY:
+            return self._resumed_already(session)
+        return self._go_on(session)
+
+    def _go_on(self, session: Session) -> Resumption:
+        """Send what was resumed, have it looked up, or wait for its request."""
         lane = self._lanes.get(session.gateway or "")
         unknown = session.outcome is Outcome.UNKNOWN
         mode = Mode.RECONCILE if unknown else Mode.SEND
-        if session.state is State.INTERRUPTED:
-            now = self._clock.now_ms()
-            session = await self._change(session, _resumed(now))
         last = len(session.attempts)
         # Wanted cancelled or past its sends: then the gateway is only asked.
         may_send = session.live and not session.cancel_requested
@@ -248,6 +273,17 @@ class Commands:
             _ = self._tasks.start(self._look_up(lane, session, then_send=True), "look up")
             return Resumption(session, mode, last, "asking the gateway what became of it")
         return Resumption(session, mode, last + 1, _BRING_IT_AGAIN)
+
+    def _resumed_already(self, session: Session) -> Resumption:
+        """What to tell whoever resumes once more."""
+        if session.state is State.COMPLETED:
+            return Resumption(session, Mode.NONE, session.attempt_count, "already completed")
+        last = len(session.attempts)
+        if session.in_flight or session.id in self._walks.by_session:
+            return Resumption(session, Mode.NONE, last, "already resumed, and in progress")
+        if self.lookup_possible(session) and session.outcome is Outcome.UNKNOWN:
+            return Resumption(session, Mode.NONE, last, "already resumed; the gateway is asked")
+        return Resumption(session, Mode.NONE, last + 1, f"already resumed; {_BRING_IT_AGAIN}")
 
     async def _look_up(self, lane: Lane, session: Session, *, then_send: bool = False) -> None:
         with contextlib.suppress(StoreUnavailable):  # then it is asked again at its next turn
@@ -294,7 +330,9 @@ class Commands:
         now = self._clock.now_ms()
         return repeat_barrier(profile.gateway_class, first, now, profile.resend_horizon) is None
 
-    async def cancel(self, session_id: str, reason: str) -> tuple[Session, bool]:
+    async def cancel(
+        self, session_id: str, reason: str, check: Check = _as_it_is
+    ) -> tuple[Session, bool]:
         """(session, whether that is its end). False: a charge cannot be excluded yet; nothing
         more is sent, and it is cancelled as soon as "not charged" is proved.
         """
@@ -313,7 +351,7 @@ class Commands:
                 raise NotAllowed(current, f"it has already ended as {current.state}")
             return Change([ev.Cancelled(now, reason)])
 
-        session = await self._change(session, cancel)
+        session = await self._change(session, cancel, check)
         unknown = session.outcome is Outcome.UNKNOWN
         if unknown and session.version != before.version:
             self._ask_soon(session)
@@ -326,7 +364,9 @@ class Commands:
         if lane is not None and not busy and self._reconcile.possible(lane, session):
             _ = self._tasks.start(self._look_up(lane, session), "look up")
 
-    async def interrupt(self, session_id: str, reason: str) -> tuple[Session, bool]:
+    async def interrupt(
+        self, session_id: str, reason: str, check: Check = _as_it_is
+    ) -> tuple[Session, bool]:
         """Hold a session: no further sends until it is resumed. (session, whether one is out)."""
         session = await self.get(session_id)
         now = self._clock.now_ms()
@@ -341,10 +381,10 @@ class Commands:
                 [ev.Interrupted(now, Reason.REQUESTED, phase, current.in_flight, reason, hold=True)]
             )
 
-        session = await self._change(session, hold)
+        session = await self._change(session, hold, check)
         return session, session.in_flight
 
-    async def complete(self, session_id: str, reference: str) -> Session:
+    async def complete(self, session_id: str, reference: str, check: Check = _as_it_is) -> Session:
         """A person or backend vouches, with the gateway's reference, that it was charged."""
         session = await self.get(session_id)
         lane = self._lanes.get(session.gateway or "")
@@ -374,10 +414,16 @@ class Commands:
                 ]
             )
 
-        return await self._change(session, settle)
+        return await self._change(session, settle, check)
 
-    async def _change(self, session: Session, change: Callable[[Session], Change]) -> Session:
-        return await self._journal.update(session, change, frozenset())
+    async def _change(
+        self, session: Session, change: Callable[[Session], Change], check: Check = _as_it_is
+    ) -> Session:
+        def checked(current: Session) -> Change:
+            check(current)
+            return change(current)
+
+        return await self._journal.update(session, checked, frozenset())
 
     # --- by the clock -------------------------------------------------------------------------
 
@@ -428,6 +474,9 @@ def _given_up(session: Session) -> bool:
 _NAME_IT = "its request named no payment; send that again with X-Payment-Session-Id and this id"
 _BRING_IT_AGAIN = "send the same request again, named as before: key, session or order"
 
+# There is nothing to resume any more: what the call wants has happened.
+_RESUMED_ALREADY = frozenset({State.RESUMED, State.COMPLETED})
+
 _NOT_INTERRUPTED = {
     State.RESUMED: "it is already resumed; send its request again",
     State.INITIATED: "it was not interrupted; send its request",
@@ -438,12 +487,3 @@ _BY_CLOCK: Mapping[Care, Callable[[int], ev.Event]] = {
     Care.EXHAUST: ev.Exhausted,
     Care.CALL_A_PERSON: ev.ReviewNeeded,
 }
-
-
-def _resumed(now: int) -> Callable[[Session], Change]:
-    def resume(current: Session) -> Change:
-        if current.state is not State.INTERRUPTED:
-            raise NotAllowed(current, f"it is {current.state} meanwhile")
-        return Change([ev.Resumed(now, ev.ResumedBy.REQUEST)])
-
-    return resume

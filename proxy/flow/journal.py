@@ -39,7 +39,7 @@ class Journal:
     def __init__(self, store: SessionStore, secrets: Secrets, recorder: Recorder) -> None:
         self.store = store
         self._secrets = secrets
-        self._recorder = recorder
+        self.recorder = recorder
 
     async def update(
         self, session: Session, change: Callable[[Session], Change], replay_headers: frozenset[str]
@@ -66,7 +66,7 @@ class Journal:
                 session = _moved_on(session, conflict.current)
                 continue
             for event, version in zip(events, versions, strict=True):
-                self._recorder.moved(session, event, version)
+                self.recorder.moved(session, event, version)
                 session = version
             return last
 
@@ -93,7 +93,7 @@ class Journal:
 
     def opened(self, session: Session, event: Event) -> None:
         """Tell of a session that has just begun (it becomes durable with its first change)."""
-        self._recorder.moved(None, event, session)
+        self.recorder.moved(None, event, session)
 
 
 def _kept_with(session_id: str) -> str:

@@ -81,7 +81,8 @@ class Saver:
         record = _encode(Unsaved(session_id, ended, sealed))
         offer = partial(self._offer, session_id, partial(merged, ended, lambda _: answer), headers)
         spooled = asyncio.Event()
-        _ = self._tasks.start(self._save(record, spooled, offer), "save an outcome")
+        saving = self._save(session_id, record, spooled, offer)
+        _ = self._tasks.start(saving, "save an outcome")
         await spooled.wait()
 
     async def replay(self) -> int:
@@ -117,7 +118,11 @@ class Saver:
         return partial(self._offer, unsaved.session_id, change, headers)
 
     async def _save(
-        self, record: bytes, spooled: asyncio.Event, offer: Callable[[], Awaitable[bool]]
+        self,
+        session_id: str,
+        record: bytes,
+        spooled: asyncio.Event,
+        offer: Callable[[], Awaitable[bool]],
     ) -> None:
         number = None
         try:
@@ -126,26 +131,30 @@ class Saver:
                     number = await self._spool.keep(record)
         finally:
             spooled.set()
-        await self._until_taken(offer, number)
+        tell = self._journal.recorder.note
+        tell(ev.OutcomeUnsaved(session_id, number is not None))
+        if await self._until_taken(offer, number):
+            tell(ev.OutcomeSaved(session_id))
 
     async def _until_taken(
         self, offer: Callable[[], Awaitable[bool]], number: int | None = None
-    ) -> None:
+    ) -> bool:
         while True:
             await self._clock.sleep(_AGAIN_SECONDS)
             with contextlib.suppress(StoreUnavailable):
-                await self._take(offer, number)
-                return
+                return await self._take(offer, number)
 
-    async def _take(self, offer: Callable[[], Awaitable[bool]], number: int | None) -> None:
+    async def _take(self, offer: Callable[[], Awaitable[bool]], number: int | None) -> bool:
+        """Offer it once; whether the store knows its session. Raises `StoreUnavailable`."""
         known = await offer()
         if number is None or self._spool is None:
-            return
+            return known
         if known:
             await self._spool.done(number)
         else:  # it stays there: a store that was restored may be the older of the two
             message = "the spool has the outcome of a session that the store does not know"
             self._on_bug(LookupError(message))
+        return known
 
     async def _offer(
         self, session_id: str, change: Callable[[Session], Change], headers: frozenset[str]

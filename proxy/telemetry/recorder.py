@@ -26,6 +26,17 @@ _ENDS = (
     (State.FAILED_MAX_RETRIES, Outcome.NOT_CHARGED),
     (State.FAILED_MAX_RETRIES, Outcome.UNKNOWN),
 )
+# Its level, and what its line says.
+_RARE: Mapping[type[ev.Rare], tuple[str, str]] = {
+    ev.StoreAway: ("error", "store away"),
+    ev.StoreBack: ("info", "store back"),
+    ev.StoreRegressed: ("error", "store regressed"),
+    ev.LossAccepted: ("info", "store trusted again"),
+    ev.LeaseLost: ("error", "lease lost"),
+    ev.LeaseTaken: ("warning", "lease taken anew"),
+    ev.OutcomeUnsaved: ("warning", "outcome spooled"),
+    ev.OutcomeSaved: ("info", "outcome saved"),
+}
 _UNKNOWN = Outcome.UNKNOWN  # bound once: reaching it through its enum costs more than comparing
 
 
@@ -108,7 +119,7 @@ class MetricsRecorder:
 
     def _line(self, event: str, session: Session, more: Mapping[str, object]) -> None:
         outcome, order = session.outcome, session.order_ref
-        first = self._lines.add(
+        self._add(
             {
                 "timestamp": self._timestamp(),
                 "level": "warning" if outcome is _UNKNOWN or session.review_required else "info",
@@ -124,7 +135,9 @@ class MetricsRecorder:
                 **more,
             }
         )
-        if first:
+
+    def _add(self, entry: dict[str, object]) -> None:
+        if self._lines.add(entry):
             self._later(self._lines.flush)
 
     def _timestamp(self) -> str:
@@ -137,7 +150,7 @@ class MetricsRecorder:
 
     # --- other facts --------------------------------------------------------------------------
 
-    def note(self, fact: ev.Fact) -> None:
+    def note(self, fact: ev.Fact) -> None:  # noqa: C901 -- one branch per fact
         """Count something that is not part of a session's life."""
         metrics = self._m
         if isinstance(fact, ev.AttemptTimed):
@@ -158,5 +171,17 @@ class MetricsRecorder:
             metrics.duplicates[fact.gateway, fact.route, Duplicate.NEW_KEY] += 1
         elif isinstance(fact, ev.RetrySuppressed):
             metrics.retries_suppressed[fact.gateway, fact.route, fact.reason] += 1
-        else:
+        elif isinstance(fact, ev.RequestRefused):
             metrics.refusals[fact.gateway, fact.code] += 1
+        else:
+            self._told(fact)
+
+    def _told(self, fact: ev.Rare) -> None:
+        """A line of its own for what is rare and is looked for in the log first."""
+        level, event = _RARE[type(fact)]
+        if isinstance(fact, ev.OutcomeUnsaved) and not fact.spooled:
+            level, event = "error", "outcome in memory only"
+        said = {name: getattr(fact, name) for name in fact.__struct_fields__ if name != "spooled"}
+        if "why" in said:
+            said["why"] = masked_text(said["why"])
+        self._add({"timestamp": self._timestamp(), "level": level, "event": event, **said})

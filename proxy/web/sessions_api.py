@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from proxy.core.session import Session
 from proxy.core.states import Outcome, State
-from proxy.flow.commands import Commands, NoSuchSession, NotAllowed, Order
+from proxy.flow.commands import Check, Commands, NoSuchSession, NotAllowed, Order
 from proxy.ports import (
     Audit,
     AuditUnavailable,
@@ -223,6 +223,14 @@ class ApiProblem(Exception):  # noqa: N818 -- becomes an answer, not a traceback
         self.document = {"type": f"/problems/{code}", "title": title, "status": status, **more}
 
 
+class VersionMoved(Exception):  # noqa: N818 -- an answer to a person, not an error
+    """The session that a call would decide on is not the one its `If-Match` speaks of."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session.id)
+        self.session = session
+
+
 class SessionsApi:
     """The calls about sessions."""
 
@@ -288,8 +296,8 @@ class SessionsApi:
         return answer
 
     async def resume(self, request: web.Request, deed: Deed) -> web.Response:
-        async with self._turn(request, deed, Role.CLIENT, NoBody) as (before, _):
-            done = await self._commands.resume(before.id)
+        async with self._turn(request, deed, Role.CLIENT, NoBody) as (name, _, check):
+            done = await self._commands.resume(name, check)
             deed.after = session = done.session
         document = {
             "status": session.state,
@@ -301,14 +309,19 @@ class SessionsApi:
         return _json(document, 200 if done.mode == "none" else 202)
 
     async def complete(self, request: web.Request, deed: Deed) -> web.Response:
-        async with self._turn(request, deed, Role.BACKEND, CompleteBody) as (before, body):
+        async with self._turn(request, deed, Role.BACKEND, CompleteBody) as (name, body, check):
             reference = body.payment_details.reference
-            deed.after = session = await self._commands.complete(before.id, reference)
-        return _json({"status": session.state, "processingTime": _processing_time(session)})
+            deed.after = session = await self._commands.complete(name, reference, check)
+        document = {
+            "status": session.state,
+            "processingTime": _processing_time(session),
+            "reference": session.reference,
+        }
+        return _json(document)
 
     async def cancel(self, request: web.Request, deed: Deed) -> web.Response:
-        async with self._turn(request, deed, Role.CLIENT, ReasonBody) as (before, body):
-            session, now = await self._commands.cancel(before.id, body.reason)
+        async with self._turn(request, deed, Role.CLIENT, ReasonBody) as (name, body, check):
+            session, now = await self._commands.cancel(name, body.reason, check)
             deed.after = session
         document = {
             "status": session.state,
@@ -318,8 +331,8 @@ class SessionsApi:
         return _json(document, 200 if now else 202)
 
     async def interrupt(self, request: web.Request, deed: Deed) -> web.Response:
-        async with self._turn(request, deed, Role.CLIENT, ReasonBody) as (before, body):
-            session, in_flight = await self._commands.interrupt(before.id, body.reason)
+        async with self._turn(request, deed, Role.CLIENT, ReasonBody) as (name, body, check):
+            session, in_flight = await self._commands.interrupt(name, body.reason, check)
             deed.after = session
         document = {"status": session.state, "canResume": self._commands.can_resume(session)}
         return _json(document, 202 if in_flight else 200)
@@ -446,21 +459,24 @@ class SessionsApi:
     @asynccontextmanager
     async def _turn(
         self, request: web.Request, deed: Deed, role: Role, model: type[B]
-    ) -> AsyncIterator[tuple[Session, B]]:
-        """A call's turn at its session, with the session as it is and what was sent. Calls about
-        one session are made one after the other: each of them knows what it changed.
+    ) -> AsyncIterator[tuple[str, B, Check]]:
+        """A call's turn at its session: the session's name, what was sent, and what to ask of the
+        session that the call decides on. Calls about one session are made one after the other.
         """
         session_id: str = request.match_info["id"]
         self._may(deed, role)
         body = await _body(request, model)
         deed.given = body.given
+        tags = ",".join(request.headers.getall("If-Match", ["*"])).split(",")
+        wanted = {tag.strip() for tag in tags}
+
+        def check(current: Session) -> None:
+            deed.before = current
+            if wanted.isdisjoint({"*", _tag(current)}):
+                raise VersionMoved(current)
+
         async with self._turn_of(session_id):
-            deed.before = session = await self._commands.get(session_id)
-            wanted = request.headers.get("If-Match", "*").split(",")
-            if not {"*", _tag(session)}.intersection(map(str.strip, wanted)):
-                title = "The session has another version"
-                raise ApiProblem(412, "version-moved", title, **_of(session))
-            yield session, body
+            yield session_id, body, check
 
     def _turn_of(self, session_id: str) -> asyncio.Lock:
         return self._turns.setdefault(session_id, asyncio.Lock())
@@ -497,7 +513,7 @@ class SessionsApi:
             "maxAttempts": session.max_attempts,
             "canResume": self._commands.can_resume(session),
             "cancelRequested": session.cancel_requested,
-            "held": session.hold,
+            "held": session.hold and session.live,
             "reviewRequired": session.review_required,
             "amount": session.amount,
             "currency": session.currency,
@@ -625,6 +641,13 @@ def _refusal(error: BaseException | None) -> dict[str, Any] | None:  # noqa: PLR
                 "detail": error.why,
                 **_of(error.session),
             }
+        case VersionMoved():
+            return {
+                "type": "/problems/version-moved",
+                "title": "The session has another version",
+                "status": 412,
+                **_of(error.session),
+            }
         case StoreUnavailable():
             title = "The session store is not available"
             return {"type": "/problems/store-unavailable", "title": title, "status": 503}
@@ -647,6 +670,8 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
             headers = CHALLENGE
         if isinstance(error, web.HTTPException):
             headers = {k: v for k, v in error.headers.items() if k.lower() == "allow"}
+        if isinstance(error, VersionMoved):
+            headers = {"ETag": _tag(error.session)}
         return _problem(document, headers)
 
 

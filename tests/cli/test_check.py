@@ -60,6 +60,27 @@ async def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert done.err == "missing.yaml: No such file or directory\nmissing.yaml: 1 mistake\n"
 
 
+@pytest.mark.parametrize(
+    ("store", "more", "told"),
+    [
+        ("postgresql://me@db.example/holdfast", "", True),
+        ("postgresql://me@db.example/holdfast", "audit: trail", False),
+        ("sqlite:///var/holdfast.db", "", False),
+    ],
+)
+async def test_a_store_without_an_audit_trail_is_told(
+    tmp_path: Path, store: str, more: str, told: bool
+) -> None:
+    """A store that is not a file has a trail only where one is named."""
+    (tmp_path / "p.yaml").write_text(
+        'gateways: {g: {listen: "127.0.0.1:8080", upstream: "https://gw.example"}}\n'
+        f"store: {store}\n{more}\n"
+    )
+    done = await holdfast("check", "p.yaml", folder=tmp_path, environ={"HOLDFAST_KEY": "0" * 64})
+    assert (done.code, done.err) == (0, "")
+    assert ("no audit trail" in done.out) is told
+
+
 def names_in(folder: Path) -> list[str]:
     """What is in a folder."""
     return sorted(path.name for path in folder.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest_asyncio
 
 from proxy.stores.postgres_server import MIGRATIONS
@@ -38,10 +39,16 @@ async def test_an_empty_database_gets_its_tables(url: str, tmp_path: Path) -> No
 
 
 async def test_a_loss_is_accepted_by_a_person(url: str, tmp_path: Path) -> None:
-    """Each time is another generation of the store."""
+    """Each time is another generation of the store, also if nothing was known to be lost."""
     await migrate(tmp_path, url)
+    connection = await asyncpg.connect(url)
+    await connection.execute("UPDATE meta SET regressed = 'it has lost 1 of the payments'")
+    await connection.close()
     done = await migrate(tmp_path, url, "--accept-loss")
     assert (done.code, done.out) == (0, "accepted: the store is trusted again (generation 2)\n")
+    done = await migrate(tmp_path, url, "--accept-loss")
+    told = "there was nothing to accept: no loss is on record (generation 3 now)\n"
+    assert (done.code, done.out) == (0, told)
 
 
 async def test_a_server_that_is_away_is_named(tmp_path: Path) -> None:

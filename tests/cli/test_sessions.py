@@ -158,7 +158,13 @@ async def test_an_unknown_outcome_is_shown_with_why(shop: Shop) -> None:
     assert re.fullmatch(rf"{TIME}  \w+ in \w+, attempt 1, sent(: .*)?", stops), stops
     assert timeline.splitlines()
     assert "cancelRequested" not in told
-    await shop.run("cancel", lost, "--reason", "the customer left")
+    for reason in ("the customer left", "again"):
+        done = await shop.run("cancel", lost, "--reason", reason)
+        assert (done.code, done.err) == (0, "")
+        status, wish, follows = done.out.splitlines()
+        assert status == "INTERRUPTED, unknown"
+        assert wish == "cancel requested, on record with the reason 'the customer left'"
+        assert "is not cancelled yet. Nothing more is sent" in follows
     facts, _, _ = (await shop.run("show", lost)).out.partition("\n\n")
     assert "cancelRequested  yes" in facts.splitlines()
 
@@ -184,9 +190,17 @@ async def test_sessions_are_acted_on(shop: Shop) -> None:
     assert (waiting["status"], waiting["outcome"]) == ("INTERRUPTED", "unknown")
     done = await shop.run("settle", unknown, "--reference", "pi_from_the_dashboard")
     assert (done.code, done.out, done.err) == (0, "COMPLETED\n", "")
+    done = await shop.run("settle", unknown, "--reference", "pi_another")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.endswith("; the reference on record is pi_from_the_dashboard\n")
     assert "reference        pi_from_the_dashboard\n" in (await shop.run("show", unknown)).out
 
     opened = await shop.open("cancel-1")
+    for reason in ("address check", "again"):
+        done = await shop.run("interrupt", opened, "--reason", reason)
+        assert (done.code, done.err) == (0, "")
+        assert done.out.startswith("INTERRUPTED, held: nothing is sent until `sessions resume`")
+    assert "held             yes\n" in (await shop.run("show", opened)).out
     done = await shop.run("cancel", opened, "--reason", "the customer left")
     assert (done.code, done.out, done.err) == (0, "CANCELLED, not_charged\n", "")
     done = await shop.run("cancel", lost, "--reason", "too late")
@@ -197,6 +211,9 @@ async def test_sessions_are_acted_on(shop: Shop) -> None:
 REFUSED = [
     (("show", "ps_missing"), "There is no such session"),
     (("resume", "ps_missing"), "There is no such session"),
+    (("cancel", "ps_missing", "--reason", "r"), "There is no such session"),
+    (("interrupt", "ps_missing", "--reason", "r"), "There is no such session"),
+    (("interrupt", "ps_missing", "--reason", ""), "reason: 1 to 500 characters"),
     (("show", "../../healthz?x=1"), "There is no such session"),
     (("list", "--status", "PAID"), "'INITIATED'"),
     (("list", "--outcome", "maybe"), "'not_charged'"),

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.flow.commands import Mode, NoSuchSession, NotAllowed, Order
-from tests.support.lab import POLICY, SUCCEEDED, Lab, pay, settings_from
+from tests.support.clocks import LoopClock
+from tests.support.lab import POLICY, SUCCEEDED, Lab, SharedStore, pay, settings_from
 
 pytestmark = pytest.mark.looptime
 
@@ -102,6 +104,37 @@ async def test_resume_without_the_request_waits_for_it(tmp_path: Path) -> None:
     await lab.close()
 
 
+async def test_a_condition_is_asked_of_what_is_changed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody moved the session after it was read: the call is decided, and asked about, anew."""
+    read, _ = await lab.commands.create(ORDER)
+    await lab.commands.interrupt(read.id, "let me look")
+    asked: list[int] = []
+
+    async def as_it_was(_session_id: str) -> Session:
+        return read
+
+    def check(session: Session) -> None:
+        asked.append(session.version)
+        if session.version != read.version:
+            raise PermissionError
+
+    monkeypatch.setattr(lab.commands, "get", as_it_was)
+    for call in (
+        lab.commands.cancel(read.id, "r", check),
+        lab.commands.interrupt(read.id, "r", check),
+        lab.commands.complete(read.id, "pi_1", check),
+    ):
+        with pytest.raises(PermissionError):
+            await call
+    assert asked == [1, 2] * 3
+    assert (await lab.only_session()).version == 2
+    # The control: nobody asks, and it is cancelled as it is now.
+    session, _ = await lab.commands.cancel(read.id, "r")
+    assert (session.state, session.version) == (State.CANCELLED, 3)
+
+
 async def test_resume_lifts_a_hold(tmp_path: Path) -> None:
     """Held by a person, resumed by a person."""
     lab = Lab(settings_from(ONE_BY_ITSELF, tmp_path))
@@ -157,6 +190,47 @@ async def test_a_request_in_flight_cannot_be_resumed_or_completed(lab: Lab) -> N
         with pytest.raises(NotAllowed, match="in progress"):
             await verb
     assert (await request).status == 200
+
+
+@pytest.mark.parametrize(
+    ("verb", "state", "sends"),
+    [
+        ("cancel", State.CANCELLED, 1),
+        ("interrupt", State.INTERRUPTED, 1),
+        ("", State.COMPLETED, 2),  # the control: it would have been sent again
+    ],
+)
+async def test_a_call_reaches_what_another_replica_has_in_flight(
+    tmp_path: Path, verb: str, state: State, sends: int
+) -> None:
+    """Nothing more is sent for it; what is out is not cut off, and resume and complete wait."""
+    settings, clock = settings_from(POLICY, tmp_path), LoopClock()
+    here = Lab(settings, SharedStore(clock, []))
+    assert isinstance(here.store, SharedStore)
+    there = Lab(settings, SharedStore(clock, [], here.store))
+    throttled, paid = here.gateway.answers_late(3, 429, b""), here.gateway.answers(200, SUCCEEDED)
+    here.gateway.will(throttled, paid)
+    paying = asyncio.ensure_future(here.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    for call in (there.commands.resume("ps_0001"), there.commands.complete("ps_0001", "pi_1")):
+        with pytest.raises(NotAllowed, match="in progress"):
+            await call
+    for _ in range(2):  # also when its answer was lost
+        if verb == "cancel":
+            session, over = await there.commands.cancel("ps_0001", "the shopper left")
+            assert (session.cancel_reason, over) == ("the shopper left", False)
+        elif verb == "interrupt":
+            session, out = await there.commands.interrupt("ps_0001", "let me look")
+            assert (session.hold, out) == (True, True)
+    await paying
+    assert len(here.gateway.seen) == sends
+    session = await there.only_session()
+    assert session.state is state
+    steps = [step.event for step in session.timeline]
+    assert steps.count("CancelRequested") == (verb == "cancel")
+    assert steps.count("Interrupted") == (verb == "interrupt")
+    for lab in (here, there):
+        await lab.close()
 
 
 # --- by itself, and for whoever reads ------------------------------------------------------------

@@ -65,6 +65,8 @@ async def test_spooled_before_the_answer_and_saved_when_the_store_is_back(lab: L
         "spool  done",
     ]
     assert lab.spool.records() == {}
+    assert lab.notes.of(ev.OutcomeUnsaved) == [ev.OutcomeUnsaved("ps_0001", spooled=True)]
+    assert lab.notes.of(ev.OutcomeSaved) == [ev.OutcomeSaved("ps_0001")]
 
 
 async def test_a_full_spool_leaves_it_in_memory(lab: Lab) -> None:
@@ -72,9 +74,12 @@ async def test_a_full_spool_leaves_it_in_memory(lab: Lab) -> None:
     lab.spool.full = True
     answer = await charged_but_unsaved(lab)
     assert (answer.status, header_of(answer, "X-Payment-Durability")) == (200, "pending")
+    assert lab.notes.of(ev.OutcomeUnsaved) == [ev.OutcomeUnsaved("ps_0001", spooled=False)]
+    assert lab.notes.of(ev.OutcomeSaved) == []
     lab.store.failing = False
     await asyncio.sleep(2)
     assert (await lab.only_session()).state is State.COMPLETED
+    assert lab.notes.of(ev.OutcomeSaved) == [ev.OutcomeSaved("ps_0001")]
 
 
 async def test_a_slow_spool_does_not_hold_up_a_stop(

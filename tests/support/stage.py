@@ -406,6 +406,12 @@ async def _paid(stage: Stage, order: str, *answers: bytes | None, gateway: str =
     return (await stage.pay(order, gateway=gateway)).header("X-Payment-Session-Id")
 
 
+async def _held_in_flight(stage: Stage, order: str) -> str:
+    session_id = await _in_flight(stage, order)
+    await stage.post(session_id, "interrupt", {"reason": "let me look"})
+    return session_id
+
+
 async def _interrupted(stage: Stage, order: str) -> str:
     return await _paid(stage, order, THROTTLED)
 
@@ -485,6 +491,7 @@ STATES: dict[str, Callable[[Stage, str], Awaitable[str]]] = {
     "expired": _expired,
     "created": _created,
     "in flight": _in_flight,
+    "held, in flight": _held_in_flight,
     "interrupted": _interrupted,
     "interrupted, unknown": _unknown,
     "interrupted, unknown for good": _unknown_for_good,
@@ -509,6 +516,10 @@ MATRIX: list[tuple[str, str, int, JsonObject, tuple[str, str]]] = [
     ("in flight", "cancel", 202, {"status": "INITIATED"}, ("INITIATED", "unknown")),
     ("in flight", "interrupt", 202, {"canResume": False}, ("INTERRUPTED", "unknown")),
     ("in flight", "complete", 409, {}, ("INITIATED", "unknown")),
+    ("held, in flight", "resume", 409, {}, ("INTERRUPTED", "unknown")),
+    ("held, in flight", "cancel", 202, {"status": "INTERRUPTED"}, ("INTERRUPTED", "unknown")),
+    ("held, in flight", "interrupt", 202, {"canResume": False}, ("INTERRUPTED", "unknown")),
+    ("held, in flight", "complete", 409, {}, ("INTERRUPTED", "unknown")),
     (
         "interrupted",
         "resume",
@@ -557,11 +568,23 @@ MATRIX: list[tuple[str, str, int, JsonObject, tuple[str, str]]] = [
         {"status": "COMPLETED"},
         ("COMPLETED", "charged"),
     ),
-    ("resumed", "resume", 409, {}, ("RESUMED", "not_charged")),
+    (
+        "resumed",
+        "resume",
+        200,
+        {"status": "RESUMED", "attempt": 1, "mode": "none"},
+        ("RESUMED", "not_charged"),
+    ),
     ("resumed", "cancel", 200, {"status": "CANCELLED"}, ("CANCELLED", "not_charged")),
     ("resumed", "interrupt", 200, {"canResume": True}, ("INTERRUPTED", "not_charged")),
     ("resumed", "complete", 200, {"status": "COMPLETED"}, ("COMPLETED", "charged")),
-    ("resumed, in flight", "resume", 409, {}, ("RESUMED", "unknown")),
+    (
+        "resumed, in flight",
+        "resume",
+        200,
+        {"status": "RESUMED", "attempt": 2, "mode": "none"},
+        ("RESUMED", "unknown"),
+    ),
     ("resumed, in flight", "cancel", 202, {"status": "RESUMED"}, ("RESUMED", "unknown")),
     ("resumed, in flight", "interrupt", 202, {"canResume": False}, ("INTERRUPTED", "unknown")),
     ("resumed, in flight", "complete", 409, {}, ("RESUMED", "unknown")),

@@ -330,16 +330,54 @@ FACTS: dict[str, tuple[ev.Fact, dict[Sample, float]]] = {
 
 @pytest.mark.parametrize(("fact", "wanted"), FACTS.values(), ids=FACTS.keys())
 def test_what_a_fact_moves(fact: ev.Fact, wanted: dict[Sample, float]) -> None:
-    """Exactly these samples; facts write no line."""
+    """Exactly these samples, and no line."""
     outlet = Outlet()
     outlet.recorder.note(fact)
     assert outlet.moved() == wanted
     assert outlet.lines() == []
 
 
-def test_every_fact_is_in_the_table() -> None:
-    """A fact that is new is shown above to move what it should."""
-    assert {type(fact) for fact, _ in FACTS.values()} == set(ev.Fact.__args__)
+# What is rare: a fact, and its line.
+RARE: list[tuple[ev.Fact, dict[str, object]]] = [
+    (
+        ev.StoreAway("no token sk_live_12345678"),
+        {"level": "error", "event": "store away", "why": "no token [masked]"},
+    ),
+    (ev.StoreBack(), {"level": "info", "event": "store back"}),
+    (
+        ev.StoreRegressed("it has lost 1"),
+        {"level": "error", "event": "store regressed", "why": "it has lost 1"},
+    ),
+    (ev.LossAccepted(), {"level": "info", "event": "store trusted again"}),
+    (ev.LeaseLost(4), {"level": "error", "event": "lease lost", "epoch": 4}),
+    (ev.LeaseTaken(5), {"level": "warning", "event": "lease taken anew", "epoch": 5}),
+    (
+        ev.OutcomeUnsaved("ps_1", spooled=True),
+        {"level": "warning", "event": "outcome spooled", "session_id": "ps_1"},
+    ),
+    (
+        ev.OutcomeUnsaved("ps_1", spooled=False),
+        {"level": "error", "event": "outcome in memory only", "session_id": "ps_1"},
+    ),
+    (ev.OutcomeSaved("ps_1"), {"level": "info", "event": "outcome saved", "session_id": "ps_1"}),
+]
+
+
+@pytest.mark.parametrize(("fact", "wanted"), RARE)
+def test_what_is_rare_is_a_line(fact: ev.Fact, wanted: dict[str, object]) -> None:
+    """One line each, and no sample."""
+    outlet = Outlet()
+    outlet.recorder.note(fact)
+    (line,) = outlet.lines()
+    assert line.pop("timestamp")
+    assert line == wanted
+    assert outlet.moved() == {}
+
+
+def test_every_fact_is_in_a_table() -> None:
+    """A fact that is new is shown above to move, or to tell, what it should."""
+    shown = {type(fact) for fact, _ in FACTS.values()} | {type(fact) for fact, _ in RARE}
+    assert shown == set(ev.Fact.__args__)
 
 
 @pytest.mark.parametrize("case", [None, "ps_1"])

@@ -556,10 +556,14 @@ def test_the_page_has_the_matrix_of_the_tests() -> None:
     verbs = [verb for known, verb, *_ in MATRIX if known == "created"]
     assert verbs == ["resume", "cancel", "interrupt", "complete"]
     names = {
-        "`INITIATED`, `RESUMED`, open": ["created", "resumed"],
-        "`INITIATED`, `RESUMED`, in flight": ["in flight", "resumed, in flight"],
+        "`INITIATED`, open": ["created"],
+        "`INITIATED`, in flight": ["in flight"],
+        "`RESUMED`, open": ["resumed"],
+        "`RESUMED`, in flight": ["resumed, in flight"],
+        "`INTERRUPTED`, in flight": ["held, in flight"],
         "`INTERRUPTED`, not charged": ["interrupted"],
         "`INTERRUPTED`, unknown": ["interrupted, unknown"],
+        "`INTERRUPTED`, unknown, up for review": ["interrupted, unknown for good"],
         "`COMPLETED`, charged": ["completed"],
         "`COMPLETED`, not charged (waits for the payer)": ["accepted"],
         "`DECLINED`, `EXPIRED`": ["declined", "expired"],
@@ -568,6 +572,7 @@ def test_the_page_has_the_matrix_of_the_tests() -> None:
         "`FAILED_MAX_RETRIES`, unknown": ["failed, unknown"],
     }
     assert set(told) == set(names)
+    assert {state for states in names.values() for state in states} == set(STATES)
     for row, states in names.items():
         for state in states:
             assert told[row] == seen[state], (row, state)

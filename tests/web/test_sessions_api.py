@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from proxy.audit import AuditFile, links
 from proxy.core.session import Session
@@ -477,7 +478,7 @@ async def test_creating_for_another_gateway_is_another_payment(stage: Stage) -> 
 
 FIELDS = {
     "resume": {"status", "attempt", "maxAttempts", "mode", "message"},
-    "complete": {"status", "processingTime"},
+    "complete": {"status", "processingTime", "reference"},
     "cancel": {"status", "reason", "outcome"},
     "interrupt": {"status", "canResume"},
 }
@@ -704,6 +705,7 @@ async def test_a_hold_in_flight_keeps_the_socket(
     await payment
     shown = await stage.session(session_id)
     assert (shown["status"], shown["outcome"]) == (status, outcome)
+    assert shown["held"] is (status == "INTERRUPTED")
     if status == "INTERRUPTED":
         assert (await stage.pay("o-1")).status == 409
         assert stage.gateway.arrivals["o-1"] == 1
@@ -755,11 +757,11 @@ async def test_an_unknown_past_its_time_is_not_sent_again(stage: Stage) -> None:
 
 
 async def test_many_resumes_at_once_send_once(stage: Stage) -> None:
-    """Ten people press resume: one is told that it goes on, the gateway sees one request."""
+    """Ten people press resume: all are told that it goes on, the gateway sees one request."""
     session_id = await STATES["interrupted"](stage, "o-1")
     stage.gateway.hold("o-1")
     replies = await asyncio.gather(*[stage.post(session_id, "resume") for _ in range(10)])
-    assert sorted(reply.status for reply in replies) == [202] + [409] * 9
+    assert sorted(reply.status for reply in replies) == [200] * 9 + [202]
     await stage.arrival("o-1", 2)
     stage.gateway.release("o-1", SUCCEEDED)
     await stage.reaches(session_id, "COMPLETED", "charged")
@@ -1254,6 +1256,16 @@ TWICE = [
     ("created", "complete", EVIDENCE, 200),
     ("interrupted, unknown", "complete", EVIDENCE, 200),
     ("completed", "resume", None, 200),
+    ("resumed", "resume", None, 200),
+    ("resumed, in flight", "resume", None, 200),
+    ("held, in flight", "interrupt", HOLD, 202),
+    ("held, in flight", "cancel", CANCEL, 202),
+    ("in flight", "cancel", CANCEL, 202),
+    ("resumed, in flight", "cancel", CANCEL, 202),
+    ("resumed, in flight", "interrupt", HOLD, 202),
+    ("interrupted, unknown", "interrupt", HOLD, 200),
+    ("cancelled", "cancel", CANCEL, 200),
+    ("failed", "cancel", CANCEL, 200),
 ]
 
 
@@ -1277,21 +1289,26 @@ async def test_a_repeated_call_changes_nothing(
     assert (entry["result"], entry["why"]) == ("unchanged", None)
     assert entry["before"] == entry["after"]
     assert f'"{entry["after"]["version"]}"' == versions[0]
-    if state == "in flight":
+    if "in flight" in state:
         stage.gateway.release("o-1", SUCCEEDED)
 
 
-async def test_a_repeated_resume_changes_nothing(stage: Stage) -> None:
-    """While the session waits for its request it is told that it is resumed already."""
-    session_id = (await stage.create("o-1"))["sessionId"]
-    await stage.post(session_id, "interrupt", HOLD)
-    assert (await stage.post(session_id, "resume")).status == 202
-    shown = await stage.session(session_id)
-    is_problem(await stage.post(session_id, "resume"), 409, "not-in-this-state")
-    assert await stage.session(session_id) == shown
-    first, second = trail(stage)[-2:]
-    assert (first["result"], second["result"], second["after"]) == ("changed", "refused", None)
-    assert first["after"] == second["before"]
+@pytest.mark.parametrize("state", ["interrupted", "interrupted, unknown"])
+async def test_a_resume_whose_answer_was_lost_is_repeated(stage: Stage, state: str) -> None:
+    """Once while it is on its way, once when it has been charged: 200, and one send for all."""
+    session_id = await STATES[state](stage, "o-1")
+    stage.gateway.hold("o-1")
+    first = await stage.post(session_id, "resume")
+    await stage.arrival("o-1", 2)
+    again = await stage.post(session_id, "resume")
+    assert (first.status, first.json["attempt"]) == (202, 2)
+    assert (again.status, again.json["attempt"], again.json["mode"]) == (200, 2, "none")
+    stage.gateway.release("o-1", SUCCEEDED)
+    await stage.reaches(session_id, "COMPLETED", "charged")
+    again = await stage.post(session_id, "resume")
+    assert (again.status, again.json["status"]) == (200, "COMPLETED")
+    assert stage.gateway.arrivals["o-1"] == 2
+    assert [entry["result"] for entry in trail(stage)] == ["changed", "unchanged", "unchanged"]
 
 
 async def test_an_entry_says_who_did_what_to_which_session(tmp_path: Path) -> None:
@@ -1360,7 +1377,7 @@ async def test_a_fault_of_ours_is_entered_as_one(
     """Nobody knows then what was done: the entry says so and points to the session."""
     session_id = (await stage.create("o-1"))["sessionId"]
 
-    async def broken(_commands: Commands, _session_id: str, _reason: str) -> None:
+    async def broken(_commands: Commands, *_about: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(Commands, "cancel", broken)
@@ -1407,11 +1424,12 @@ async def test_a_version_that_moved_stops_a_call(
     assert (await stage.post(session_id, verb, body, headers={"If-Match": either})).status < 300
 
 
-@pytest.mark.parametrize("turns", [True, False], ids=["in turns", "the control: at once"])
+@pytest.mark.parametrize("turns", [True, False], ids=["one process", "two replicas"])
+@pytest.mark.parametrize("headers", [{"If-Match": '"1"'}, {}], ids=["", "the control: without"])
 async def test_of_two_with_the_same_version_one_acts(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, turns: bool
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], turns: bool
 ) -> None:
-    """Calls about a session take turns, however long the store takes to show it to each of them."""
+    """Both have read the session before either of them changes it, as two replicas can."""
     session_id = (await stage.create("o-1"))["sessionId"]
     asked, get, role = 0, Commands.get, Gatekeeper.role
 
@@ -1431,14 +1449,19 @@ async def test_of_two_with_the_same_version_one_acts(
 
     monkeypatch.setattr(Gatekeeper, "role", arrives)
     monkeypatch.setattr(Commands, "get", slow)
-    if not turns:
+    if not turns:  # nothing but the store stands between them
         monkeypatch.setattr(SessionsApi, "_turn_of", lambda _api, _id: asyncio.Lock())
-    match = {"If-Match": '"1"'}
     replies = await asyncio.gather(
-        stage.post(session_id, "interrupt", HOLD, headers=match),
-        stage.post(session_id, "cancel", CANCEL, headers=match),
+        stage.post(session_id, "interrupt", HOLD, headers=headers),
+        stage.post(session_id, "cancel", CANCEL, headers=headers),
     )
-    assert (412 in [reply.status for reply in replies]) is turns
+    late = [reply for reply in replies if reply.status == 412]
+    assert len(late) == len(headers)
+    # Whoever is late is told what the session is now, and the trail what was decided on.
+    assert [reply.header("ETag") for reply in late] == ['"2"'] * len(late)
+    changed = [entry for entry in trail(stage)[1:] if entry["result"] == "changed"]
+    steps = [(entry["before"]["version"], entry["after"]["version"]) for entry in changed]
+    assert steps == [(1, 2), (2, 3)][: len(changed)]
 
 
 # --- a trail that takes no entries ----------------------------------------------------------------
@@ -1487,7 +1510,13 @@ async def test_a_refusal_without_its_entry_was_not_carried_out(
 
 
 async def test_a_store_that_forgets_keeps_no_trail(tmp_path: Path) -> None:
-    """In memory all calls work, and none is entered."""
+    """In memory all calls work, none is entered, and the start says that."""
+    with capture_logs() as log:
+        await _without_a_trail(tmp_path)
+    assert [line["log_level"] for line in log if line["event"] == "no audit trail"] == ["warning"]
+
+
+async def _without_a_trail(tmp_path: Path) -> None:
     async with (
         running(tmp_path, policy("http://127.0.0.1:9", store="memory://")) as holdfast,
         aiohttp.ClientSession() as http,
