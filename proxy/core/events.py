@@ -317,7 +317,8 @@ class OutcomeSaved(Struct, frozen=True, gc=False):
 
 # Looked for in the log first: each is a line of its own.
 Rare = (
-    StoreAway
+    NewKeySeen
+    | StoreAway
     | StoreBack
     | StoreRegressed
     | LossAccepted
@@ -327,12 +328,5 @@ Rare = (
     | OutcomeSaved
 )
 Fact = (
-    RetrySuppressed
-    | DuplicateSeen
-    | NewKeySeen
-    | RequestRefused
-    | WalkEnded
-    | AttemptTimed
-    | StoreTimed
-    | Rare
+    RetrySuppressed | DuplicateSeen | RequestRefused | WalkEnded | AttemptTimed | StoreTimed | Rare
 )

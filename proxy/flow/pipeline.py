@@ -212,8 +212,9 @@ class Pipeline:
         walk.session = opened.session
         walk.limit = walk.route.retry.automatic_attempts
         if opened.twin is not None:
-            lane, route, new, earlier = walk.lane, walk.route, opened.session, opened.twin
-            self._recorder.note(ev.NewKeySeen(lane.name, route.name, new.id, earlier.id))
+            self._duplicate(walk, Duplicate.NEW_KEY)
+            at, new, earlier = (walk.lane.name, walk.route.name), opened.session, opened.twin
+            self._recorder.note(ev.NewKeySeen(*at, new.id, earlier.id))
 
     async def _go(self, walk: Walk) -> Answer:
         """Admission, then the attempts."""

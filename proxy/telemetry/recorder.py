@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from prometheus_client.core import Exemplar
 
 from proxy.core import events as ev
-from proxy.core.idempotency import Duplicate
 from proxy.core.session import Session
 from proxy.core.states import LIVE, Outcome, State
 from proxy.ports import Clock
@@ -28,6 +27,7 @@ _ENDS = (
 )
 # Its level, and what its line says.
 _RARE: Mapping[type[ev.Rare], tuple[str, str]] = {
+    ev.NewKeySeen: ("warning", "new key"),
     ev.StoreAway: ("error", "store away"),
     ev.StoreBack: ("info", "store back"),
     ev.StoreRegressed: ("error", "store regressed"),
@@ -150,7 +150,7 @@ class MetricsRecorder:
 
     # --- other facts --------------------------------------------------------------------------
 
-    def note(self, fact: ev.Fact) -> None:  # noqa: C901 -- one branch per fact
+    def note(self, fact: ev.Fact) -> None:
         """Count something that is not part of a session's life."""
         metrics = self._m
         if isinstance(fact, ev.AttemptTimed):
@@ -167,8 +167,6 @@ class MetricsRecorder:
             metrics.store_seconds[fact.operation,].observe(fact.seconds)
         elif isinstance(fact, ev.DuplicateSeen):
             metrics.duplicates[fact.gateway, fact.route, fact.verdict] += 1
-        elif isinstance(fact, ev.NewKeySeen):
-            metrics.duplicates[fact.gateway, fact.route, Duplicate.NEW_KEY] += 1
         elif isinstance(fact, ev.RetrySuppressed):
             metrics.retries_suppressed[fact.gateway, fact.route, fact.reason] += 1
         elif isinstance(fact, ev.RequestRefused):

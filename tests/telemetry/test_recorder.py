@@ -300,10 +300,6 @@ FACTS: dict[str, tuple[ev.Fact, dict[Sample, float]]] = {
         ev.DuplicateSeen(*STRIPE, Duplicate.REPLAYED),
         {("duplicates_total", *STRIPE, "replayed"): 1},
     ),
-    "new key": (
-        ev.NewKeySeen(*STRIPE, "ps_2", "ps_1"),
-        {("duplicates_total", *STRIPE, "new_key"): 1},
-    ),
     "refused": (
         ev.RequestRefused("stripe", "body-too-large"),
         {("refusals_total", "stripe", "body-too-large"): 1},
@@ -358,6 +354,17 @@ RARE: list[tuple[ev.Fact, dict[str, object]]] = [
     (
         ev.OutcomeUnsaved("ps_1", spooled=False),
         {"level": "error", "event": "outcome in memory only", "session_id": "ps_1"},
+    ),
+    (
+        ev.NewKeySeen(*STRIPE, "ps_2", "ps_1"),
+        {
+            "level": "warning",
+            "event": "new key",
+            "gateway": STRIPE[0],
+            "route": STRIPE[1],
+            "session_id": "ps_2",
+            "earlier_id": "ps_1",
+        },
     ),
     (ev.OutcomeSaved("ps_1"), {"level": "info", "event": "outcome saved", "session_id": "ps_1"}),
 ]
