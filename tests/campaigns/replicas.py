@@ -13,11 +13,12 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.campaigns.forkserver import FAILED
 from tests.campaigns.shop import CREDENTIAL
 from tests.support.running import ROOT, free_port
 
-_READY_STEPS = 4000
-_STEP_SECONDS = 0.003
+_READY_STEPS = 1500
+_STEP_SECONDS = 0.008
 
 
 class Forks:
@@ -32,7 +33,7 @@ class Forks:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         async with self._one_at_a_time:
-            self._server.stdin.write(" ".join(map(str, ("start", *words))).encode() + b"\n")
+            self._server.stdin.write("\t".join(map(str, ("start", *words))).encode() + b"\n")
             return int(await self._server.stdout.readline())
 
 
@@ -124,6 +125,10 @@ class Replica:
         if self._gone is not None and not self._gone.done():
             self.signal(signal.SIGKILL)
             await self.gone()
+
+    def failures(self) -> int:
+        """How many of its processes ended by themselves, and not well."""
+        return self.log_path.read_text().count(FAILED)
 
     async def ready(self, http: aiohttp.ClientSession) -> None:
         """Wait for /readyz, or until it is gone again."""

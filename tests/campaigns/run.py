@@ -10,6 +10,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import uvloop
+
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from proxy.core.profile import GatewayClass  # after the path is set
@@ -83,7 +85,7 @@ def _kill_options(kill: argparse.ArgumentParser) -> None:
 
 def _kill(options: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory(prefix="holdfast-campaign-") as folder:
-        findings = asyncio.run(
+        findings = uvloop.run(
             kill_campaign(
                 Path(folder),
                 kills=options.kills,

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 
@@ -175,7 +176,7 @@ class Shop:
         return None
 
     async def _ask(self, door: str, order: str) -> tuple[str, bytes] | None:
-        data = {
+        form = {
             "amount": "1999",
             "currency": "eur",
             "confirm": "true",
@@ -183,14 +184,15 @@ class Shop:
             "metadata[order_id]": order,
         }
         if order in self._long_orders:
-            data["description"] = "x" * _LONG_BYTES
+            form["description"] = "x" * _LONG_BYTES
         headers = {
+            "Content-Type": "application/x-www-form-urlencoded",
             "Authorization": CREDENTIAL,
             "Idempotency-Key": f"key-{order}",
             "X-Payment-Order-Id": order,
         }
         url = f"{door}/v1/payment_intents"
-        async with self.http.post(url, data=data, headers=headers) as answer:
+        async with self.http.post(url, data=urlencode(form), headers=headers) as answer:
             body = await answer.read()
             said = await answer.json(content_type=None)
             if answer.status == 200 and said.get("status") == "succeeded":

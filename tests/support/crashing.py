@@ -214,6 +214,9 @@ ARRANGE: dict[str, Callable[[], None]] = {
     "full, no spool": full_without_a_spool,
     "spooled": full_then_die_when_spooled,
 }
+# Of these the process does not die by itself, and these are about the disk of a store in a file.
+GOES_ON = frozenset({"full", "full, no spool"})
+OF_A_DISK = GOES_ON | {"spooled"}
 
 
 def crash_at(point: str, passings: int = 1) -> None:
