@@ -12,20 +12,24 @@ import asyncio
 import contextlib
 import itertools
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
+
 from tests.campaigns.market import Market, Scene, market
 from tests.campaigns.places import SHARED
 from tests.campaigns.replicas import Replica
 from tests.campaigns.shop import Findings
-from tests.support.crashing import ARRANGE, GOES_ON, OF_A_DISK
+from tests.support.crashing import ARRANGE, CONTROL, GOES_ON, OF_A_DISK, RARE, WANT_CANCELS
 from tests.support.killing_gateway import AT_THE_GATEWAY
 
 AT_RANDOM, STARTING = "at random", "while starting"
+DRAINING = "C17"
 _REPLICAS = 3
 _AT_ONCE = 8  # at each gateway
 _ROUND = 500  # kills
@@ -33,6 +37,8 @@ _ROUND = 500  # kills
 # alive while the others start, or nothing is ever in flight.
 _LIFE, _LIFE_OF_SEVERAL = 0.1, 0.2
 _STARTED = 0.2  # by then it has mostly begun to serve
+_DRAIN = 0.03  # a drain takes about so long
+_CANCELS, _STEP_SECONDS = 4, 0.01
 # A point that is not passed in time is not waited for any longer.
 _IN_VAIN = 5.0
 
@@ -87,16 +93,21 @@ class _Killer:
     async def _once(self, replica: Replica, point: str) -> str:
         """One life; where it ended."""
         inside = point in ARRANGE
-        arrangement = ("crash", point, str(self.dice.randint(1, 8))) if inside else ()
+        passings = 1 if point in RARE else self.dice.randint(1, 8)
+        arrangement = ("crash", point, str(passings)) if inside else ()
         await replica.start(self.market.server, *arrangement)
-        if point in GOES_ON:  # on a full disk nothing is ever ready
+        if point == GOES_ON:  # on a full disk nothing is ever ready
             await asyncio.sleep(_STARTED)
+        elif point in WANT_CANCELS:
+            return await self._gone_at_a_cancel(replica, point)
         elif inside:
             return await self._gone_at(replica, point)
         elif point != STARTING:
             await replica.ready(self.market.http)
         if point in AT_THE_GATEWAY:
             return await self._gone_at_the_gateway(replica, point)
+        if point == DRAINING:
+            return await self._gone_while_draining(replica)
         await asyncio.sleep(self.dice.uniform(0, self.life))
         await replica.kill()
         return point
@@ -112,6 +123,39 @@ class _Killer:
         finally:
             shop.long -= point == "C5"
             armed.pop(port, None)
+
+    async def _gone_while_draining(self, replica: Replica) -> str:
+        await asyncio.sleep(self.dice.uniform(0, self.life))
+        replica.signal(signal.SIGTERM)
+        await asyncio.sleep(self.dice.uniform(0, _DRAIN))
+        if not replica.there():  # it had nothing to wait for
+            return await self._once(replica, DRAINING)
+        await replica.kill()
+        return DRAINING
+
+    async def _gone_at_a_cancel(self, replica: Replica, point: str) -> str:
+        await replica.ready(self.market.http)
+        cancelling = asyncio.ensure_future(self._cancel(replica))
+        try:
+            return await self._gone_at(replica, point)
+        finally:
+            cancelling.cancel()
+
+    async def _cancel(self, replica: Replica) -> None:
+        """A person cancels payments through this replica, one after the other."""
+        http = self.market.http
+        while replica.there():
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with http.get(f"{replica.api}/sessions/active?limit=100") as answer:
+                    sessions = (await answer.json())["sessions"]
+                for session in self.dice.sample(sessions, min(_CANCELS, len(sessions))):
+                    shop, order = self.market.shops[session["gateway"]], session["orderId"]
+                    if order not in shop.told:
+                        shop.by_hand.add(order)
+                    where = f"{replica.api}/session/{session['sessionId']}/cancel"
+                    async with http.post(where, json={"reason": "the shopper has left"}) as answer:
+                        await answer.read()
+            await asyncio.sleep(_STEP_SECONDS)
 
     async def _gone_at(self, replica: Replica, point: str) -> str:
         with contextlib.suppress(TimeoutError):
@@ -164,11 +208,16 @@ async def _round(
         findings.ended_otherwise += sum(replica.failures() for replica in there.replicas)
 
 
+def named_points(store: str) -> list[str]:
+    """Where there are to kill a process that has its sessions there."""
+    left_out = {CONTROL, *(OF_A_DISK if store in SHARED else ())}
+    inside = (point for point in ARRANGE if point not in left_out)
+    return [*inside, *AT_THE_GATEWAY, DRAINING, STARTING]
+
+
 def _points(store: str, *, named: bool) -> Iterator[str]:
     """Where the kills are to be."""
-    left_out = OF_A_DISK if store in SHARED else ()
-    inside = (point for point in ARRANGE if point not in left_out)
-    at_points = itertools.cycle([*inside, *AT_THE_GATEWAY, STARTING])
+    at_points = itertools.cycle(named_points(store))
     while True:
         if named:
             yield next(at_points)

@@ -115,6 +115,10 @@ class Replica:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, number)
 
+    def there(self) -> bool:
+        """Whether the process lives."""
+        return self._gone is not None and not self._gone.done()
+
     async def gone(self) -> None:
         """Return when the process is no more."""
         assert self._gone is not None
@@ -122,7 +126,7 @@ class Replica:
 
     async def kill(self) -> None:
         """Kill -9."""
-        if self._gone is not None and not self._gone.done():
+        if self.there():
             self.signal(signal.SIGKILL)
             await self.gone()
 
