@@ -40,7 +40,7 @@ _STARTED = 0.2  # by then it has mostly begun to serve
 _DRAIN = 0.03  # a drain takes about so long
 _CANCELS, _STEP_SECONDS = 4, 0.01
 # A point that is not passed in time is not waited for any longer.
-_IN_VAIN = 5.0
+_IN_VAIN = 2.0
 
 
 @dataclass(slots=True)

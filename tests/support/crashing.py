@@ -324,7 +324,7 @@ ARRANGE: dict[str, Callable[[], None]] = {
 # Here somebody has to cancel a payment.
 WANT_CANCELS = frozenset({"C16-uncommitted", "C16"})
 # Not every payment passes these.
-RARE = frozenset({"C13", "C14", "C14-answered", "C15", "C18"}) | WANT_CANCELS
+RARE = frozenset({"C13", "C14", "C14-answered", "C15", "C18", "spooled"}) | WANT_CANCELS
 # Of this the process does not die by itself.
 GOES_ON = "full"
 # About the disk of a store in a file.
