@@ -249,8 +249,9 @@ async def judge(
 ) -> None:
     """Hold what the shop was told, what the store says and what was charged against each other."""
     which = f"gateway={shop.gateway}&limit={_PAGE}"
-    kept = await _kept(f"{api}/sessions?{which}", http)
+    # First what is listed: what was cancelled may be settled while this is read, and then it is not.
     listed = await _kept(f"{api}/sessions/active?{which}", http)
+    kept = await _kept(f"{api}/sessions?{which}", http)
     told = Counter(shop.told.values())
     findings.orders += len(shop.told) + len(shop.given_up)
     findings.paid += told["paid"]
