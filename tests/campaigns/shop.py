@@ -249,7 +249,7 @@ async def judge(
 ) -> None:
     """Hold what the shop was told, what the store says and what was charged against each other."""
     which = f"gateway={shop.gateway}&limit={_PAGE}"
-    # First what is listed: what was cancelled may be settled while this is read, and then it is not.
+    # First what is listed: what was cancelled may be settled meanwhile, and is listed no more.
     listed = await _kept(f"{api}/sessions/active?{which}", http)
     kept = await _kept(f"{api}/sessions?{which}", http)
     told = Counter(shop.told.values())
