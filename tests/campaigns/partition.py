@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.campaigns.apart import Apart
-from tests.campaigns.market import Market, Scene, market
+from tests.campaigns.market import PATIENT, Market, Scene, market
 from tests.campaigns.shop import Findings
 
 _AT_ONCE = 6  # at each gateway
-_LEASE_SECONDS = 0.5  # as PATIENT says
+_LEASE_SECONDS = 0.3
+_POLICY = PATIENT.replace("lease: 500ms", f"lease: {_LEASE_SECONDS * 1000:.0f}ms")
 _CUT_OFF = ((0,), (1,), (0, 1))
 
 
@@ -57,11 +58,11 @@ async def partition_campaign(
     """Cut so often, at moments drawn from the seed, and report."""
     dice = random.Random(seed)
     findings = Partitions()
-    async with market(folder, Scene(apart.urls, 2, seed)) as there:
+    async with market(folder, Scene(apart.urls, 2, seed, policy=_POLICY)) as there:
         await there.start()
         async with there.open(_AT_ONCE):
             for number in range(1, cuts + 1):
-                await asyncio.sleep(dice.uniform(0.2, 0.6))
+                await asyncio.sleep(dice.uniform(0.1, 0.4))
                 await _cut(apart, there, findings, dice)
                 if number % 20 == 0:
                     say(f"{number} cuts, {there.orders} orders")

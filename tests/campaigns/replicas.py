@@ -13,11 +13,12 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.campaigns.forkserver import FAILED
 from tests.campaigns.shop import CREDENTIAL
 from tests.support.running import ROOT, free_port
 
-_READY_STEPS = 4000
-_STEP_SECONDS = 0.003
+_READY_STEPS = 1500
+_STEP_SECONDS = 0.008
 
 
 class Forks:
@@ -32,7 +33,7 @@ class Forks:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         async with self._one_at_a_time:
-            self._server.stdin.write(" ".join(map(str, ("start", *words))).encode() + b"\n")
+            self._server.stdin.write("\t".join(map(str, ("start", *words))).encode() + b"\n")
             return int(await self._server.stdout.readline())
 
 
@@ -114,6 +115,10 @@ class Replica:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, number)
 
+    def there(self) -> bool:
+        """Whether the process lives."""
+        return self._gone is not None and not self._gone.done()
+
     async def gone(self) -> None:
         """Return when the process is no more."""
         assert self._gone is not None
@@ -121,9 +126,13 @@ class Replica:
 
     async def kill(self) -> None:
         """Kill -9."""
-        if self._gone is not None and not self._gone.done():
+        if self.there():
             self.signal(signal.SIGKILL)
             await self.gone()
+
+    def failures(self) -> int:
+        """How many of its processes ended by themselves, and not well."""
+        return self.log_path.read_text().count(FAILED)
 
     async def ready(self, http: aiohttp.ClientSession) -> None:
         """Wait for /readyz, or until it is gone again."""

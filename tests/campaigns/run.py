@@ -10,6 +10,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import uvloop
+
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from proxy.core.profile import GatewayClass  # after the path is set
@@ -83,7 +85,7 @@ def _kill_options(kill: argparse.ArgumentParser) -> None:
 
 def _kill(options: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory(prefix="holdfast-campaign-") as folder:
-        findings = asyncio.run(
+        findings = uvloop.run(
             kill_campaign(
                 Path(folder),
                 kills=options.kills,
@@ -219,7 +221,10 @@ def _rolling(options: argparse.Namespace) -> bool:
         )
         findings = asyncio.run(running)
     print(f"{'seed':<40}{options.seed:>8}", findings.table(), sep="\n")
-    return findings.clean and findings.longest_refused <= LEASE
+    refused = findings.longest_refused
+    print(refused.order, *refused.tries, f"{refused.until:.3f} told", sep="\n  ")
+    # The last try counts whole: what it takes at a door that refuses nobody is the machine's.
+    return findings.clean and refused.seconds - findings.longest_at_once <= LEASE
 
 
 def _simulate(options: argparse.Namespace) -> bool:

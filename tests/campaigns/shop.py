@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 
@@ -93,6 +94,21 @@ class Findings:
         return "\n".join(f"{name:<40}{value!s:>8}" for name, value in self.rows())
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An order that was not told at its first try. Times are those of the event loop."""
+
+    order: str = ""
+    since: float = 0.0
+    until: float = 0.0
+    tries: Sequence[str] = ()  # when, at which door and what it said, try by try
+
+    @property
+    def seconds(self) -> float:
+        """How long it was refused."""
+        return self.until - self.since
+
+
 @dataclass(slots=True)
 class Shop:
     """Pays orders until it is told how each one ended. `doors` are origins of listeners.
@@ -113,9 +129,11 @@ class Shop:
     told_otherwise: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
     longest_wait: float = 0.0
-    longest_refused: float = 0.0  # seconds from an order's first failed try until it was told
+    longest_refused: Refused = field(default_factory=Refused)
+    longest_at_once: float = 0.0  # of an order that was told at its first try
     long: int = 0  # how many wish that some of the orders that begin now have a long body
     _long_orders: set[str] = field(default_factory=set)
+    _failed: dict[str, list[str]] = field(default_factory=dict)  # tries of what is not told yet
 
     @contextlib.asynccontextmanager
     async def open(self, at_once: int) -> AsyncIterator[None]:
@@ -142,6 +160,7 @@ class Shop:
         if self.long and self.dice.random() < _LONG_SHARE:
             self._long_orders.add(order)
         for _ in range(_TRIES):
+            tried_at = clock()
             told = await self._try(order)
             if order in self.by_hand:
                 return
@@ -149,7 +168,11 @@ class Shop:
                 outcome, _ = told
                 self.told[order], self.answers[order] = told
                 self.longest_wait = max(self.longest_wait, clock() - begun)
-                self.longest_refused = max(self.longest_refused, clock() - refused_at)
+                if refused_at is inf:
+                    self.longest_at_once = max(self.longest_at_once, clock() - begun)
+                tries = [*self._failed.pop(order, ()), f"{tried_at:.3f} the last try began"]
+                refused = Refused(order, refused_at, clock(), tries)
+                self.longest_refused = max(self.longest_refused, refused, key=_seconds)
                 if outcome == "paid" and self.dice.random() < _ASKED_AGAIN:
                     await self.ask_again(order)
                 return
@@ -166,16 +189,23 @@ class Shop:
     async def _try(self, order: str) -> tuple[str, bytes] | None:
         """Once, at the first door that takes the connection."""
         for door in self.dice.sample(self.doors, len(self.doors)):
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
-                try:
-                    return await self._ask(door, order)
-                except aiohttp.ClientConnectorError:
-                    continue
+            try:
+                return await self._ask(door, order)
+            except aiohttp.ClientConnectorError:
+                continue
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                self._note(order, door, type(error).__name__)
             return None
+        self._note(order, "every door", "closed")
         return None
 
+    def _note(self, order: str, door: str, said: str) -> None:
+        if order not in self.told:
+            at = asyncio.get_running_loop().time()
+            self._failed.setdefault(order, []).append(f"{at:.3f} {door} {said}")
+
     async def _ask(self, door: str, order: str) -> tuple[str, bytes] | None:
-        data = {
+        form = {
             "amount": "1999",
             "currency": "eur",
             "confirm": "true",
@@ -183,14 +213,15 @@ class Shop:
             "metadata[order_id]": order,
         }
         if order in self._long_orders:
-            data["description"] = "x" * _LONG_BYTES
+            form["description"] = "x" * _LONG_BYTES
         headers = {
+            "Content-Type": "application/x-www-form-urlencoded",
             "Authorization": CREDENTIAL,
             "Idempotency-Key": f"key-{order}",
             "X-Payment-Order-Id": order,
         }
         url = f"{door}/v1/payment_intents"
-        async with self.http.post(url, data=data, headers=headers) as answer:
+        async with self.http.post(url, data=urlencode(form), headers=headers) as answer:
             body = await answer.read()
             said = await answer.json(content_type=None)
             if answer.status == 200 and said.get("status") == "succeeded":
@@ -199,7 +230,12 @@ class Shop:
             if self.final_unknown and answer.status == 504 and said.get("outcome") == "unknown":
                 self.sessions.setdefault(order, answer.headers["X-Payment-Session-Id"])
                 return "unknown", body
+            self._note(order, door, f"{answer.status} {said.get('type')} {said.get('reason')}")
         return None
+
+
+def _seconds(refused: Refused) -> float:
+    return refused.seconds
 
 
 def patient_client(seconds: float = 8.0) -> aiohttp.ClientSession:
@@ -213,8 +249,9 @@ async def judge(
 ) -> None:
     """Hold what the shop was told, what the store says and what was charged against each other."""
     which = f"gateway={shop.gateway}&limit={_PAGE}"
-    kept = await _kept(f"{api}/sessions?{which}", http)
+    # First what is listed: what was cancelled may be settled meanwhile, and is listed no more.
     listed = await _kept(f"{api}/sessions/active?{which}", http)
+    kept = await _kept(f"{api}/sessions?{which}", http)
     told = Counter(shop.told.values())
     findings.orders += len(shop.told) + len(shop.given_up)
     findings.paid += told["paid"]
