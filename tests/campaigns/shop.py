@@ -96,7 +96,9 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An order that was not told at its first try. Times are those of the event loop."""
+    """An order that was not told at its first try: from then until the try that was taken began.
+    Times are those of the event loop.
+    """
 
     order: str = ""
     since: float = 0.0
@@ -170,8 +172,8 @@ class Shop:
                 self.longest_wait = max(self.longest_wait, clock() - begun)
                 if refused_at is inf:
                     self.longest_at_once = max(self.longest_at_once, clock() - begun)
-                tries = [*self._failed.pop(order, ()), f"{tried_at:.3f} the last try began"]
-                refused = Refused(order, refused_at, clock(), tries)
+                tries = [*self._failed.pop(order, ()), f"{clock():.3f} told"]
+                refused = Refused(order, min(refused_at, tried_at), tried_at, tries)
                 self.longest_refused = max(self.longest_refused, refused, key=_seconds)
                 if outcome == "paid" and self.dice.random() < _ASKED_AGAIN:
                     await self.ask_again(order)
