@@ -294,9 +294,14 @@ class PostgresStore:
         # A task of its own: what was begun is carried through, whoever stops waiting for it.
         writing = asyncio.ensure_future(self._commit(session, expected_version, answer, request))
         self._writing.add(writing)
-        writing.add_done_callback(self._writing.discard)
+        writing.add_done_callback(self._written)
         await asyncio.shield(writing)
         self._recorder.note(StoreTimed("commit", self._clock.monotonic() - begun))
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        self._writing.discard(writing)
+        if not writing.cancelled():
+            writing.exception()  # looked at, also where nobody waits for it any more
 
     async def _commit(
         self, session: Session, expected_version: int, answer: bytes | None, request: bytes | None

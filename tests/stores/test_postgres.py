@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tests.support.lab import Notes
 from tests.support.postgres import Postgres, empty_place, folder_for_postgres, postgres
 from tests.support.running import free_port
 from tests.support.tcp_faults import Fault, TcpFaults, tcp_faults
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, until
 
 LEASE = 10.0
 VERSION = "SELECT version FROM sessions WHERE id = 'ps_0001'"
@@ -498,6 +499,23 @@ async def _beats(store: PostgresStore) -> bool:
     with contextlib.suppress(StoreUnavailable):
         await store.heartbeat()
     return store.ready
+
+
+async def test_a_write_that_fails_when_nobody_waits_for_it_is_no_mystery(
+    store: PostgresStore, side: Any
+) -> None:
+    """The loop has nothing to complain of: the request has gone, and nothing was written."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    first = await keep(store, opened(1))
+    await side.execute("UPDATE sessions SET version = 7")
+    waiting = asyncio.ensure_future(store.commit(sent(first, store.epoch), first.version, None))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await until(lambda: not store._writing)
+    gc.collect()
+    assert complaints == []
 
 
 # --- the schema -----------------------------------------------------------------------------------
