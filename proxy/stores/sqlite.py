@@ -133,26 +133,31 @@ class _Write(Struct, frozen=True):
 
     def carry_out(self, cursor: apsw.Cursor) -> None:
         """Inside a transaction, in the writer thread."""
-        session, statement = self.session, self.statement
-        after = (self.listed, session.locks_order, encode(session), session.id)
-        if statement is _UPDATE:
-            try:
-                cursor.execute(statement, _progress(session) + after)
-            except apsw.ConstraintError:
-                # A charge came to light of a session that had freed its order: the truth is written
-                # all the same, and the order is that of both.
-                displaced = (self.listed, _DISPLACED, *after[2:])
-                cursor.execute(statement, _progress(session) + displaced)
-            if not cursor.connection.changes():  # a clean-up was quicker: what is new is kept
-                cursor.execute(_INSERT, _identity(session) + _progress(session) + after)
-        else:
-            cursor.execute(statement, _identity(session) + _progress(session) + after)
+        session = self.session
+        try:
+            self._put(cursor, session.locks_order)
+        except apsw.ConstraintError:
+            if self.statement is not _UPDATE:
+                raise
+            # A charge came to light of a session that had freed its order: the truth is written
+            # all the same, and the order is that of both.
+            self._put(cursor, _DISPLACED)
         if self.answer is not None:
             cursor.execute(_KEEP_ANSWER, (self.kept_at, self.answer, session.id))
         if self.request is not None:
             cursor.execute(_KEEP_REQUEST, (self.request, session.id))
         if self.drop_request:
             cursor.execute(_DROP_REQUEST, (session.id,))
+
+    def _put(self, cursor: apsw.Cursor, locks_order: int) -> None:
+        session, statement = self.session, self.statement
+        after = (self.listed, locks_order, encode(session), session.id)
+        if statement is _UPDATE:
+            cursor.execute(statement, _progress(session) + after)
+            if cursor.connection.changes():
+                return
+            statement = _INSERT  # a clean-up was quicker: what is new is kept
+        cursor.execute(statement, _identity(session) + _progress(session) + after)
 
 
 @dataclass(slots=True)
@@ -242,11 +247,15 @@ class SqliteStore(SoleOwner):
 
     async def _opened(self, opened: contextlib.ExitStack) -> apsw.Connection:
         """The lock, the file and the reader; returns the writer's connection."""
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = self._path.parent
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         opened.callback(self._unlock)
         await self._lock()
         writer = await asyncio.to_thread(self._migrated)
         opened.callback(writer.close)
+        # The names must survive what the file survives.
+        await asyncio.to_thread(_sync_folders, [folder, *(each.parent for each in new)])
         self._reader = self._connect(read_only=True)
         opened.callback(self._reader.close)
         self._looking = self._reader.cursor()
@@ -686,6 +695,15 @@ def _closed_if_it_fails(connection: apsw.Connection) -> Iterator[None]:
     except BaseException:
         connection.close()
         raise
+
+
+def _sync_folders(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _roll_back(connection: apsw.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -223,6 +224,32 @@ async def test_a_charge_of_an_order_that_was_freed_is_written(store: SessionStor
     with pytest.raises(OrderTaken) as taken:
         await store.claim(opened(3, **locking), 0)
     assert taken.value.holder == late
+
+
+async def test_a_late_charge_beside_a_clean_up_is_written_or_told_that_it_is_gone(
+    store: SessionStore,
+) -> None:
+    """Never lost in between, and never in the way of the one that has the order by now."""
+    locking = {"order_ref": "o-1", "order_locks": True}
+    first = sent(await keep(store, opened(1, **locking)), store.epoch)
+    await store.commit(first, first.version - 1, None)
+    declined = ended(first, AttemptStatus.DECLINED)
+    await store.commit(declined, first.version, None)
+    second = await keep(store, opened(2, **locking))
+    late = ended(declined, AttemptStatus.SUCCEEDED)
+
+    async def write() -> bool:
+        with contextlib.suppress(Conflict):
+            await store.commit(late, declined.version, b"sealed")
+            return True
+        return False
+
+    purge = store.purge(answers_before=0, sessions_before=10**13)
+    _, written = await asyncio.gather(purge, write())
+    assert await store.get(first.id) == (late if written else None)
+    assert await store.get(second.id) == second
+    with pytest.raises(OrderTaken):
+        await store.claim(opened(3, **locking), 0)
 
 
 async def test_a_kept_request_goes_with_the_end_of_its_session(store: SessionStore) -> None:

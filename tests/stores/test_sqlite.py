@@ -14,17 +14,17 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from proxy.core.events import AttemptEnded, EvidenceFound, EvidenceSource, StoreTimed
+from proxy.core.events import AttemptEnded, EvidenceFound, EvidenceSource, Expired, StoreTimed
 from proxy.core.results import AttemptResult
 from proxy.core.session import apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
-from proxy.ports import KeyTaken, Query, StoreUnavailable
+from proxy.ports import KeyTaken, OrderTaken, Query, StoreUnavailable
 from proxy.stores import sqlite
 from proxy.stores.codec import encode
 from proxy.stores.sqlite import MIGRATIONS, SqliteStore
 from proxy.system import SystemClock
-from tests.stores.test_conformance import finished, keep, opened, sent
+from tests.stores.test_conformance import ended, finished, keep, opened, sent
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.lab import Notes
 from tests.support.waiting import until
@@ -306,6 +306,55 @@ async def test_a_charge_that_meets_the_clean_up_of_its_session_is_kept(
     await store.open()
     assert await store.get("ps_0001") == charged
     assert await store.answer("ps_0001") == b"sealed"
+
+
+async def test_a_charge_that_meets_the_clean_up_while_another_has_the_order_is_kept(
+    store: SqliteStore, disk: FaultyDisk
+) -> None:
+    """As one that is not dropped: it is on record, and both lock the order."""
+    locking = {"order_ref": "o-1", "order_locks": True}
+    intent = sent(await keep(store, opened(1, **locking)), store.epoch)
+    await store.commit(intent, intent.version - 1, None)
+    old = ended(intent, AttemptStatus.DECLINED)
+    await store.commit(old, intent.version, None)
+    holder = await keep(store, opened(2, **locking))
+    disk.may_sync.clear()
+    purging = asyncio.ensure_future(store.purge(answers_before=0, sessions_before=10**13))
+    await until(lambda: store._writing is not None)
+    charged = ended(old, AttemptStatus.SUCCEEDED)
+    written = store.commit(charged, old.version, b"sealed")
+    disk.may_sync.set()
+    assert await purging == (0, 1)
+    await written
+    await store.close()
+    await store.open()
+    assert await store.get("ps_0001") == charged
+    assert await store.get("ps_0002") == holder
+    expired = apply(holder, Expired(2_000_000_000_000))
+    await store.commit(expired, holder.version, None)
+    with pytest.raises(OrderTaken):
+        await store.claim(opened(3, **locking), 0)
+
+
+async def test_the_names_of_new_folders_and_files_survive_what_the_file_survives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each folder that was made stands in its own folder, synced; the file does at every start."""
+    synced: list[Path] = []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    store = SqliteStore(tmp_path / "a" / "b" / "s.db", SystemClock(), Notes())
+    await store.open()
+    await store.close()
+    assert synced == [tmp_path / "a" / "b", tmp_path / "a", tmp_path]
+    await store.open()
+    await store.close()
+    assert synced[3:] == [tmp_path / "a" / "b"]
 
 
 async def test_it_writes_with_full_synchronous(
