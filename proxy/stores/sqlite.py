@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import fcntl
 import os
 import queue
@@ -33,7 +32,7 @@ from typing_extensions import override
 
 from proxy.core.events import StoreTimed
 from proxy.core.session import Session
-from proxy.core.states import LIVE, Outcome, State
+from proxy.core.states import LIVE, Outcome
 from proxy.ports import (
     COUNTED,
     Clock,
@@ -48,7 +47,7 @@ from proxy.ports import (
 from proxy.stores.codec import decode, encode
 from proxy.stores.index import Index
 from proxy.stores.known_keys import KnownKeys
-from proxy.stores.searching import page_of
+from proxy.stores.searching import counting, finding, page_of
 from proxy.stores.sole import SoleOwner
 from proxy.stores.sqlite_log import LogCopier
 
@@ -113,10 +112,6 @@ _DROP_ANSWER = "DELETE FROM answers WHERE session = ? AND kept_at < ? RETURNING 
 _DROP_SESSION = (
     "DELETE FROM sessions WHERE number = ? AND finished_at < ? AND listed = 0 RETURNING 1"
 )
-
-# By these words SQLite knows the rows of the index of the same name. An order or a user is found
-# faster by its own.
-_ENDED_OTHERWISE = ("listed = 0", "state <> 'COMPLETED'")
 
 
 class _Write(Struct, frozen=True):
@@ -263,7 +258,7 @@ class SqliteStore(SoleOwner):
 
     def _listed_on_file(self) -> list[Session]:
         """What is live or unknown. A start that could not read one of them would forget it."""
-        rows = self._reader.execute("SELECT id, doc FROM sessions WHERE listed = 1")
+        rows = self._reader.execute("SELECT id, doc FROM sessions WHERE listed")
         sessions: list[Session] = []
         for session_id, doc in rows:
             try:
@@ -500,28 +495,13 @@ class SqliteStore(SoleOwner):
             raise StoreUnavailable(str(error)) from None
 
     def _search(self, query: Query) -> Page:
-        where, values = _conditions(query)
-        newest_first = "ORDER BY started_at DESC, id DESC LIMIT ?"
         connection = self._connect(read_only=True)
         try:
-            # The conditions are our own text; the values are bound.
-            by_index = "ORDER BY started_at DESC LIMIT ?"  # the ids would have to be read for it
-            matching = f"SELECT 1 FROM sessions WHERE {where} {by_index}"  # noqa: S608
-            counting = f"SELECT count(*) FROM ({matching})"  # noqa: S608
-            total = int(connection.execute(counting, [*values, COUNTED]).get)
-            if (after := query.after) is not None:
-                # Of two limits SQLite takes one to find its place; this one is the nearer.
-                if query.until is not None and after[0] < query.until:
-                    query = dataclasses.replace(query, until=None)
-                where, values = _conditions(query)
-                where += " AND (started_at, id) < (?, ?)"
-                values += after
-            finding = f"SELECT doc FROM sessions WHERE {where} {newest_first}"  # noqa: S608
-            rows = connection.execute(finding, [*values, query.limit + 1])
-            sessions = [decode(_blob(doc)) for (doc,) in rows]
+            total = int(connection.execute(*counting(query, "?")).get)
+            sessions = [decode(_blob(doc)) for (doc,) in connection.execute(*finding(query, "?"))]
         finally:
             connection.close()
-        return Page(sessions[: query.limit], total, len(sessions) > query.limit)
+        return Page(sessions[: query.limit], min(total, COUNTED), len(sessions) > query.limit)
 
     @override
     async def listed(self) -> list[Session]:
@@ -731,21 +711,3 @@ def _drop_session(cursor: apsw.Cursor, number: int, before: int) -> int:
     if dropped:  # its answer may not outlive it: the number can be given again
         cursor.execute("DELETE FROM answers WHERE session = ?", (number,))
     return dropped
-
-
-def _conditions(query: Query) -> tuple[str, list[object]]:
-    columns = {
-        "order_ref = ?": query.order_ref,
-        "user_ref = ?": query.user_ref,
-        "state = ?": query.state,
-        "outcome = ?": query.outcome,
-        "gateway = ?": query.gateway,
-        # Always, or SQLite looks at all there are and sorts them, instead of at the newest first.
-        "started_at >= ?": query.since or 0,
-        "started_at < ?": query.until,
-    }
-    given = {condition: value for condition, value in columns.items() if value is not None}
-    conditions = list(given)
-    if query.state not in {None, State.COMPLETED} and query.order_ref is query.user_ref is None:
-        conditions += _ENDED_OTHERWISE
-    return " AND ".join(conditions), list(given.values())

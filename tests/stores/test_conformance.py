@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from proxy.core import events as ev
+from proxy.core.reasons import Reason
 from proxy.core.results import AttemptResult
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
@@ -93,10 +94,10 @@ def sent(session: Session, epoch: int = 0) -> Session:
     return apply(session, ev.AttemptStarted(2000, len(session.attempts) + 1, "stripe", epoch))
 
 
-def ended(session: Session, status: AttemptStatus) -> Session:
+def ended(session: Session, status: AttemptStatus, reason: Reason | None = None) -> Session:
     """The same with its last attempt ended."""
     number = len(session.attempts)
-    result = AttemptResult(status)
+    result = AttemptResult(status, reason)
     event = ev.AttemptEnded(3000, number, "stripe", result, Phase.ANSWERED, True, 200, 2000)
     return apply(session, event)
 
@@ -108,13 +109,15 @@ async def keep(store: SessionStore, session: Session, answer: bytes | None = Non
     return session
 
 
-async def finished(store: SessionStore, number: int, status: AttemptStatus) -> Session:
+async def finished(
+    store: SessionStore, number: int, status: AttemptStatus, reason: Reason | None = None
+) -> Session:
     """A session that has gone all the way."""
     first = opened(number)
     await store.claim(first, 0)
     second = sent(first, store.epoch)
     await store.commit(second, first.version, None)
-    third = ended(second, status)
+    third = ended(second, status, reason)
     await store.commit(third, second.version, b"sealed")
     return third
 
@@ -351,6 +354,8 @@ async def test_listed_is_what_is_live_or_unknown(store: SessionStore) -> None:
         (Query(state=State.DECLINED), []),
         (Query(outcome=Outcome.CHARGED), ["ps_0004"]),
         (Query(outcome=Outcome.UNKNOWN), []),
+        (Query(order_ref="o-2", gateway="stripe"), ["ps_0002"]),
+        (Query(order_ref="o-2", gateway="adyen"), []),
         (Query(gateway="adyen"), ["ps_0003"]),
         (Query(since=1002, until=1004), ["ps_0003", "ps_0002"]),
         (Query(until=1004, after=(1003, "ps_0003")), ["ps_0002", "ps_0001"]),
@@ -370,6 +375,36 @@ async def test_search(store: SessionStore, query: Query, found: list[str]) -> No
     assert [session.id for session in page.sessions] == found
     everything = await store.search(replace(query, after=None))
     assert (page.total, page.more) == (len(everything.sessions), False)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        (Query(outcome=Outcome.NOT_CHARGED), [f"ps_000{n}" for n in (5, 4, 3, 2, 1)]),
+        (Query(outcome=Outcome.NOT_CHARGED, until=1003), ["ps_0002", "ps_0001"]),
+        (Query(outcome=Outcome.NOT_CHARGED, after=(1003, "ps_0003")), ["ps_0002", "ps_0001"]),
+        (Query(outcome=Outcome.NOT_CHARGED, state=State.COMPLETED), ["ps_0005"]),
+        (Query(state=State.FAILED_MAX_RETRIES), ["ps_0006", "ps_0004"]),
+        (Query(state=State.FAILED_MAX_RETRIES, outcome=Outcome.UNKNOWN), ["ps_0006"]),
+    ],
+)
+async def test_a_search_finds_what_rests_and_what_is_listed(
+    store: SessionStore, query: Query, found: list[str]
+) -> None:
+    """In one list, newest first: open ones, declined and merely accepted ones, and unknown ones."""
+    await keep(store, opened(1))
+    await finished(store, 2, AttemptStatus.DECLINED)
+    await keep(store, opened(3))
+    for number, became in ((4, AttemptStatus.NOT_SENT), (6, AttemptStatus.UNKNOWN)):
+        stopped = await finished(store, number, became, Reason.CONNECT_TIMEOUT)
+        await store.commit(apply(stopped, ev.Exhausted(9000)), stopped.version, None)
+    await finished(store, 5, AttemptStatus.ACCEPTED)
+    await finished(store, 7, AttemptStatus.SUCCEEDED)
+    page = await store.search(query)
+    assert [session.id for session in page.sessions] == found
+    assert page.total == len((await store.search(replace(query, after=None))).sessions)
+    one = await store.search(replace(query, limit=1))
+    assert ([session.id for session in one.sessions], one.more) == (found[:1], len(found) > 1)
 
 
 async def test_search_in_pages(store: SessionStore) -> None:

@@ -22,6 +22,7 @@ from proxy.core.wire import Phase
 from proxy.ports import KeyTaken, OrderTaken, Query, StoreUnavailable
 from proxy.stores import sqlite
 from proxy.stores.codec import encode
+from proxy.stores.searching import finding
 from proxy.stores.sqlite import MIGRATIONS, SqliteStore
 from proxy.system import SystemClock
 from tests.stores.test_conformance import ended, finished, keep, opened, sent
@@ -549,32 +550,44 @@ async def test_the_answer_of_a_dropped_session_goes_with_it(store: SqliteStore) 
     assert store._reader.execute("SELECT count(*) FROM answers").get == 0
 
 
+_STARTED = "started (started_at>?)"
+_LISTED = "listed (started_at>?)"
+_STATE = "ended_otherwise (state=? AND started_at>?)"
+
+
 @pytest.mark.parametrize(
-    ("query", "index"),
+    ("query", "indexes"),
     [
-        (Query(), "sessions_started (started_at>?)"),
-        (Query(order_ref="o"), "sessions_order (order_ref=?)"),
-        (Query(order_ref="o", state=State.DECLINED), "sessions_order (order_ref=?)"),
-        (Query(user_ref="u"), "sessions_user (user_ref=? AND started_at>?)"),
-        (Query(user_ref="u", state=State.EXPIRED), "sessions_user (user_ref=? AND started_at>?)"),
-        (Query(state=State.COMPLETED), "sessions_started (started_at>?)"),
-        (Query(outcome=Outcome.NOT_CHARGED), "sessions_started (started_at>?)"),
+        (Query(), [_STARTED]),
+        (Query(order_ref="o"), ["order (order_ref=?)"]),
+        (Query(order_ref="o", state=State.DECLINED), ["order (order_ref=?)"]),
+        (Query(order_ref="o", gateway="g"), ["order (order_ref=?)"]),
+        (Query(user_ref="u"), ["user (user_ref=? AND started_at>?)"]),
+        (Query(user_ref="u", gateway="g"), ["user (user_ref=? AND started_at>?)"]),
+        (Query(gateway="g"), ["gateway (gateway=? AND started_at>?)"]),
         (
-            Query(state=State.DECLINED),
-            "sessions_ended_otherwise (state=? AND started_at>?)",
+            Query(gateway="g", since=1, until=2),
+            ["gateway (gateway=? AND started_at>? AND started_at<?)"],
         ),
+        (Query(state=State.COMPLETED), [_STARTED]),
+        (Query(outcome=Outcome.CHARGED), [_STARTED]),
+        (Query(state=State.DECLINED), [_LISTED, _STATE]),
+        (Query(state=State.FAILED_MAX_RETRIES), [_LISTED, _STATE]),
+        (Query(outcome=Outcome.NOT_CHARGED), [_LISTED, "unpaid (started_at>?)"]),
         (
-            Query(state=State.EXPIRED, gateway="g", since=1, until=2),
-            "sessions_ended_otherwise (state=? AND started_at>? AND started_at<?)",
+            Query(state=State.COMPLETED, outcome=Outcome.NOT_CHARGED),
+            [_LISTED, "unpaid (started_at>?)"],
         ),
     ],
 )
-async def test_a_search_goes_by_an_index(store: SqliteStore, query: Query, index: str) -> None:
+async def test_a_search_goes_by_an_index(
+    store: SqliteStore, query: Query, indexes: list[str]
+) -> None:
     """The newest first, so that it ends with the page; it never sorts all that match."""
-    where, values = sqlite._conditions(query)
-    asked = f"SELECT doc FROM sessions WHERE {where} ORDER BY started_at DESC, id DESC LIMIT 51"  # noqa: S608
-    plan = [row[3] for row in store._reader.execute(f"EXPLAIN QUERY PLAN {asked}", values)]
-    assert plan[0] == f"SEARCH sessions USING INDEX {index}"
+    statement, values = finding(query, "?")
+    plan = [row[3] for row in store._reader.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    searched = [step for step in plan if "sessions" in step]
+    assert searched == [f"SEARCH sessions USING INDEX sessions_{index}" for index in indexes]
 
 
 # --- the keys on file -----------------------------------------------------------------------------
