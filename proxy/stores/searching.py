@@ -92,14 +92,13 @@ def _parts(query: Query, mark: str) -> tuple[list[str], list[object]]:
     shared = " AND ".join(conditions)
     if query.listed_only or query.state in LIVE or query.outcome is Outcome.UNKNOWN:
         return [f"{shared} AND listed"], values
-    rare = None
-    if query.state not in {None, State.COMPLETED}:
-        rare = "NOT listed AND state <> 'COMPLETED'"
-    elif query.outcome is Outcome.NOT_CHARGED:
-        rare = "unpaid"
-    if rare is None or by_owner:
-        return [shared], values
-    return [f"{shared} AND listed", f"{shared} AND {rare}"], values
+    if not by_owner and query.state not in {None, State.COMPLETED}:
+        return [f"{shared} AND listed", f"{shared} AND NOT listed AND state <> 'COMPLETED'"], values
+    if not by_owner and query.outcome is Outcome.NOT_CHARGED:
+        # What its index says need not be read in a thousand rows to count them.
+        rest = " AND ".join(each for each in conditions if not each.startswith("outcome ="))
+        return [f"{shared} AND listed", f"{rest} AND unpaid"], values
+    return [shared], values
 
 
 def _place(session: Session) -> tuple[int, str]:

@@ -20,11 +20,13 @@ from aiohttp import web
 from proxy.ports import SessionStore
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.sqlite import SqliteStore
-from tests.bench import large
+from tests.bench import large, stores
 from tests.bench.load import WrongAnswers, prove
 from tests.bench.stub import Gateway, serve
 from tests.bench.targets import Target, Targets
+from tests.support.postgres import postgres
 from tests.support.running import ROOT
+from tests.support.waiting import eventually
 
 Send = Callable[[web.BaseRequest, str], Awaitable[bytes]]
 
@@ -148,11 +150,27 @@ def test_a_small_run_of_large_stores(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stderr
-    stores = json.loads(figures.read_text())["large"]["figures"]
-    assert set(stores) == set(large.STORES)
-    for found in stores.values():
+    figures_of = json.loads(figures.read_text())["large"]["figures"]
+    assert set(figures_of) == set(large.STORES)
+    for found in figures_of.values():
         assert set(found["asked"]) == set(large.ASKED)
         assert [clean["sessions"] for clean in found["clean-up"]] == pytest.approx([500, 5000], 5)
+
+
+async def test_syncs_of_postgresql_are_counted_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred commits, one after the other, are a hundred syncs; a few are the server's own."""
+    monkeypatch.setattr(stores, "_TELLING_SECONDS", 0.0)  # a connection that ends tells at once
+    with postgres() as server:
+        before = await stores.wal_syncs(server.url)
+        connection = await asyncpg.connect(server.url)
+        await connection.execute("CREATE TABLE t (n int)")
+        for number in range(100):
+            await connection.execute("INSERT INTO t VALUES ($1)", number)
+        await connection.close()
+        after = await eventually(
+            lambda: stores.wal_syncs(server.url), lambda count: count > before + 100
+        )
+    assert after - before <= 110
 
 
 async def row_of(store: SessionStore, session_id: str) -> object:
