@@ -55,8 +55,11 @@ MIGRATIONS = sorted((Path(__file__).parent / "sql").glob("sqlite-*.sql"))
 _PROBE_EVERY_SECONDS = 1.0
 _LOCK_TRIES = 20
 _LOCK_WAIT_SECONDS = 0.1
-_PURGE_ROWS = 100  # per transaction at most; fewer where these take longer:
+# Per transaction at most: of each five pages all over the file are synced, and copied soon after.
+# With a hundred, p99.9 of the commits beside it was 40 ms longer than without a clean-up.
+_PURGE_ROWS = 20  # fewer where these take longer:
 _PURGE_SECONDS = 0.005  # what a payment may wait behind them
+_PURGE_PAUSES = 2  # as long as they took
 
 # Without a space too many: apsw finds a statement that it has prepared by reading its text.
 _INSERT = (
@@ -515,7 +518,7 @@ class SqliteStore(SoleOwner):
     async def _purge(
         self, before: int, finding: str, drop: Callable[[apsw.Cursor, int, int], int]
     ) -> int:
-        """Drop what is old, a few at a time and then as long a pause: payments go in between."""
+        """Drop what is old, a few at a time and then a longer pause: payments go in between."""
         try:
             old = iter(await asyncio.to_thread(self._numbers, finding, before))
         except apsw.Error as error:
@@ -532,7 +535,7 @@ class SqliteStore(SoleOwner):
             dropped += await self._do(drop_some)
             took = self._clock.monotonic() - begun
             rows = max(1, rows // 2) if took > _PURGE_SECONDS else min(_PURGE_ROWS, rows * 2)
-            await self._clock.sleep(took)
+            await self._clock.sleep(_PURGE_PAUSES * took)
         return dropped
 
     def _numbers(self, finding: str, before: int) -> list[int]:

@@ -600,11 +600,22 @@ async def test_a_charge_that_comes_to_light_is_recorded_beside_the_order_s_holde
 async def test_a_purge_goes_on_bit_by_bit(
     store: PostgresStore, side: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Few rows to a transaction, until there are none; what is gone is not missed."""
+    """Few rows to a transaction, each from where the last one ended; what is gone is not missed."""
     monkeypatch.setattr(postgres_store, "_PURGE_ROWS", 2)
+    monkeypatch.setattr(postgres_store, "_PURGE_SECONDS", 3600.0)
     for number in range(1, 6):
         await finished(store, number, AttemptStatus.SUCCEEDED)
+    asked: list[tuple[object, ...]] = []
+    quickly = store._server.quickly
+
+    async def noted(statement: str, *values: object) -> list[Any]:
+        if statement is postgres_store._PURGE_SESSIONS:
+            asked.append(values[1:])
+        return await quickly(statement, *values)
+
+    monkeypatch.setattr(store._server, "quickly", noted)
     future = SystemClock().now_ms() + 1000
     assert await store.purge(answers_before=0, sessions_before=future) == (0, 5)
+    assert asked == [(2, 0), (2, 1002), (2, 1004)]
     assert await side.fetchval("SELECT count(*) FROM answers") == 0
     assert store._acked.recent() == []
