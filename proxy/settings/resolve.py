@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from pydantic import BaseModel
 
@@ -37,6 +37,17 @@ _REPLAYED = frozenset({"content-type", "content-encoding", "content-language", "
 
 # Stores that several replicas share.
 _SERVERS = ("postgresql://", "redis://")
+# What may stand behind the ? of a store. To PostgreSQL any other is a setting of the server, of
+# which only the server knows the name; one that is nearly one of these is a slip of the pen.
+_STORE_OPTIONS = {
+    "redis": ["sentinel"],
+    "postgresql": [
+        "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslnegotiation",
+        "ssl_min_protocol_version", "ssl_max_protocol_version", "host", "port", "dbname",
+        "database", "user", "passfile", "service", "servicefile", "krbsrvname", "gsslib",
+        "target_session_attrs", "application_name", "search_path",
+    ],
+}  # fmt: skip
 
 # Characters: nothing slows down whoever tries tokens, and 16 random ones are out of reach.
 _MIN_TOKEN = 16
@@ -441,11 +452,20 @@ class Resolver:
         if self._model.store == "memory://":
             return self._model.store
         if self._model.store.startswith(_SERVERS):
+            self._store_options(self._model.store)
             return self._with_password(self._model.store)
         # Three slashes would be a relative path with an empty host: sqlite:///x is x beside this
         # file, sqlite:////x is /x. Two slashes read the same as three.
         path = self._model.store.removeprefix("sqlite://").removeprefix("/")
         return str((self._folder / path).absolute())
+
+    def _store_options(self, url: str) -> None:
+        scheme, options = url.partition("://")[0], urlsplit(url).query
+        known = _STORE_OPTIONS[scheme]
+        for option in parse_qs(options, keep_blank_values=True):
+            told = nearest(option, known, listed=scheme == "redis")
+            if option not in known and told:
+                self._wrong(("store",), f"there is no option {option!r}{told}")
 
     def _with_password(self, url: str) -> str:
         password = self._secret("HOLDFAST_STORE_PASSWORD")

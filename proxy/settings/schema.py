@@ -30,6 +30,12 @@ _LISTEN = re.compile(rf"{_HOST}:([0-9]{{1,5}})")
 _ORIGIN = re.compile(rf"https?://{_HOST}(?::([0-9]{{1,5}}))?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _LAST_PORT = 65535
+# What others call a store that is known here.
+_OTHER_SCHEMES = {
+    "postgres": "write the scheme out: postgresql://…",
+    "rediss": "write redis://…, and put a tunnel between: TLS is not spoken to this store",
+    "valkey": "a Valkey server is named like a Redis server: redis://…",
+}
 # Ten years. More is a slip of the pen, and would not fit the store's milliseconds for ever.
 _LONGEST = 3650 * 86400.0
 
@@ -134,6 +140,9 @@ def _origin(value: str) -> str:
 
 
 def _store(value: str) -> str:
+    scheme = value.partition("://")[0]
+    if scheme in _OTHER_SCHEMES:
+        raise ValueError(_OTHER_SCHEMES[scheme])
     if value != "memory://" and not re.match(r"(sqlite|postgresql|redis)://.", value):
         message = "write a store as sqlite:///FILE, postgresql://…, redis://… or memory://"
         raise ValueError(message)

@@ -38,13 +38,15 @@ from proxy.ports import (
 from proxy.stores.acked import OTHER_KEY, Acked, lost
 from proxy.stores.codec import decode, encode
 from proxy.stores.postgres_server import Doubt, Row, Server, migrate
+from proxy.stores.searching import counting, finding
 
 # Of a lease: how much earlier it ends here than on the server.
 _MARGIN = 0.25
 # How long a write whose fate is unknown is pursued before the payment hears "unavailable".
 _DOUBT_SECONDS = 2.0
 _AGAIN_SECONDS = 0.05
-_PURGE_ROWS = 500  # per transaction: a payment never waits behind a long clean-up
+_PURGE_ROWS, _PURGE_FEWEST = 100, 10  # per statement; fewer where these take longer:
+_PURGE_SECONDS = 0.005  # what a payment may wait behind them
 _SWEEP_ROWS = 100  # per sweeper and round, so that those who sweep share
 _OP_BITS = 63
 
@@ -130,16 +132,19 @@ _BIND_KEY = "UPDATE meta SET key_mark = coalesce(key_mark, $1) RETURNING key_mar
 _REGRESSED = "UPDATE meta SET regressed = $1 WHERE regressed IS NULL"
 
 _PURGE_ANSWERS = """
-DELETE FROM answers WHERE session IN (SELECT session FROM answers WHERE kept_at < $1
-                                      LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING 1
+DELETE FROM answers WHERE session IN (
+    SELECT session FROM answers WHERE kept_at < $1 AND kept_at >= $3
+    ORDER BY kept_at LIMIT $2 FOR UPDATE SKIP LOCKED
+) RETURNING kept_at AS place
 """
 # What finished before a time has started before it: that keeps the look-up short.
 _PURGE_SESSIONS = """
 WITH old AS MATERIALIZED (
-    SELECT id FROM sessions WHERE started_at < $1 AND NOT listed AND finished_at < $1
-    ORDER BY started_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    SELECT id FROM sessions
+    WHERE started_at < $1 AND started_at >= $3 AND NOT listed AND finished_at < $1
+    ORDER BY started_at, id LIMIT $2 FOR UPDATE SKIP LOCKED
 ), theirs AS (DELETE FROM answers USING old WHERE session = old.id)
-DELETE FROM sessions USING old WHERE sessions.id = old.id RETURNING 1
+DELETE FROM sessions USING old WHERE sessions.id = old.id RETURNING started_at AS place
 """
 _PURGE_EPOCHS = "DELETE FROM epochs WHERE closed AND lease_until < now() - interval '1 day'"
 
@@ -294,9 +299,14 @@ class PostgresStore:
         # A task of its own: what was begun is carried through, whoever stops waiting for it.
         writing = asyncio.ensure_future(self._commit(session, expected_version, answer, request))
         self._writing.add(writing)
-        writing.add_done_callback(self._writing.discard)
+        writing.add_done_callback(self._written)
         await asyncio.shield(writing)
         self._recorder.note(StoreTimed("commit", self._clock.monotonic() - begun))
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        self._writing.discard(writing)
+        if not writing.cancelled():
+            writing.exception()  # looked at, also where nobody waits for it any more
 
     async def _commit(
         self, session: Session, expected_version: int, answer: bytes | None, request: bytes | None
@@ -368,17 +378,12 @@ class PostgresStore:
         return rows[0]["sealed"] if rows else None
 
     async def search(self, query: Query) -> Page:
-        where, values = _conditions(query)
-        some = "" if query.listed_only else f" LIMIT {COUNTED}"
-        matching = f"SELECT 1 FROM sessions WHERE {where}{some}"  # noqa: S608 -- our own text
-        counting = f"SELECT count(*) AS total FROM ({matching}) AS found"  # noqa: S608
-        total = (await self._server.quickly(counting, *values))[0]["total"]
-        if query.after is not None:
-            where += f" AND (started_at, id) < (${len(values) + 1}, ${len(values) + 2})"
-            values += query.after
-        newest_first = f"ORDER BY started_at DESC, id DESC LIMIT {query.limit + 1:d}"
-        finding = f"SELECT doc FROM sessions WHERE {where} {newest_first}"  # noqa: S608
-        sessions = [self._read(row) for row in await self._server.quickly(finding, *values)]
+        statement, values = counting(query, "$")
+        total = (await self._server.quickly(statement, *values))[0]["total"]
+        if not query.listed_only:
+            total = min(total, COUNTED)
+        statement, values = finding(query, "$")
+        sessions = [self._read(row) for row in await self._server.quickly(statement, *values)]
         return Page(sessions[: query.limit], total, len(sessions) > query.limit)
 
     async def listed(self) -> list[Session]:
@@ -391,13 +396,23 @@ class PostgresStore:
         return answers, await self._purge(_PURGE_SESSIONS, sessions_before)
 
     async def _purge(self, statement: str, before: int) -> int:
-        """Carry it out bit by bit; how many rows it removed."""
-        removed = 0
+        """Carry it out a few rows at a time and then as long a pause: payments go in between. How
+        many rows it removed.
+        """
+        # It goes on from the last one: before that are only rows that are gone, and in the index
+        # still until the server's own clean-up.
+        removed, place, rows = 0, 0, _PURGE_ROWS
         while True:
-            step = len(await self._server.quickly(statement, before, _PURGE_ROWS))
-            removed += step
-            if step < _PURGE_ROWS:
+            begun = self._clock.monotonic()
+            gone = await self._server.quickly(statement, before, rows, place)
+            took = self._clock.monotonic() - begun
+            removed += len(gone)
+            if len(gone) < rows:
                 return removed
+            place = max(row["place"] for row in gone)
+            slow = took > _PURGE_SECONDS
+            rows = max(_PURGE_FEWEST, rows // 2) if slow else min(_PURGE_ROWS, rows * 2)
+            await self._clock.sleep(took)
 
     def _read(self, row: Row) -> Session:
         try:
@@ -428,20 +443,3 @@ def _values(session: Session, *, locks_order: bool) -> tuple[object, ...]:
         locks_order,
         session.locks_order and not locks_order,
     )
-
-
-def _conditions(query: Query) -> tuple[str, list[object]]:
-    columns = {
-        "order_ref = ": query.order_ref,
-        "user_ref = ": query.user_ref,
-        "state = ": query.state,
-        "outcome = ": query.outcome,
-        "gateway = ": query.gateway,
-        "started_at >= ": query.since,
-        "started_at < ": query.until,
-    }
-    given = {condition: value for condition, value in columns.items() if value is not None}
-    conditions = [f"{condition}${place}" for place, condition in enumerate(given, start=1)]
-    if query.listed_only:
-        conditions.append("listed")
-    return " AND ".join(conditions) or "true", list(given.values())

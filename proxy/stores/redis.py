@@ -125,20 +125,26 @@ class RedisStore:
         _check_schema(self._server, schema)
         if schema is None:
             await exchange(connection, ("HSETNX", META, "schema", SCHEMA))
-        self._settled(int(generation or 0), bytes(told or b"").decode())
+        self._hear(int(generation or 0), bytes(told or b"").decode())
         stored = {s.id: int(version or 0) for s, version in zip(known, versions, strict=True)}
-        missing = lost(self._acked.recent(), stored)
+        # Not what a clean-up has dropped meanwhile, nor what was acknowledged since.
+        still = {session.id for session in self._acked.recent()}
+        # Whatever was accepted: what others missed was looked at, not what is missed here.
+        missing = lost((session for session in known if session.id in still), stored)
         if missing is not None:
             # Written down: the others must know, and this process after a restart.
             await exchange(connection, ("HSET", META, "lost", missing))
             self.regressed = missing
-
-    def _settled(self, generation: int, told: str) -> None:
-        """Take in what the store says of its losses, and whether a person has looked at them."""
-        if generation > self._generation:
             self._acked.forget()
-        self._generation = generation
-        self.regressed = told or None
+
+    def _hear(self, generation: int, told: str) -> None:
+        """Take in what the store says of its losses, and whether a person has looked at them."""
+        if generation < self._generation:
+            self.regressed = "the store was put back to before the last accepted loss"
+        elif generation > self._generation:
+            self._generation, self.regressed = generation, told or None
+        else:
+            self.regressed = self.regressed or told or None
 
     # --- the lease ----------------------------------------------------------------------------
 
@@ -153,7 +159,7 @@ class RedisStore:
         self.epoch = int(epoch)
         self._leads = int(smallest) == self.epoch
         self._lease_ends = asked_at + self._lease * _LEASE_SHARE
-        self._settled(int(generation), bytes(told).decode())
+        self._hear(int(generation), bytes(told).decode())
         if lost_it:  # it ran out, or the server has lost it, and then more than that
             self._payments.meet_again()
         if lost_it or not self.ready:

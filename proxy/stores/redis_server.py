@@ -21,6 +21,8 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
     NoPermissionError,
     NoScriptError,
     ReadOnlyError,
@@ -34,6 +36,8 @@ ROOT: Final = "{holdfast}"  # in braces: all keys of a cluster's one slot
 
 # What a server or the way to it does when it is away, goes away or says no.
 _TROUBLE = (RedisError, OSError, EOFError)
+# Of these it is known that the server is there: redis-py counts some of them as broken connections.
+_SAID_NO = (ResponseError, AuthenticationError, BusyLoadingError)
 _CONNECT_SECONDS = 1.0
 _ANSWER_SECONDS = 1.0
 # How long what was sent is sent again before whoever asked is told that it cannot be known.
@@ -264,6 +268,9 @@ class Lane:
             except StoreUnavailable as refused:
                 why, deadline = str(refused), began
                 await self._let_go()
+            except _SAID_NO as error:
+                why = self._no(error)
+                await self._let_go()
             except _TROUBLE as error:
                 why = (
                     f"the store {self._server.name} does not answer ({str(error) or 'time is up'})"
@@ -304,7 +311,10 @@ class Lane:
                 asked.done.set_result(reply)
         if any(isinstance(reply, NoScriptError | ReadOnlyError) for reply in replies):
             await self._let_go()  # it does not know the scripts any more, or is a replica by now
-        return left, f"the store {self._server.name} says no: {why}"
+        return left, self._no(why)
+
+    def _no(self, why: object) -> str:
+        return f"the store {self._server.name} says no: {why}"
 
     async def _connected(self) -> Connection:
         connection = await self._server.connect()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import fcntl
 import os
 import queue
@@ -33,7 +32,7 @@ from typing_extensions import override
 
 from proxy.core.events import StoreTimed
 from proxy.core.session import Session
-from proxy.core.states import LIVE, Outcome, State
+from proxy.core.states import LIVE, Outcome
 from proxy.ports import (
     COUNTED,
     Clock,
@@ -48,7 +47,7 @@ from proxy.ports import (
 from proxy.stores.codec import decode, encode
 from proxy.stores.index import Index
 from proxy.stores.known_keys import KnownKeys
-from proxy.stores.searching import page_of
+from proxy.stores.searching import counting, finding, page_of
 from proxy.stores.sole import SoleOwner
 from proxy.stores.sqlite_log import LogCopier
 
@@ -56,8 +55,11 @@ MIGRATIONS = sorted((Path(__file__).parent / "sql").glob("sqlite-*.sql"))
 _PROBE_EVERY_SECONDS = 1.0
 _LOCK_TRIES = 20
 _LOCK_WAIT_SECONDS = 0.1
-_PURGE_ROWS = 100  # per transaction at most; fewer where these take longer:
+# Per transaction at most: of each five pages all over the file are synced, and copied soon after.
+# With a hundred, p99.9 of the commits beside it was 40 ms longer than without a clean-up.
+_PURGE_ROWS = 20  # fewer where these take longer:
 _PURGE_SECONDS = 0.005  # what a payment may wait behind them
+_PURGE_PAUSES = 2  # as long as they took
 
 # Without a space too many: apsw finds a statement that it has prepared by reading its text.
 _INSERT = (
@@ -114,10 +116,6 @@ _DROP_SESSION = (
     "DELETE FROM sessions WHERE number = ? AND finished_at < ? AND listed = 0 RETURNING 1"
 )
 
-# By these words SQLite knows the rows of the index of the same name. An order or a user is found
-# faster by its own.
-_ENDED_OTHERWISE = ("listed = 0", "state <> 'COMPLETED'")
-
 
 class _Write(Struct, frozen=True):
     """A version of a session to write down, and who waits for it."""
@@ -133,26 +131,31 @@ class _Write(Struct, frozen=True):
 
     def carry_out(self, cursor: apsw.Cursor) -> None:
         """Inside a transaction, in the writer thread."""
-        session, statement = self.session, self.statement
-        after = (self.listed, session.locks_order, encode(session), session.id)
-        if statement is _UPDATE:
-            try:
-                cursor.execute(statement, _progress(session) + after)
-            except apsw.ConstraintError:
-                # A charge came to light of a session that had freed its order: the truth is written
-                # all the same, and the order is that of both.
-                displaced = (self.listed, _DISPLACED, *after[2:])
-                cursor.execute(statement, _progress(session) + displaced)
-            if not cursor.connection.changes():  # a clean-up was quicker: what is new is kept
-                cursor.execute(_INSERT, _identity(session) + _progress(session) + after)
-        else:
-            cursor.execute(statement, _identity(session) + _progress(session) + after)
+        session = self.session
+        try:
+            self._put(cursor, session.locks_order)
+        except apsw.ConstraintError:
+            if self.statement is not _UPDATE:
+                raise
+            # A charge came to light of a session that had freed its order: the truth is written
+            # all the same, and the order is that of both.
+            self._put(cursor, _DISPLACED)
         if self.answer is not None:
             cursor.execute(_KEEP_ANSWER, (self.kept_at, self.answer, session.id))
         if self.request is not None:
             cursor.execute(_KEEP_REQUEST, (self.request, session.id))
         if self.drop_request:
             cursor.execute(_DROP_REQUEST, (session.id,))
+
+    def _put(self, cursor: apsw.Cursor, locks_order: int) -> None:
+        session, statement = self.session, self.statement
+        after = (self.listed, locks_order, encode(session), session.id)
+        if statement is _UPDATE:
+            cursor.execute(statement, _progress(session) + after)
+            if cursor.connection.changes():
+                return
+            statement = _INSERT  # a clean-up was quicker: what is new is kept
+        cursor.execute(statement, _identity(session) + _progress(session) + after)
 
 
 @dataclass(slots=True)
@@ -242,11 +245,15 @@ class SqliteStore(SoleOwner):
 
     async def _opened(self, opened: contextlib.ExitStack) -> apsw.Connection:
         """The lock, the file and the reader; returns the writer's connection."""
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = self._path.parent
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         opened.callback(self._unlock)
         await self._lock()
         writer = await asyncio.to_thread(self._migrated)
         opened.callback(writer.close)
+        # The names must survive what the file survives.
+        await asyncio.to_thread(_sync_folders, [folder, *(each.parent for each in new)])
         self._reader = self._connect(read_only=True)
         opened.callback(self._reader.close)
         self._looking = self._reader.cursor()
@@ -254,7 +261,7 @@ class SqliteStore(SoleOwner):
 
     def _listed_on_file(self) -> list[Session]:
         """What is live or unknown. A start that could not read one of them would forget it."""
-        rows = self._reader.execute("SELECT id, doc FROM sessions WHERE listed = 1")
+        rows = self._reader.execute("SELECT id, doc FROM sessions WHERE listed")
         sessions: list[Session] = []
         for session_id, doc in rows:
             try:
@@ -491,28 +498,13 @@ class SqliteStore(SoleOwner):
             raise StoreUnavailable(str(error)) from None
 
     def _search(self, query: Query) -> Page:
-        where, values = _conditions(query)
-        newest_first = "ORDER BY started_at DESC, id DESC LIMIT ?"
         connection = self._connect(read_only=True)
         try:
-            # The conditions are our own text; the values are bound.
-            by_index = "ORDER BY started_at DESC LIMIT ?"  # the ids would have to be read for it
-            matching = f"SELECT 1 FROM sessions WHERE {where} {by_index}"  # noqa: S608
-            counting = f"SELECT count(*) FROM ({matching})"  # noqa: S608
-            total = int(connection.execute(counting, [*values, COUNTED]).get)
-            if (after := query.after) is not None:
-                # Of two limits SQLite takes one to find its place; this one is the nearer.
-                if query.until is not None and after[0] < query.until:
-                    query = dataclasses.replace(query, until=None)
-                where, values = _conditions(query)
-                where += " AND (started_at, id) < (?, ?)"
-                values += after
-            finding = f"SELECT doc FROM sessions WHERE {where} {newest_first}"  # noqa: S608
-            rows = connection.execute(finding, [*values, query.limit + 1])
-            sessions = [decode(_blob(doc)) for (doc,) in rows]
+            total = int(connection.execute(*counting(query, "?")).get)
+            sessions = [decode(_blob(doc)) for (doc,) in connection.execute(*finding(query, "?"))]
         finally:
             connection.close()
-        return Page(sessions[: query.limit], total, len(sessions) > query.limit)
+        return Page(sessions[: query.limit], min(total, COUNTED), len(sessions) > query.limit)
 
     @override
     async def listed(self) -> list[Session]:
@@ -526,7 +518,7 @@ class SqliteStore(SoleOwner):
     async def _purge(
         self, before: int, finding: str, drop: Callable[[apsw.Cursor, int, int], int]
     ) -> int:
-        """Drop what is old, a few at a time and then as long a pause: payments go in between."""
+        """Drop what is old, a few at a time and then a longer pause: payments go in between."""
         try:
             old = iter(await asyncio.to_thread(self._numbers, finding, before))
         except apsw.Error as error:
@@ -543,7 +535,7 @@ class SqliteStore(SoleOwner):
             dropped += await self._do(drop_some)
             took = self._clock.monotonic() - begun
             rows = max(1, rows // 2) if took > _PURGE_SECONDS else min(_PURGE_ROWS, rows * 2)
-            await self._clock.sleep(took)
+            await self._clock.sleep(_PURGE_PAUSES * took)
         return dropped
 
     def _numbers(self, finding: str, before: int) -> list[int]:
@@ -688,6 +680,15 @@ def _closed_if_it_fails(connection: apsw.Connection) -> Iterator[None]:
         raise
 
 
+def _sync_folders(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _roll_back(connection: apsw.Connection) -> None:
     try:
         if connection.in_transaction:
@@ -713,21 +714,3 @@ def _drop_session(cursor: apsw.Cursor, number: int, before: int) -> int:
     if dropped:  # its answer may not outlive it: the number can be given again
         cursor.execute("DELETE FROM answers WHERE session = ?", (number,))
     return dropped
-
-
-def _conditions(query: Query) -> tuple[str, list[object]]:
-    columns = {
-        "order_ref = ?": query.order_ref,
-        "user_ref = ?": query.user_ref,
-        "state = ?": query.state,
-        "outcome = ?": query.outcome,
-        "gateway = ?": query.gateway,
-        # Always, or SQLite looks at all there are and sorts them, instead of at the newest first.
-        "started_at >= ?": query.since or 0,
-        "started_at < ?": query.until,
-    }
-    given = {condition: value for condition, value in columns.items() if value is not None}
-    conditions = list(given)
-    if query.state not in {None, State.COMPLETED} and query.order_ref is query.user_ref is None:
-        conditions += _ENDED_OTHERWISE
-    return " AND ".join(conditions), list(given.values())

@@ -8,14 +8,17 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from msgspec.structs import replace
 
 from proxy.core import events as ev
@@ -25,12 +28,15 @@ from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
 from proxy.ports import KeyTaken, OrderTaken, Query, SessionStore
+from proxy.stores import postgres as postgres_store
+from proxy.stores.postgres import PostgresStore
 from proxy.stores.sqlite import SqliteStore
 from proxy.system import SystemClock
 from tests.bench.load import WrongAnswers, percentile
 from tests.bench.report import Report, Spread, Table, verdict
 from tests.bench.sizes import Sizes
 from tests.bench.targets import Targets
+from tests.support.postgres import postgres
 
 GOAL_RATIO, GOAL_BLOCKED_MS = 2.0, 20.0
 DAY_MS = 86_400_000
@@ -39,7 +45,9 @@ WEEK_MS = 7 * DAY_MS
 LISTED = 2000  # live or unknown, however many are finished
 _ANSWER = bytes(1024)
 _AT_ONCE = 1000  # while filling
-_PAY_EVERY_SECONDS = 0.002
+# About a third of what it can take.
+_PAY_EVERY_SECONDS = {"sqlite": 0.002, "postgresql": 0.01}
+_LEASE_SECONDS = 3600.0  # nobody renews it here
 _SHARES = {"p50": 0.5, "p99": 0.99}
 _WAITS = {**_SHARES, "p99.9": 0.999, "most": 1.0}
 
@@ -54,8 +62,58 @@ class _Nobody:
     def note(self, *_: object) -> None: ...
 
 
-STORES: dict[str, Callable[[Path], SessionStore]] = {
-    "sqlite": lambda folder: SqliteStore(folder / "sessions.db", SystemClock(), _Nobody())
+Kept = tuple[Session, bytes | None]  # a session and the answer that is kept with it
+Fill = Callable[[Iterator[Kept]], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def _sqlite(folder: Path) -> AsyncIterator[tuple[SessionStore, Fill]]:
+    store = SqliteStore(folder / "sessions.db", SystemClock(), _Nobody())
+
+    async def write(kept: Iterator[Kept]) -> None:
+        """As the store does it by itself, only without the versions between."""
+        while some := list(itertools.islice(kept, _AT_ONCE)):
+            for session, _ in some:
+                await store.claim(session, 0)
+            await asyncio.gather(*(store.commit(s, s.version, answer) for s, answer in some))
+
+    await store.open()
+    yield store, write
+    await store.close()
+
+
+@contextlib.asynccontextmanager
+async def _postgresql(_: Path) -> AsyncIterator[tuple[SessionStore, Fill]]:
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))  # the server's; beside this process
+    with postgres(shared_buffers="128MB") as server:  # as a server comes
+        os.sched_setaffinity(0, mine)
+
+        async def copy(kept: Iterator[Kept]) -> None:
+            """The rows that the store writes, in bulk, and then what a server does by and by."""
+            columns = (*postgres_store._COLUMNS.split(", "), "confirmed")
+            connection = await asyncpg.connect(server.url)
+            while some := list(itertools.islice(kept, _AT_ONCE)):
+                rows = [
+                    (*postgres_store._values(session, locks_order=session.locks_order), 0)
+                    for session, _ in some
+                ]
+                await connection.copy_records_to_table("sessions", records=rows, columns=columns)
+                sealed = [(s.id, s.updated_at, answer) for s, answer in some if answer is not None]
+                await connection.copy_records_to_table("answers", records=sealed)
+            await connection.execute("VACUUM (ANALYZE)")
+            await connection.execute("CHECKPOINT")
+            await connection.close()
+
+        store = PostgresStore(server.url, _LEASE_SECONDS, SystemClock(), _Nobody())
+        await store.open()
+        yield store, copy
+        await store.close()
+
+
+STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[tuple[SessionStore, Fill]]]] = {
+    "sqlite": _sqlite,
+    "postgresql": _postgresql,
 }
 
 Ask = Callable[["Shop", int], Awaitable[object]]
@@ -68,24 +126,17 @@ class Shop:
     store: SessionStore
     finished: int
     now: int  # epoch milliseconds
+    pay_every: float = 0.0  # seconds
     news: Iterator[int] = field(default_factory=lambda: itertools.count(10**9, 10))
     opened: list[Session] = field(default_factory=list)
 
-    async def fill(self) -> None:
-        """As the store writes them itself, only without the versions between."""
-        for first in range(0, self.finished, _AT_ONCE):
-            last = min(first + _AT_ONCE, self.finished)
-            await self._keep(self.done(number) for number in range(first, last))
-        await self._keep(self.listed(number) for number in range(LISTED))
-
-    async def _keep(self, sessions: Iterator[Session]) -> None:
-        writes = []
-        for session in sessions:
-            await self.store.claim(session, 0)
-            answered = not session.listed and session.updated_at > self.now - DAY_MS
-            write = self.store.commit(session, session.version, _ANSWER if answered else None)
-            writes.append(write)
-        await asyncio.gather(*writes)
+    def kept(self) -> Iterator[Kept]:
+        """All that is in it."""
+        for number in range(self.finished):
+            session = self.done(number)
+            yield session, _ANSWER if session.updated_at > self.now - DAY_MS else None
+        for number in range(LISTED):
+            yield self.listed(number), None
 
     def started_at(self, number: int) -> int:
         """They came evenly."""
@@ -152,10 +203,10 @@ class Shop:
         )
 
 
-def sent(session: Session) -> Session:
-    """The same with its next intent."""
+def sent(session: Session, epoch: int = 0) -> Session:
+    """The same with its next intent, of the process with this epoch."""
     number = len(session.attempts) + 1
-    return apply(session, ev.AttemptStarted(session.updated_at + 20, number, "stripe"))
+    return apply(session, ev.AttemptStarted(session.updated_at + 20, number, "stripe", epoch))
 
 
 def ended(session: Session, status: AttemptStatus, reason: Reason | None = None) -> Session:
@@ -180,7 +231,7 @@ def ended(session: Session, status: AttemptStatus, reason: Reason | None = None)
 async def _open(shop: Shop, _: int) -> None:
     session = shop.begun(next(shop.news), shop.now)
     await shop.store.claim(session, 0)
-    intent = sent(session)
+    intent = sent(session, shop.store.epoch)
     await shop.store.commit(intent, session.version, None)
     shop.opened.append(intent)
 
@@ -299,7 +350,7 @@ async def _pay(shop: Shop, waits: list[float]) -> None:
     """A payment; what each of its commits waits for, in ms."""
     session = shop.begun(next(shop.news), shop.now)
     await shop.store.claim(session, 0)
-    intent = sent(session)
+    intent = sent(session, shop.store.epoch)
     for before, after, answer in (
         (session, intent, None),
         (intent, ended(intent, AttemptStatus.SUCCEEDED), _ANSWER),
@@ -314,7 +365,7 @@ async def _pay_until(shop: Shop, over: asyncio.Future[Any], waits: list[float]) 
     due, payments = time.perf_counter(), set()
     while not over.done():
         payments.add(asyncio.ensure_future(_pay(shop, waits)))
-        due += _PAY_EVERY_SECONDS
+        due += shop.pay_every
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
     await asyncio.gather(*payments)
 
@@ -352,18 +403,17 @@ async def large(targets: Targets, sizes: Sizes) -> Report:
     title = f"large: {sizes.few} and {sizes.many} finished sessions, {LISTED} live or unknown"
     report = Report(title, {})
     for name, make in STORES.items():
-        shops = []
-        for finished in (sizes.few, sizes.many):
-            folder = targets.folder / f"{name}-{finished}"
-            folder.mkdir()
-            shop = Shop(make(folder), finished, SystemClock().now_ms())
-            await shop.store.open()
-            await shop.fill()
-            shops.append(shop)
-        asked = await _ask_in_turns(shops, sizes)
-        cleaned = [await _clean_up(shop, sizes) for shop in shops]
-        for shop in shops:
-            await shop.store.close()
+        async with contextlib.AsyncExitStack() as opened:
+            shops = []
+            for finished in (sizes.few, sizes.many):
+                folder = targets.folder / f"{name}-{finished}"
+                folder.mkdir()
+                store, fill = await opened.enter_async_context(make(folder))
+                shop = Shop(store, finished, SystemClock().now_ms(), _PAY_EVERY_SECONDS[name])
+                await fill(shop.kept())
+                shops.append(shop)
+            asked = await _ask_in_turns(shops, sizes)
+            cleaned = [await _clean_up(shop, sizes) for shop in shops]
         report.figures[name] = {"asked": asked, "clean-up": cleaned}
         report.tables += [_asked(name, sizes, asked), _cleaned(name, cleaned)]
         report.notes += _verdicts(name, asked, cleaned)

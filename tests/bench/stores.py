@@ -27,6 +27,9 @@ from tests.support.valkey import valkey
 AT_ONCE = (1, 32, 256)
 _BATCHES = re.compile(rb'holdfast_store_seconds_count\{operation="commit"\} (\d+)')
 _KEY = "key_file: key\n"
+# A connection that has nothing to do tells its figures after ten seconds, a busy one each second.
+_TELLING_SECONDS = 11.0
+_WAL_SYNCS = "SELECT sum(fsyncs) FROM pg_stat_io WHERE object = 'wal'"  # there since PostgreSQL 18
 
 Syncs = Callable[[Target], Awaitable[int | None]]
 
@@ -55,17 +58,22 @@ def _sqlite() -> Iterator[_Kept]:
 
 @contextlib.contextmanager
 def _postgresql() -> Iterator[_Kept]:
-    with postgres(16) as server:
+    with postgres() as server:
 
         async def syncs(_: Target) -> int:
-            connection = await asyncpg.connect(server.url)
-            try:
-                await asyncio.sleep(1.1)  # servers tell their figures once a second
-                return int(await connection.fetchval("SELECT wal_sync FROM pg_stat_wal"))
-            finally:
-                await connection.close()
+            return await wal_syncs(server.url)
 
         yield _Kept(server.url, syncs)
+
+
+async def wal_syncs(url: str) -> int:
+    """How often a PostgreSQL server has synced its log, once all its processes have told."""
+    await asyncio.sleep(_TELLING_SECONDS)
+    connection = await asyncpg.connect(url)
+    try:
+        return int(await connection.fetchval(_WAL_SYNCS))
+    finally:
+        await connection.close()
 
 
 @contextlib.contextmanager

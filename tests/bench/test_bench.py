@@ -13,14 +13,20 @@ from pathlib import Path
 
 import aiohttp
 import apsw
+import asyncpg
 import pytest
 from aiohttp import web
 
-from tests.bench import large
+from proxy.ports import SessionStore
+from proxy.stores.postgres import PostgresStore
+from proxy.stores.sqlite import SqliteStore
+from tests.bench import large, stores
 from tests.bench.load import WrongAnswers, prove
 from tests.bench.stub import Gateway, serve
 from tests.bench.targets import Target, Targets
+from tests.support.postgres import postgres
 from tests.support.running import ROOT
+from tests.support.waiting import eventually
 
 Send = Callable[[web.BaseRequest, str], Awaitable[bytes]]
 
@@ -144,29 +150,61 @@ def test_a_small_run_of_large_stores(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stderr
-    found = json.loads(figures.read_text())["large"]["figures"]["sqlite"]
-    assert set(found["asked"]) == set(large.ASKED)
-    assert [cleaned["sessions"] for cleaned in found["clean-up"]] == pytest.approx([500, 5000], 5)
+    figures_of = json.loads(figures.read_text())["large"]["figures"]
+    assert set(figures_of) == set(large.STORES)
+    for found in figures_of.values():
+        assert set(found["asked"]) == set(large.ASKED)
+        assert [clean["sessions"] for clean in found["clean-up"]] == pytest.approx([500, 5000], 5)
 
 
-async def test_a_store_is_filled_with_what_payments_leave_there(tmp_path: Path) -> None:
+async def test_syncs_of_postgresql_are_counted_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred commits, one after the other, are a hundred syncs; a few are the server's own."""
+    monkeypatch.setattr(stores, "_TELLING_SECONDS", 0.0)  # a connection that ends tells at once
+    with postgres() as server:
+        before = await stores.wal_syncs(server.url)
+        connection = await asyncpg.connect(server.url)
+        await connection.execute("CREATE TABLE t (n int)")
+        for number in range(100):
+            await connection.execute("INSERT INTO t VALUES ($1)", number)
+        await connection.close()
+        after = await eventually(
+            lambda: stores.wal_syncs(server.url), lambda count: count > before + 100
+        )
+    assert after - before <= 110
+
+
+async def row_of(store: SessionStore, session_id: str) -> object:
+    """What stands in the table of a session, but for the number of the write."""
+    if isinstance(store, PostgresStore):
+        server = await asyncpg.connect(store._url)
+        row = await server.fetchval(
+            "SELECT to_jsonb(sessions) - 'op' FROM sessions WHERE id = $1", session_id
+        )
+        await server.close()
+        return row
+    assert isinstance(store, SqliteStore)
+    connection = apsw.Connection(str(store._path))
+    rows = connection.execute("SELECT * FROM sessions WHERE id = ?", (session_id,)).fetchall()
+    connection.close()
+    return rows
+
+
+@pytest.mark.parametrize("name", large.STORES)
+async def test_a_store_is_filled_with_what_payments_leave_there(name: str, tmp_path: Path) -> None:
     """The rows are those of payments that were written down step by step."""
     rows = []
     for number, filled in enumerate((True, False)):
         (folder := tmp_path / str(number)).mkdir()
-        shop = large.Shop(large.STORES["sqlite"](folder), 1, now=large.SPAN_MS)
-        await shop.store.open()
-        done = shop.done(0)
-        if filled:
-            await shop.fill()
-        else:
-            begun = shop.begun(0, shop.started_at(0))
-            intent = large.sent(begun)
-            await shop.store.claim(begun, 0)
-            await shop.store.commit(intent, begun.version, None)
-            await shop.store.commit(done, intent.version, None)
-        await shop.store.close()
-        connection = apsw.Connection(str(folder / "sessions.db"))
-        rows += connection.execute("SELECT * FROM sessions WHERE id = ?", (done.id,)).fetchall()
-        connection.close()
+        async with large.STORES[name](folder) as (store, fill):
+            shop = large.Shop(store, 1, now=large.SPAN_MS)
+            done = shop.done(0)
+            if filled:
+                await fill(iter([(done, None)]))
+            else:
+                begun = shop.begun(0, shop.started_at(0))
+                intent = large.sent(begun, store.epoch)
+                await store.claim(begun, 0)
+                await store.commit(intent, begun.version, None)
+                await store.commit(done, intent.version, None)
+            rows.append(await row_of(store, done.id))
     assert rows[0] == rows[1]

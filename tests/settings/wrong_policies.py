@@ -475,6 +475,34 @@ GATEWAY
 store: mysql://x
 => 2:1: store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 
+## store scheme of libpq
+GATEWAY
+store: postgres://db/holdfast
+=> 2:1: store: write the scheme out: postgresql://…
+
+## store with TLS
+GATEWAY
+store: rediss://db
+=> 2:1: store: write redis://…, and put a tunnel between: TLS is not spoken to this store
+
+## store option misspelt
+GATEWAY
+store: postgresql://db/holdfast?sslmod=verify-full
+key_file: key
+=> 2:1: store: there is no option 'sslmod'; did you mean 'sslmode'?
+
+## store option unknown
+GATEWAY
+store: redis://a:1,b:2/mymaster?sentinels
+key_file: key
+=> 2:1: store: there is no option 'sentinels'; did you mean 'sentinel'?
+
+## store option of another store
+GATEWAY
+store: redis://db/0?sslmode=require
+key_file: key
+=> 2:1: store: there is no option 'sslmode'; known here: sentinel
+
 ## store of replicas without a key
 GATEWAY
 store: postgresql://db/holdfast

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from proxy.core import events as ev
+from proxy.core.reasons import Reason
 from proxy.core.results import AttemptResult
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
@@ -92,10 +94,10 @@ def sent(session: Session, epoch: int = 0) -> Session:
     return apply(session, ev.AttemptStarted(2000, len(session.attempts) + 1, "stripe", epoch))
 
 
-def ended(session: Session, status: AttemptStatus) -> Session:
+def ended(session: Session, status: AttemptStatus, reason: Reason | None = None) -> Session:
     """The same with its last attempt ended."""
     number = len(session.attempts)
-    result = AttemptResult(status)
+    result = AttemptResult(status, reason)
     event = ev.AttemptEnded(3000, number, "stripe", result, Phase.ANSWERED, True, 200, 2000)
     return apply(session, event)
 
@@ -107,13 +109,15 @@ async def keep(store: SessionStore, session: Session, answer: bytes | None = Non
     return session
 
 
-async def finished(store: SessionStore, number: int, status: AttemptStatus) -> Session:
+async def finished(
+    store: SessionStore, number: int, status: AttemptStatus, reason: Reason | None = None
+) -> Session:
     """A session that has gone all the way."""
     first = opened(number)
     await store.claim(first, 0)
     second = sent(first, store.epoch)
     await store.commit(second, first.version, None)
-    third = ended(second, status)
+    third = ended(second, status, reason)
     await store.commit(third, second.version, b"sealed")
     return third
 
@@ -225,6 +229,32 @@ async def test_a_charge_of_an_order_that_was_freed_is_written(store: SessionStor
     assert taken.value.holder == late
 
 
+async def test_a_late_charge_beside_a_clean_up_is_written_or_told_that_it_is_gone(
+    store: SessionStore,
+) -> None:
+    """Never lost in between, and never in the way of the one that has the order by now."""
+    locking = {"order_ref": "o-1", "order_locks": True}
+    first = sent(await keep(store, opened(1, **locking)), store.epoch)
+    await store.commit(first, first.version - 1, None)
+    declined = ended(first, AttemptStatus.DECLINED)
+    await store.commit(declined, first.version, None)
+    second = await keep(store, opened(2, **locking))
+    late = ended(declined, AttemptStatus.SUCCEEDED)
+
+    async def write() -> bool:
+        with contextlib.suppress(Conflict):
+            await store.commit(late, declined.version, b"sealed")
+            return True
+        return False
+
+    purge = store.purge(answers_before=0, sessions_before=10**13)
+    _, written = await asyncio.gather(purge, write())
+    assert await store.get(first.id) == (late if written else None)
+    assert await store.get(second.id) == second
+    with pytest.raises(OrderTaken):
+        await store.claim(opened(3, **locking), 0)
+
+
 async def test_a_kept_request_goes_with_the_end_of_its_session(store: SessionStore) -> None:
     """It is there while it may be sent again, and not a moment longer."""
     first = opened(1)
@@ -324,6 +354,8 @@ async def test_listed_is_what_is_live_or_unknown(store: SessionStore) -> None:
         (Query(state=State.DECLINED), []),
         (Query(outcome=Outcome.CHARGED), ["ps_0004"]),
         (Query(outcome=Outcome.UNKNOWN), []),
+        (Query(order_ref="o-2", gateway="stripe"), ["ps_0002"]),
+        (Query(order_ref="o-2", gateway="adyen"), []),
         (Query(gateway="adyen"), ["ps_0003"]),
         (Query(since=1002, until=1004), ["ps_0003", "ps_0002"]),
         (Query(until=1004, after=(1003, "ps_0003")), ["ps_0002", "ps_0001"]),
@@ -343,6 +375,36 @@ async def test_search(store: SessionStore, query: Query, found: list[str]) -> No
     assert [session.id for session in page.sessions] == found
     everything = await store.search(replace(query, after=None))
     assert (page.total, page.more) == (len(everything.sessions), False)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        (Query(outcome=Outcome.NOT_CHARGED), [f"ps_000{n}" for n in (5, 4, 3, 2, 1)]),
+        (Query(outcome=Outcome.NOT_CHARGED, until=1003), ["ps_0002", "ps_0001"]),
+        (Query(outcome=Outcome.NOT_CHARGED, after=(1003, "ps_0003")), ["ps_0002", "ps_0001"]),
+        (Query(outcome=Outcome.NOT_CHARGED, state=State.COMPLETED), ["ps_0005"]),
+        (Query(state=State.FAILED_MAX_RETRIES), ["ps_0006", "ps_0004"]),
+        (Query(state=State.FAILED_MAX_RETRIES, outcome=Outcome.UNKNOWN), ["ps_0006"]),
+    ],
+)
+async def test_a_search_finds_what_rests_and_what_is_listed(
+    store: SessionStore, query: Query, found: list[str]
+) -> None:
+    """In one list, newest first: open ones, declined and merely accepted ones, and unknown ones."""
+    await keep(store, opened(1))
+    await finished(store, 2, AttemptStatus.DECLINED)
+    await keep(store, opened(3))
+    for number, became in ((4, AttemptStatus.NOT_SENT), (6, AttemptStatus.UNKNOWN)):
+        stopped = await finished(store, number, became, Reason.CONNECT_TIMEOUT)
+        await store.commit(apply(stopped, ev.Exhausted(9000)), stopped.version, None)
+    await finished(store, 5, AttemptStatus.ACCEPTED)
+    await finished(store, 7, AttemptStatus.SUCCEEDED)
+    page = await store.search(query)
+    assert [session.id for session in page.sessions] == found
+    assert page.total == len((await store.search(replace(query, after=None))).sessions)
+    one = await store.search(replace(query, limit=1))
+    assert ([session.id for session in one.sessions], one.more) == (found[:1], len(found) > 1)
 
 
 async def test_search_in_pages(store: SessionStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tests.support.lab import Notes
 from tests.support.postgres import Postgres, empty_place, folder_for_postgres, postgres
 from tests.support.running import free_port
 from tests.support.tcp_faults import Fault, TcpFaults, tcp_faults
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, until
 
 LEASE = 10.0
 VERSION = "SELECT version FROM sessions WHERE id = 'ps_0001'"
@@ -500,6 +501,24 @@ async def _beats(store: PostgresStore) -> bool:
     return store.ready
 
 
+async def test_a_write_that_fails_when_nobody_waits_for_it_is_no_mystery(
+    store: PostgresStore, side: Any
+) -> None:
+    """The loop has nothing to complain of: the request has gone, and nothing was written."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    first = await keep(store, opened(1))
+    await side.execute("UPDATE sessions SET version = 7")
+    waiting = asyncio.ensure_future(store.commit(sent(first, store.epoch), first.version, None))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await until(lambda: not store._writing)
+    del waiting  # it complains as it goes
+    gc.collect()
+    assert complaints == []
+
+
 # --- the schema -----------------------------------------------------------------------------------
 
 
@@ -582,11 +601,22 @@ async def test_a_charge_that_comes_to_light_is_recorded_beside_the_order_s_holde
 async def test_a_purge_goes_on_bit_by_bit(
     store: PostgresStore, side: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Few rows to a transaction, until there are none; what is gone is not missed."""
+    """Few rows to a transaction, each from where the last one ended; what is gone is not missed."""
     monkeypatch.setattr(postgres_store, "_PURGE_ROWS", 2)
+    monkeypatch.setattr(postgres_store, "_PURGE_SECONDS", 3600.0)
     for number in range(1, 6):
         await finished(store, number, AttemptStatus.SUCCEEDED)
+    asked: list[tuple[object, ...]] = []
+    quickly = store._server.quickly
+
+    async def noted(statement: str, *values: object) -> list[Any]:
+        if statement is postgres_store._PURGE_SESSIONS:
+            asked.append(values[1:])
+        return await quickly(statement, *values)
+
+    monkeypatch.setattr(store._server, "quickly", noted)
     future = SystemClock().now_ms() + 1000
     assert await store.purge(answers_before=0, sessions_before=future) == (0, 5)
+    assert asked == [(2, 0), (2, 1002), (2, 1004)]
     assert await side.fetchval("SELECT count(*) FROM answers") == 0
     assert store._acked.recent() == []

@@ -349,6 +349,39 @@ async def test_a_server_that_was_put_back_is_noticed(server: Valkey, store: Redi
     await other.close()
 
 
+async def test_an_accepted_loss_is_not_taken_for_one_that_nobody_has_seen(
+    server: Valkey, store: RedisStore
+) -> None:
+    """What this process misses is told, though a person has accepted what others missed before."""
+    first = await keep(store, opened(1))
+    copy = server.copy_data("before")
+    await store.commit(sent(first, store.epoch), first.version, None)
+    server.kill()
+    server.put_back(copy)
+    server.start(**DURABLE)
+    assert await module.accept_loss(server.url) == 1
+    await store.heartbeat()
+    assert store.regressed is not None
+    assert "ps_0001 in version 2" in store.regressed
+    assert await module.accept_loss(server.url) == 2
+    await store.heartbeat()
+    assert store.regressed is None
+
+
+async def test_a_server_from_before_an_accepted_loss_is_noticed(
+    server: Valkey, store: RedisStore
+) -> None:
+    """What was accepted is not in it, nor what came after."""
+    copy = server.copy_data("before")
+    assert await module.accept_loss(server.url) == 1
+    await store.heartbeat()
+    server.kill()
+    server.put_back(copy)
+    server.start(**DURABLE)
+    await store.heartbeat()
+    assert store.regressed == "the store was put back to before the last accepted loss"
+
+
 async def test_a_server_that_was_emptied_is_noticed(server: Valkey, store: RedisStore) -> None:
     """Though the connection stands: whose lease is gone asks for what it was promised."""
     await keep(store, opened(1))
@@ -411,6 +444,25 @@ async def test_a_server_that_is_not_there_is_named() -> None:
     with pytest.raises(StoreUnavailable, match=r"redis://127.0.0.1:1/0 does not answer") as error:
         await store_at("redis://u:secret@127.0.0.1:1/0").open()
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "before", "after", "said"),
+    [
+        ("CONFIG SET requirepass secret", "//", "//", "(?i)authentication required"),
+        ("PING", "//", "//mallory:wrong@", "(?i)username"),
+        ("PING", "/0", "/99", "DB index is out of range"),
+    ],
+)
+async def test_what_a_server_said_is_told(
+    server: Valkey, told: str, before: str, after: str, said: str
+) -> None:
+    """A server that says no is there: nobody need look at the network."""
+    server.tell(*told.split())
+    with pytest.raises(StoreUnavailable, match=said) as error:
+        await store_at(server.url.replace(before, after)).open()
+    assert "says no" in str(error.value)
+    assert "does not answer" not in str(error.value)
 
 
 def test_an_address_that_means_nothing_is_told() -> None:

@@ -14,17 +14,18 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from proxy.core.events import AttemptEnded, EvidenceFound, EvidenceSource, StoreTimed
+from proxy.core.events import AttemptEnded, EvidenceFound, EvidenceSource, Expired, StoreTimed
 from proxy.core.results import AttemptResult
 from proxy.core.session import apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
-from proxy.ports import KeyTaken, Query, StoreUnavailable
+from proxy.ports import KeyTaken, OrderTaken, Query, StoreUnavailable
 from proxy.stores import sqlite
 from proxy.stores.codec import encode
+from proxy.stores.searching import finding
 from proxy.stores.sqlite import MIGRATIONS, SqliteStore
 from proxy.system import SystemClock
-from tests.stores.test_conformance import finished, keep, opened, sent
+from tests.stores.test_conformance import ended, finished, keep, opened, sent
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.lab import Notes
 from tests.support.waiting import until
@@ -308,6 +309,55 @@ async def test_a_charge_that_meets_the_clean_up_of_its_session_is_kept(
     assert await store.answer("ps_0001") == b"sealed"
 
 
+async def test_a_charge_that_meets_the_clean_up_while_another_has_the_order_is_kept(
+    store: SqliteStore, disk: FaultyDisk
+) -> None:
+    """As one that is not dropped: it is on record, and both lock the order."""
+    locking = {"order_ref": "o-1", "order_locks": True}
+    intent = sent(await keep(store, opened(1, **locking)), store.epoch)
+    await store.commit(intent, intent.version - 1, None)
+    old = ended(intent, AttemptStatus.DECLINED)
+    await store.commit(old, intent.version, None)
+    holder = await keep(store, opened(2, **locking))
+    disk.may_sync.clear()
+    purging = asyncio.ensure_future(store.purge(answers_before=0, sessions_before=10**13))
+    await until(lambda: store._writing is not None)
+    charged = ended(old, AttemptStatus.SUCCEEDED)
+    written = store.commit(charged, old.version, b"sealed")
+    disk.may_sync.set()
+    assert await purging == (0, 1)
+    await written
+    await store.close()
+    await store.open()
+    assert await store.get("ps_0001") == charged
+    assert await store.get("ps_0002") == holder
+    expired = apply(holder, Expired(2_000_000_000_000))
+    await store.commit(expired, holder.version, None)
+    with pytest.raises(OrderTaken):
+        await store.claim(opened(3, **locking), 0)
+
+
+async def test_the_names_of_new_folders_and_files_survive_what_the_file_survives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each folder that was made stands in its own folder, synced; the file does at every start."""
+    synced: list[Path] = []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    store = SqliteStore(tmp_path / "a" / "b" / "s.db", SystemClock(), Notes())
+    await store.open()
+    await store.close()
+    assert synced == [tmp_path / "a" / "b", tmp_path / "a", tmp_path]
+    await store.open()
+    await store.close()
+    assert synced[3:] == [tmp_path / "a" / "b"]
+
+
 async def test_it_writes_with_full_synchronous(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -457,7 +507,7 @@ async def finished_ones(store: SqliteStore, count: int) -> None:
     )
 
 
-@pytest.mark.parametrize(("seconds", "transactions"), [(3600.0, 2), (0.0, 10)])
+@pytest.mark.parametrize(("seconds", "transactions"), [(3600.0, 2), (0.0, 7)])
 async def test_a_slow_disk_is_given_less_to_drop_at_once(
     store: SqliteStore,
     disk: FaultyDisk,
@@ -465,11 +515,11 @@ async def test_a_slow_disk_is_given_less_to_drop_at_once(
     seconds: float,
     transactions: int,
 ) -> None:
-    """A hundred at a time; half as many after each time that took too long for a payment."""
+    """Twenty at a time; half as many after each time that took too long for a payment."""
     monkeypatch.setattr(sqlite, "_PURGE_SECONDS", seconds)
-    await finished_ones(store, 200)
+    await finished_ones(store, 40)
     before = disk.syncs
-    assert await store.purge(answers_before=0, sessions_before=10**13) == (0, 200)
+    assert await store.purge(answers_before=0, sessions_before=10**13) == (0, 40)
     assert disk.syncs - before == transactions
 
 
@@ -500,32 +550,44 @@ async def test_the_answer_of_a_dropped_session_goes_with_it(store: SqliteStore) 
     assert store._reader.execute("SELECT count(*) FROM answers").get == 0
 
 
+_STARTED = "started (started_at>?)"
+_LISTED = "listed (started_at>?)"
+_STATE = "ended_otherwise (state=? AND started_at>?)"
+
+
 @pytest.mark.parametrize(
-    ("query", "index"),
+    ("query", "indexes"),
     [
-        (Query(), "sessions_started (started_at>?)"),
-        (Query(order_ref="o"), "sessions_order (order_ref=?)"),
-        (Query(order_ref="o", state=State.DECLINED), "sessions_order (order_ref=?)"),
-        (Query(user_ref="u"), "sessions_user (user_ref=? AND started_at>?)"),
-        (Query(user_ref="u", state=State.EXPIRED), "sessions_user (user_ref=? AND started_at>?)"),
-        (Query(state=State.COMPLETED), "sessions_started (started_at>?)"),
-        (Query(outcome=Outcome.NOT_CHARGED), "sessions_started (started_at>?)"),
+        (Query(), [_STARTED]),
+        (Query(order_ref="o"), ["order (order_ref=?)"]),
+        (Query(order_ref="o", state=State.DECLINED), ["order (order_ref=?)"]),
+        (Query(order_ref="o", gateway="g"), ["order (order_ref=?)"]),
+        (Query(user_ref="u"), ["user (user_ref=? AND started_at>?)"]),
+        (Query(user_ref="u", gateway="g"), ["user (user_ref=? AND started_at>?)"]),
+        (Query(gateway="g"), ["gateway (gateway=? AND started_at>?)"]),
         (
-            Query(state=State.DECLINED),
-            "sessions_ended_otherwise (state=? AND started_at>?)",
+            Query(gateway="g", since=1, until=2),
+            ["gateway (gateway=? AND started_at>? AND started_at<?)"],
         ),
+        (Query(state=State.COMPLETED), [_STARTED]),
+        (Query(outcome=Outcome.CHARGED), [_STARTED]),
+        (Query(state=State.DECLINED), [_LISTED, _STATE]),
+        (Query(state=State.FAILED_MAX_RETRIES), [_LISTED, _STATE]),
+        (Query(outcome=Outcome.NOT_CHARGED), [_LISTED, "unpaid (started_at>?)"]),
         (
-            Query(state=State.EXPIRED, gateway="g", since=1, until=2),
-            "sessions_ended_otherwise (state=? AND started_at>? AND started_at<?)",
+            Query(state=State.COMPLETED, outcome=Outcome.NOT_CHARGED),
+            [_LISTED, "unpaid (started_at>?)"],
         ),
     ],
 )
-async def test_a_search_goes_by_an_index(store: SqliteStore, query: Query, index: str) -> None:
+async def test_a_search_goes_by_an_index(
+    store: SqliteStore, query: Query, indexes: list[str]
+) -> None:
     """The newest first, so that it ends with the page; it never sorts all that match."""
-    where, values = sqlite._conditions(query)
-    asked = f"SELECT doc FROM sessions WHERE {where} ORDER BY started_at DESC, id DESC LIMIT 51"  # noqa: S608
-    plan = [row[3] for row in store._reader.execute(f"EXPLAIN QUERY PLAN {asked}", values)]
-    assert plan[0] == f"SEARCH sessions USING INDEX {index}"
+    statement, values = finding(query, "?")
+    plan = [row[3] for row in store._reader.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    searched = [step for step in plan if "sessions" in step]
+    assert searched == [f"SEARCH sessions USING INDEX sessions_{index}" for index in indexes]
 
 
 # --- the keys on file -----------------------------------------------------------------------------

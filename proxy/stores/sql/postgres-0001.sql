@@ -40,7 +40,9 @@ CREATE TABLE sessions (
     sweeper     bigint,                 -- the epoch that looks after it, if that one is gone
     op          bigint  NOT NULL,       -- which write this row is from
     confirmed   int     NOT NULL,       -- how often that write was made sure of
-    doc         bytea   NOT NULL
+    doc         bytea   NOT NULL,
+    -- A column of its own: with the outcome in an index an intent could not stay in its page.
+    unpaid      boolean NOT NULL GENERATED ALWAYS AS (NOT listed AND outcome <> 'charged') STORED
 ) WITH (fillfactor = 70);
 
 CREATE UNIQUE INDEX sessions_key ON sessions (key_hash);
@@ -48,9 +50,15 @@ CREATE UNIQUE INDEX sessions_key ON sessions (key_hash);
 CREATE UNIQUE INDEX sessions_locked_order ON sessions (operation, order_ref)
     WHERE locks_order AND order_ref IS NOT NULL;
 CREATE INDEX sessions_order ON sessions (order_ref) WHERE order_ref IS NOT NULL;
-CREATE INDEX sessions_user ON sessions (user_ref) WHERE user_ref IS NOT NULL;
+-- With its time: a shop's guests may all be one user.
+CREATE INDEX sessions_user ON sessions (user_ref, started_at, id) WHERE user_ref IS NOT NULL;
 CREATE INDEX sessions_started ON sessions (started_at, id);
-CREATE INDEX sessions_listed ON sessions (id) WHERE listed;
+CREATE INDEX sessions_gateway ON sessions (gateway, started_at, id);
+-- Those that are rare. They cost a payment that is completed nothing: that is never in them.
+CREATE INDEX sessions_ended_otherwise ON sessions (state, started_at, id)
+    WHERE NOT listed AND state <> 'COMPLETED';
+CREATE INDEX sessions_unpaid ON sessions (started_at, id) WHERE unpaid;
+CREATE INDEX sessions_listed ON sessions (started_at, id) WHERE listed;
 
 -- The gateway's answer, sealed (AES-GCM), for as long as it is replayed.
 CREATE TABLE answers (

@@ -16,7 +16,8 @@ CREATE TABLE sessions (
     listed      INTEGER NOT NULL,   -- live, or nobody knows whether it was charged
     locks_order INTEGER NOT NULL,   -- the order is open, unknown or charged (2: beside another session)
     finished_at INTEGER,
-    doc         BLOB    NOT NULL
+    doc         BLOB    NOT NULL,
+    unpaid      INTEGER NOT NULL AS (NOT listed AND outcome <> 'charged')
 );
 
 CREATE UNIQUE INDEX sessions_key ON sessions (key_hash) WHERE key_hash IS NOT NULL;
@@ -27,10 +28,12 @@ CREATE INDEX sessions_order ON sessions (order_ref) WHERE order_ref IS NOT NULL;
 -- With its time: a shop's guests may all be one user.
 CREATE INDEX sessions_user ON sessions (user_ref, started_at) WHERE user_ref IS NOT NULL;
 CREATE INDEX sessions_started ON sessions (started_at);
--- Those that are rare. It costs a payment that is completed nothing: that is never in it.
+CREATE INDEX sessions_gateway ON sessions (gateway, started_at);
+-- Those that are rare. They cost a payment that is completed nothing: that is never in them.
 CREATE INDEX sessions_ended_otherwise ON sessions (state, started_at)
-    WHERE listed = 0 AND state <> 'COMPLETED';
-CREATE INDEX sessions_listed ON sessions (listed) WHERE listed = 1;
+    WHERE NOT listed AND state <> 'COMPLETED';
+CREATE INDEX sessions_unpaid ON sessions (started_at) WHERE unpaid;
+CREATE INDEX sessions_listed ON sessions (started_at) WHERE listed;
 
 -- The gateway's answer, sealed (AES-GCM), for as long as it is replayed.
 CREATE TABLE answers (
