@@ -32,7 +32,6 @@ Rows = list[dict[str, Any]]
 WRITES = frozenset({postgres._CLAIM, postgres._CLAIM_AGAIN, postgres._COMMIT})
 _COLUMNS = tuple(postgres._COLUMNS.split(", "))
 _PURGE = "purge"
-_SWEEP_ROWS = 100
 # As the product's: how long a statement is waited for, and a connection to a server that is away.
 _ANSWER_SECONDS = 3.0
 _CONNECT_SECONDS = 2.0
