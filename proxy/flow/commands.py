@@ -26,7 +26,7 @@ from proxy.flow.journal import Change, Journal
 from proxy.flow.pipeline import Pipeline
 from proxy.flow.reconcile import Reconcile
 from proxy.flow.walk import Lane, Walks
-from proxy.ports import Clock, Dice, OrderTaken, SessionStore, StoreUnavailable
+from proxy.ports import Clock, Conflict, Dice, OrderTaken, SessionStore, StoreUnavailable
 from proxy.tasks import Tasks
 
 # How long a reader waits for a look-up, and how long there is none after it.
@@ -221,6 +221,13 @@ class Commands:
         while True:
             try:
                 await self._store.claim(session, 0)
+                await self._store.commit(session, session.version, None)
+            except Conflict as conflict:  # others see it from its claim on, and have moved it
+                if conflict.current is None:
+                    message = f"session {session.id} is gone"
+                    raise StoreUnavailable(message) from None
+                self._journal.opened(session, opened)
+                return conflict.current, True
             except OrderTaken as taken:
                 holder = await self.get(taken.holder.id)
                 if not holder.locks_order:
@@ -230,7 +237,6 @@ class Commands:
                     raise NotAllowed(holder, why) from None
                 return holder, False
             break
-        await self._store.commit(session, session.version, None)
         self._journal.opened(session, opened)
         return session, True
 

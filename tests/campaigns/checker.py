@@ -1,7 +1,7 @@
 """The judge of every campaign: a history in, violations by the names of the money rules out.
 
 The names are those of section 6.1. The truth is the gateway's ledger; the store is only asked
-whether it agrees. Checked, for one process:
+whether it agrees. Checked, for one process or two that share a store:
 
 - I1  a payment is charged once at most
 - I2  what is on the wire has a durable intent of its own, written before
@@ -13,6 +13,8 @@ whether it agrees. Checked, for one process:
 - I6  what a client or an operator is told about the money is true, and stays true
 - I7  a payment has one answer: whoever is told how it ended hears the same bytes
 - I8  one key, one body: another body under a key never reaches the gateway
+- I9  nothing is sent, and no intent recorded, by a process whose lease has run out; what a process
+      has in flight is taken over by nobody before that
 - I10 an answer that arrived is in the session, unless its process died before it could be written;
       one that somebody was told of is, whoever died
 - I11 a request whose outcome is unknown is sent again only where the gateway honours the key,
@@ -21,13 +23,13 @@ whether it agrees. Checked, for one process:
       is "in progress" for ever
 - I13 one order, one open session: nothing is sent while another session of the order is live,
       unknown or charged
-- I16 (answers only) how it ended is durable before anybody is told, or the answer says otherwise
+- I16 how it ended is durable before anybody is told, or the answer says otherwise; a version that
+      was acknowledged is there
 - T1  the guard of section 8: nothing is sent for a session that is cancelled, held or closed
 - BUG an exception that nobody expected
 
-Not checked here: I9 (a simulation has one process; the ledger of `pause` and `partition` is what
-holds epochs to account), I14 (tests/telemetry/test_nothing_leaks.py), I15 (tests/test_audit.py),
-and of I16 what survives a power cut (`powerloss.py`, which judges by this file as well).
+Not checked here: I14 (tests/telemetry/test_nothing_leaks.py), I15 (tests/test_audit.py), and of I16
+what survives a power cut (`powerloss.py`, which judges by this file as well).
 
 What a campaign cannot see it leaves out of its `History`; what is not there is not judged.
 """
@@ -90,7 +92,7 @@ class Sent(NamedTuple):
     (it left when that was durable). `unsettled`: an earlier send of the session had not been
     settled, and may be repeated until `repeatable_until`. `rivals`: sessions that locked the order,
     `others`: sessions of the payment that were not closed as not charged. `forbidden`: why its
-    session may not send.
+    session may not send. `without_lease`: for how many seconds its sender had had none.
     """
 
     number: int
@@ -108,6 +110,7 @@ class Sent(NamedTuple):
     rivals: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     forbidden: str | None = None
+    without_lease: float = 0.0
 
 
 class Told(NamedTuple):
@@ -118,7 +121,8 @@ class Told(NamedTuple):
     as it was. `settled`: it is the payment's own answer, from the gateway, and `pending` if it says
     that the store could not take it yet. `recorded`: the disk said so too at that moment; `known`:
     the disk knew that it is charged; `accepted`: that the gateway has accepted it. `busy`: "in
-    progress, come again"; `gone`: settled, but the answer is not kept.
+    progress, come again"; `gone`: settled, but the answer is not kept. `since`: when it was asked,
+    if what an answer says may have become untrue on its way from a store that is far.
     """
 
     at: float
@@ -137,6 +141,7 @@ class Told(NamedTuple):
     accepted: bool = False
     busy: bool = False
     gone: bool = False
+    since: float | None = None
 
 
 class Heard(NamedTuple):
@@ -169,6 +174,8 @@ class History:
     heard: list[Heard] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
     versions: Sequence[tuple[Session | None, Session]] = ()
+    acknowledged: list[Session] = field(default_factory=list)
+    against_leases: Sequence[str] = ()
     sessions: Mapping[str, Session] = field(default_factory=dict)
     healed_at: float | None = None
     hung: list[str] = field(default_factory=list)
@@ -178,7 +185,7 @@ class History:
 def judge(history: History) -> list[Violation]:
     """Every violation, the worst first."""
     rules = (
-        _charged_twice, _proved_too_soon, _on_the_wire, _bodies, _versions, _quiet, _true,
+        _charged_twice, _proved_too_soon, _on_the_wire, _leases, _bodies, _versions, _quiet, _true,
         _same_answer, _evidence, _alive,
     )  # fmt: skip
     found = [violation for rule in rules for violation in rule(history)]
@@ -226,6 +233,15 @@ def _on_the_wire(history: History) -> Iterator[Violation]:
             yield Violation("I13", f"{name}: the order is locked by {', '.join(sent.rivals)}")
 
 
+def _leases(history: History) -> Iterator[Violation]:
+    for sent in history.sent:
+        if sent.without_lease:
+            over = f"its sender's lease had run out {sent.without_lease:.2f} s before"
+            yield Violation("I9", f"send {sent.number} of {sent.payment} at {sent.at:.2f}: {over}")
+    for what in history.against_leases:
+        yield Violation("I9", what)
+
+
 def _bodies(history: History) -> Iterator[Violation]:
     bodies: dict[tuple[str, str, str], bytes] = {}
     for sent in history.sent:
@@ -241,6 +257,12 @@ def _versions(history: History) -> Iterator[Violation]:
     for before, after in history.versions:
         for law in broken_laws(before, after):
             yield Violation("I4", f"{after.id} version {after.version}: {law}")
+    if history.acknowledged:
+        there = {(after.id, after.version): after for _, after in history.versions}
+        for session in history.acknowledged:
+            if there.get((session.id, session.version)) != session:
+                what = f"{session.id} version {session.version} was acknowledged, and is not there"
+                yield Violation("I16", what)
 
 
 def broken_laws(before: Session | None, after: Session) -> Iterator[str]:
@@ -375,7 +397,8 @@ def _true(history: History) -> Iterator[Violation]:
         if told.outcome is Outcome.CHARGED and not any(c.at <= told.at for c in there):
             yield Violation("I6", f"{name}, and nothing is charged")
         if told.outcome is Outcome.NOT_CHARGED:
-            wrong = [c for c in its if told.over or sent_at[c.send] < told.at]
+            known_at = told.at if told.since is None else told.since
+            wrong = [c for c in its if told.over or sent_at[c.send] < known_at]
             if wrong:
                 who = "the session itself knows" if told.known else "the ledger has"
                 yield Violation("I6", f"{name}, and {who} a charge of {wrong[0].at:.2f}")

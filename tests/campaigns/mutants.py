@@ -27,11 +27,14 @@ from proxy.core.retrying import Verdict
 from proxy.core.session import Session
 from proxy.core.states import AttemptStatus, Move, Outcome, State
 from proxy.core.wire import Headers, Phase, WireFacts
-from proxy.flow import attempts, commands, journal, reconcile
+from proxy.flow import attempts, commands, journal, pipeline, reconcile
 from proxy.flow.journal import Change
 from proxy.flow.walk import Lane, Walk
 from proxy.ports import Conflict, Send, StoreUnavailable
+from proxy.stores import postgres
+from proxy.stores.postgres_server import Doubt
 from tests.campaigns.model import ALONE, search
+from tests.campaigns.sim.database import Database, SharedStore
 from tests.campaigns.sim.plan import plan_of
 from tests.campaigns.sim.store import SimSpool
 from tests.campaigns.sim.wire import SimUpstream
@@ -61,6 +64,15 @@ def mutant(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
 # Seen only where rare things meet: where the long run found it. To be renewed when plans change.
 RARE = {
     "a store that went back is believed": 84_917,
+    "an intent that was not used is not taken back": 653,
+    "another epoch under the intent is ignored": 9_405,
+    "any credential proves that there is nothing": 193,
+    "confirmations of the same moment count": 193,
+    "in flight after a restart stays in flight": 1,
+    "the end of a send is that of its number": 381,
+    "the lease is not asked before a send": 567,
+    "the store does not fence intents": 2_040,
+    "what only memory knows is gone on with": 653,
     "what the store cannot take is in memory only": 3_016,
 }
 
@@ -368,6 +380,95 @@ def a_nameless_payment_may_be_resumed(patch: Patch) -> None:
         lambda self, session: obstacle(self, replace(session, named=True)),
     )
     patch.setattr("proxy.core.problems._must_name", lambda _: False)
+
+
+# --- two replicas -------------------------------------------------------------------------------
+
+
+@mutant
+def the_lease_is_not_asked_before_a_send(patch: Patch) -> None:
+    """Whoever could write its intent sends, however long that took."""
+    patch.setattr(SharedStore, "lease_seconds", lambda _: inf)
+
+
+@mutant
+def the_store_does_not_fence_intents(patch: Patch) -> None:
+    """An intent is recorded whoever brings it."""
+    patch.setattr(Database, "_may_send", lambda *_: True)
+
+
+@mutant
+def another_epoch_under_the_intent_is_ignored(patch: Patch) -> None:
+    """The lease was lost and taken anew while the intent was being recorded."""
+    check = attempts.Attempts._check_store
+
+    def believing(self: attempts.Attempts, walk: Walk) -> None:
+        check(self, walk)
+        walk.epoch = self._journal.store.epoch
+
+    patch.setattr(attempts.Attempts, "_check_store", believing)
+
+
+@mutant
+def the_end_of_a_send_is_that_of_its_number(patch: Patch) -> None:
+    """Two replicas have begun an attempt of one number; the one's end is taken for the other's."""
+
+    def numbered(session: Session, ended: ev.AttemptEnded) -> core.Attempt | None:
+        return next((a for a in session.attempts if a.number == ended.number), None)
+
+    patch.setattr(core, "attempt_of", numbered)
+
+
+@mutant
+def a_take_over_sends_again(patch: Patch) -> None:
+    """What is unknown is sent again by whoever takes it over, whatever the gateway promises."""
+    _barrier(patch, lambda *_: None)
+    for room in (attempts, pipeline):
+        patch.setattr(room, "barrier_to_ask_again", lambda *_: None)
+
+
+@mutant
+def what_another_replica_has_begun_is_begun_again(patch: Patch) -> None:
+    """Between its connection and its intent nobody looks who else sends."""
+    intent = attempts.Attempts._intent
+
+    async def blind(self: attempts.Attempts, walk: Walk, _number: int, endpoint: str) -> None:
+        walk.session = await self._journal.store.get(walk.session.id) or walk.session
+        lost = tuple(replace(a, status=AttemptStatus.NOT_SENT) for a in walk.session.attempts)
+        walk.session = replace(walk.session, attempts=lost, outcome=Outcome.NOT_CHARGED)
+        await intent(self, walk, len(lost) + 1, endpoint)
+
+    patch.setattr(attempts.Attempts, "_intent", blind)
+
+
+@mutant
+def a_live_replica_is_taken_for_gone(patch: Patch) -> None:
+    """What is in flight is taken over without a look at its sender's lease."""
+    patch.setattr(Database, "_is_gone", lambda _self, sender: sender is not None)
+
+
+@mutant
+def a_write_of_which_nobody_knows_counts_as_done(patch: Patch) -> None:
+    """The store did not answer, and is believed to have done it."""
+    until_sure = postgres.PostgresStore._until_sure
+
+    async def hopeful(self: postgres.PostgresStore, attempt: Any) -> None:
+        with contextlib.suppress(Doubt):
+            await until_sure(self, attempt)
+
+    patch.setattr(postgres.PostgresStore, "_until_sure", hopeful)
+
+
+@mutant
+def the_last_writer_wins(patch: Patch) -> None:
+    """A version is written over whatever there is."""
+    update = Database._update
+
+    def over(self: Database, row: dict[str, Any], _version: int) -> Any:
+        there = self._rows.get(row["id"])
+        return update(self, row, 0 if there is None else there["version"])
+
+    patch.setattr(Database, "_update", over)
 
 
 # --- evidence -----------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite_log import LogCopier
 from tests.campaigns.checker import Violation, judge
 from tests.campaigns.sim.loop import Stuck
-from tests.campaigns.sim.plan import Act, Crash, Moment, Payment, Plan, Step, plan_of
+from tests.campaigns.sim.plan import Act, Crash, Moment, Payment, Plan, Step, plan_alone
+from tests.campaigns.sim.replica import Replica
 from tests.campaigns.sim.sidecar import Sidecar, secrets
 from tests.campaigns.sim.store import SimSpool, SimStore
 from tests.campaigns.sim.world import World
@@ -220,7 +221,7 @@ class PowerWorld(World):
         return done
 
     def _from_the_writer(self, work: Callable[..., Any], *given: Any) -> object:
-        return self.loop.call_soon(work, *given, context=self._process.context)
+        return self.loop.call_soon(work, *given, context=self._replicas[0].process.context)
 
     # --- what the store tells -----------------------------------------------------------------
 
@@ -263,11 +264,11 @@ class PowerWorld(World):
     def _power_goes(self, operation: str) -> None:
         self.say(f"POWER CUT ({operation})")
         self.cuts[f"after a {operation}"] += 1
-        self._dying = Crash(Moment.STEP, 0, self._fortune.choice((0.0, 0.3, 2.0)))
+        self._doom(self._replicas[0], Crash(Moment.STEP, 0, self._fortune.choice((0.0, 0.3, 2.0))))
 
-    def _die(self, crash: Crash) -> None:
-        alive = self._process.alive
-        super()._die(crash)
+    def _die(self, replica: Replica, crash: Crash) -> None:
+        alive = replica.process.alive
+        super()._die(replica, crash)
         if not alive:
             return
         if self._platter.on:
@@ -297,10 +298,10 @@ class PowerWorld(World):
 
     # --- power is back ------------------------------------------------------------------------
 
-    async def _boot(self) -> None:
+    async def _boot(self, replica: Replica) -> None:
         store = PoweredStore(self, self._where / "sessions.db", self._platter)
         self._store = store
-        spool = SimSpool(self.disk, self._commit_seconds)
+        spool = SimSpool(self._replicas[0].spooled, self._commit_seconds)
         sidecar = Sidecar(self, cast("SimStore", store), spool)
         try:
             await store.open()
@@ -314,14 +315,14 @@ class PowerWorld(World):
                 self._give_up(f"the store cannot be used: {error!r}")
             return
         self.say("holdfast is up")
-        self._sidecar = sidecar
+        replica.sidecar = sidecar
 
     def _give_up(self, why: str) -> None:
         self._violated("I16", why)
         self.missed.append(True)
         self.disk.sessions, self.disk.answers = {}, {}
         self._unreadable = True
-        self._dying = Crash(Moment.STEP, 0, 1.0)
+        self._doom(self._replicas[0], Crash(Moment.STEP, 0, 1.0))
 
     def _ask(self, store: PoweredStore) -> None:
         """Hold what is there against what was acknowledged, offered and sent."""
@@ -384,7 +385,7 @@ def _busy_plan(seed: int) -> Plan:
     the plan's to say.
     """
     dice = Random(seed + 0.75)
-    plans = [plan_of(seed * _AT_ONCE + each) for each in range(_AT_ONCE)]
+    plans = [plan_alone(seed * _AT_ONCE + each) for each in range(_AT_ONCE)]
     payments = [payment for plan in plans for payment in plan.payments]
     return replace(
         plans[0],

@@ -1,5 +1,7 @@
-"""The real flow on virtual time, seeded: crashes at any await, every fault of section 6.2 that one
-process can meet, clients and operators who do as they like; the checker is the judge.
+"""The real flow on virtual time, seeded: crashes at any await, every fault of section 6.2, clients
+and operators who do as they like; the checker is the judge. There is one Holdfast, or (every third
+seed) there are two that share the PostgreSQL store, are stopped for longer than their lease, cut
+off from the store, and hear nothing of what they wrote.
 
 A run is a function of its seed. `./dev campaign simulate --seed N` plays one and prints what
 happened; with `--shrink` it first leaves out what the violation does not need.

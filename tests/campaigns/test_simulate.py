@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from tests.campaigns.sim.plan import Moment, Plan, Trouble, plan_of
+from tests.campaigns.sim.plan import Mishap, Moment, Plan, Trouble, plan_of
 from tests.campaigns.sim.shrink import shrink
 from tests.campaigns.sim.world import World
 from tests.campaigns.simulate import play, simulate
@@ -31,7 +31,11 @@ def test_a_seed_is_a_run() -> None:
 def test_what_can_happen_happens() -> None:
     """The plans of a slice hold every kind of crash, store trouble and fault, and money moves."""
     plans = [plan_of(seed) for seed in range(SEEDS)]
-    assert {crash.moment for plan in plans for crash in plan.crashes} == set(Moment)
+    crashes = {crash.moment for plan in plans for crash in plan.crashes}
+    assert crashes == set(Moment) - {Moment.CONNECTING}
+    incidents = [i for plan in plans if plan.shared is not None for i in plan.shared.incidents]
+    assert {incident.mishap for incident in incidents} == set(Mishap)
+    assert Moment.CONNECTING in {incident.moment for incident in incidents}
     assert {trouble.trouble for plan in plans for trouble in plan.store} == set(Trouble)
     met = Counter(fate.name for plan in plans for p in plan.payments for fate in p.fates)
     assert len(met) == 19
@@ -51,3 +55,12 @@ def test_a_plan_is_made_smaller() -> None:
     assert sum(len(payment.fates) for payment in smaller.payments) == 2
     assert (smaller.crashes, smaller.store, smaller.operations) == ((), (), ())
     assert smaller == replace(smaller, slowest_commit=0.0, seen_early=False)
+
+
+def test_two_replicas_share_the_payments() -> None:
+    """Both send, what one had in flight is taken over by the other, and some lose their lease."""
+    histories = [World(plan_of(seed)).run() for seed in range(0, 150, 3)]
+    versions = [after for history in histories for _, after in history.versions]
+    epochs = {attempt.epoch for session in versions for attempt in session.attempts}
+    assert {1, 2} < epochs
+    assert any(session.timeline[-1].event == "ProcessRestarted" for session in versions)

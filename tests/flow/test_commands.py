@@ -34,6 +34,21 @@ async def test_creating_twice_is_creating_once(lab: Lab) -> None:
     assert (second.id, new) == (first.id, False)
 
 
+async def test_created_and_cancelled_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another replica cancels it between its claim and its commit: whoever created it is told."""
+    commit = lab.store.commit
+
+    async def later(session: Session, expected: int, answer: bytes | None) -> None:
+        monkeypatch.undo()
+        await lab.commands.cancel(session.id, "wanted")
+        await commit(session, expected, answer)
+
+    monkeypatch.setattr(lab.store, "commit", later)
+    session, new = await lab.commands.create(ORDER)
+    assert (session.state, new) == (State.CANCELLED, True)
+    assert await lab.store.get(session.id) == session
+
+
 async def test_creating_for_a_paid_order(lab: Lab) -> None:
     """A charged order gets no second session, but the name of the one it has."""
     lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))

@@ -1,13 +1,14 @@
 """What happens in one run, drawn from its seed before it begins: a value, so that it can be shrunk.
 
 What the plan does not say (jitter, how long a commit takes) comes from a second stream of the same
-seed, in the order in which it is asked for.
+seed, in the order in which it is asked for. Every third plan is of two replicas that share a store;
+what is about them comes from a third stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
 from typing import Any
@@ -69,6 +70,7 @@ class Moment(StrEnum):
     EXECUTED = "request executed"
     ANSWERED = "answer delivered"
     TOLD = "client told"
+    CONNECTING = "connecting to the gateway"
 
 
 class Trouble(StrEnum):
@@ -135,6 +137,35 @@ class StoreTrouble:
     seconds: float
 
 
+class Mishap(StrEnum):
+    """What befalls one of two replicas."""
+
+    PAUSED = "stopped, and goes on later"
+    CUT = "cut off from the store"
+    LOST = "its write never arrives at the store"
+    UNHEARD = "its write is carried out, and it does not hear of it"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """A mishap of the replica with which the moment has come that often."""
+
+    mishap: Mishap
+    moment: Moment
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Two replicas. `turns`: to which of them people turn, again and again."""
+
+    lease: float
+    turns: tuple[int, ...]
+    incidents: tuple[Incident, ...]
+    slowest_way: float  # of a statement to the store, and of its answer
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One run."""
@@ -148,6 +179,7 @@ class Plan:
     store: tuple[StoreTrouble, ...]
     slowest_commit: float
     seen_early: bool  # whether a payment can be read at the gateway before it is executed
+    shared: Shared | None = None
 
     @property
     def healed_at(self) -> float:
@@ -288,9 +320,72 @@ def draw(dice: Random, table: Table) -> Any:
     raise AssertionError
 
 
+def plan_alone(seed: int) -> Plan:
+    """The plan of a seed with one Holdfast."""
+    return _Drawing(Random(seed)).plan(seed)
+
+
 def plan_of(seed: int) -> Plan:
     """The plan of a seed."""
-    return _Drawing(Random(seed)).plan(seed)
+    plan = plan_alone(seed)
+    return _sharing(plan, Random(seed + 0.125)) if seed % 3 == 0 else plan
+
+
+# Which mishap, and the moment it comes with: around what the lease is there for.
+_MISHAPS: Table = (
+    ((Mishap.PAUSED, Moment.CONNECTING), 4), ((Mishap.PAUSED, Moment.HANDED), 3),
+    ((Mishap.PAUSED, Moment.WRITTEN), 3), ((Mishap.PAUSED, Moment.SENT), 3),
+    ((Mishap.PAUSED, Moment.ANSWERED), 1), ((Mishap.PAUSED, Moment.STEP), 4),
+    ((Mishap.CUT, Moment.CONNECTING), 2), ((Mishap.CUT, Moment.HANDED), 2),
+    ((Mishap.CUT, Moment.WRITTEN), 2), ((Mishap.CUT, Moment.SENT), 2),
+    ((Mishap.CUT, Moment.STEP), 1),
+    ((Mishap.LOST, Moment.HANDED), 3), ((Mishap.UNHEARD, Moment.HANDED), 5),
+)  # fmt: skip
+
+
+def _sharing(plan: Plan, dice: Random) -> Plan:
+    """The plan with two replicas, of which fewer die and more are stopped or cut off."""
+    lease = dice.choice((1.0, 1.0, 1.5, 3.0, 10.0))
+    incidents: list[Incident] = []
+    while len(incidents) < 4 and dice.random() < 0.7:
+        mishap, moment = draw(dice, _MISHAPS)
+        seconds = lease * dice.choice((0.5, 1.05, 1.5)) + dice.choice((0.0, 0.0, 2.7, 4.0, 11.0))
+        incidents.append(Incident(mishap, moment, dice.randrange(1, _UP_TO[moment] + 1), seconds))
+    shared = Shared(
+        lease=lease,
+        turns=tuple(dice.randrange(2) for _ in range(dice.randrange(3, 12))),
+        incidents=tuple(incidents),
+        slowest_way=dice.choice((0.0, 0.002, 0.05, 0.05, 0.1 * lease, 0.3 * lease)),
+    )
+    payments = tuple(_two_handed(payment, dice) for payment in plan.payments)
+    return replace(plan, payments=payments, store=(), slowest_commit=0.0, shared=shared)
+
+
+def _two_handed(payment: Payment, dice: Random) -> Payment:
+    """Its clients turn to both replicas at a time; some connections take longer than a lease and
+    stand in the end, or do not stand while the other replica's does.
+    """
+    met = list(payment.fates)
+    if dice.random() < 0.3:
+        fails = fates.refused(dice)._replace(connects=dice.choice((0.2, 1.5)))
+        met[:0] = [fails, dice.choice(_LOST)(dice)]
+    for place, fate in enumerate(met):
+        if not fate.connects and dice.random() < 0.3:
+            met[place] = fate._replace(connects=dice.choice((0.6, 1.2, 1.9)))
+    clients = tuple(
+        replace(client, steps=tuple(_impatient(step, client.naming, dice) for step in client.steps))
+        for client in payment.clients
+    )
+    return replace(payment, clients=clients, fates=tuple(met))
+
+
+def _impatient(step: Step, naming: Naming, dice: Random) -> Step:
+    luck = dice.random()
+    if step.act is not Act.PAY or luck < 0.4:
+        return step
+    if luck < 0.7 and naming is not Naming.NOTHING:
+        return replace(step, act=Act.DOUBLE_CLICK)
+    return replace(step, act=Act.HANG_UP, patience=dice.choice((0.3, 2.0, 6.0)))
 
 
 class _Drawing:
@@ -387,5 +482,5 @@ class _Drawing:
 
 _UP_TO = {
     Moment.STEP: 300, Moment.HANDED: 12, Moment.WRITTEN: 12, Moment.SENT: 5, Moment.EXECUTED: 4,
-    Moment.ANSWERED: 4, Moment.TOLD: 4,
+    Moment.ANSWERED: 4, Moment.TOLD: 4, Moment.CONNECTING: 4,
 }  # fmt: skip

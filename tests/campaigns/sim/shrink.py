@@ -29,6 +29,11 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
         for less in _less_of(payment):
             payments = (*plan.payments[:place], less, *plan.payments[place + 1 :])
             yield replace(plan, payments=payments)
+    if plan.shared is not None:
+        for rest in _without_one(plan.shared.incidents):
+            yield replace(plan, shared=replace(plan.shared, incidents=rest))
+        if plan.shared.slowest_way > 0.0:
+            yield replace(plan, shared=replace(plan.shared, slowest_way=0.0))
     if plan.slowest_commit > 0.0:
         yield replace(plan, slowest_commit=0.0)
     if plan.seen_early:

@@ -7,12 +7,14 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from contextvars import copy_context
 from functools import cache
 from math import inf
 from pathlib import Path
 from random import Random
 from typing import Protocol
 
+from proxy.background.heartbeat import Heartbeat
 from proxy.background.janitor import Janitor
 from proxy.background.reconciler import Reconciler
 from proxy.core import events as ev
@@ -27,13 +29,13 @@ from proxy.flow.reconcile import Reconcile
 from proxy.flow.saver import Saver
 from proxy.flow.walk import Lane, Walks
 from proxy.keyring import Keyring
-from proxy.ports import Upstream
+from proxy.ports import SessionStore, Upstream
 from proxy.settings.load import load
 from proxy.settings.values import Settings
 from proxy.tasks import Tasks
 from tests.campaigns.sim.gateway import EPOCH_SECONDS
 from tests.campaigns.sim.loop import VirtualLoop
-from tests.campaigns.sim.store import SimSpool, SimStore
+from tests.campaigns.sim.store import SimSpool
 
 _GATEWAYS = """\
 store: memory://
@@ -104,7 +106,7 @@ _POLICIES = {
 }
 WINDOWS = {"short window": 600.0}
 _HOUR = 3600.0
-_LONGEST_PAUSE = 2 * _HOUR
+_LONGEST_PAUSE = 6 * _HOUR
 
 
 @cache
@@ -163,6 +165,7 @@ class LazyClock(SimClock):
         self._due = due
         self._end: asyncio.TimerHandle | None = None
         self._asleep: asyncio.Future[None] | None = None
+        self._context = copy_context()  # whoever wakes it, the step is its process's own
 
     async def sleep(self, seconds: float) -> None:
         """For a while."""
@@ -170,7 +173,7 @@ class LazyClock(SimClock):
         until_due = self._due() - self._loop.time()
         pause = max(seconds, min(self._pause, until_due))
         self._end = self._loop.call_later(pause, self._up)
-        self._pause = min(self._pause * 2.0, _LONGEST_PAUSE)
+        self._pause = min(self._pause * 4.0, _LONGEST_PAUSE)
         await self._asleep
 
     def wake(self) -> None:
@@ -178,7 +181,7 @@ class LazyClock(SimClock):
         self._pause = self._shortest
         if self._end is not None and self._end.when() > self._loop.time() + self._pause:
             self._end.cancel()
-            self._end = self._loop.call_later(self._pause, self._up)
+            self._end = self._loop.call_later(self._pause, self._up, context=self._context)
 
     def _up(self) -> None:
         if self._asleep is not None and not self._asleep.done():
@@ -223,7 +226,7 @@ class GivenBody:
         yield self._data
 
 
-class _Silent:
+class Silent:
     """A recorder that tells the transcript of moves."""
 
     def __init__(self, say: Callable[[str], None] | None) -> None:
@@ -240,6 +243,19 @@ class _Silent:
 
     def note(self, fact: ev.Fact) -> None:
         """Of no interest."""
+
+
+class MortalStore(SessionStore, Protocol):
+    """A store whose process can die."""
+
+    @property
+    def why_broken(self) -> str | None:
+        """Why only a restart can help, or None."""
+        ...
+
+    def power_cut(self, *, durable: bool) -> None:
+        """The process is gone. What was being written is durable, or it is not."""
+        ...
 
 
 class Surroundings(Protocol):
@@ -268,10 +284,17 @@ class Surroundings(Protocol):
 class Sidecar:
     """The flow with everything around it, in one process."""
 
-    def __init__(self, around: Surroundings, store: SimStore, spool: SimSpool) -> None:
+    def __init__(
+        self,
+        around: Surroundings,
+        store: MortalStore,
+        spool: SimSpool,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         settings, clock = around.settings, around.clock
-        recorder = _Silent(around.tell)
+        recorder = Silent(around.tell)
         self.store = store
+        self._heartbeat = heartbeat
         self._around = around
         self._clock = clock
         self.journal = Journal(store, secrets(), recorder)
@@ -330,6 +353,8 @@ class Sidecar:
 
     async def start(self) -> None:
         """As `app.py` does. Raises `StoreUnavailable`."""
+        if self._heartbeat is not None:
+            _ = self.tasks.start(self._heartbeat.run(), "heartbeat")
         await self._saver.replay()
         await self._reconciler.begin()
         _ = self.tasks.start(self._reconciler.run(), "reconciler")
@@ -344,3 +369,4 @@ class Sidecar:
         """SIGTERM."""
         await self.pipeline.drain(self._around.settings.shutdown.drain)
         await self.tasks.stop()
+        await self.store.close()

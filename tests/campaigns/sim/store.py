@@ -37,7 +37,6 @@ class Disk:
     versions: list[Version] = field(default_factory=list)
     processes: int = 0  # that have opened it
     batches: list[float] = field(default_factory=list)
-    spooled: dict[int, bytes] = field(default_factory=dict)
     # (session, attempt) → the version that recorded its intent.
     intents: dict[tuple[str, int], Version] = field(default_factory=dict)
 
@@ -62,25 +61,25 @@ class _Write(NamedTuple):
 class SimSpool:
     """One process's view of the file beside the store; what failed the one leaves the other."""
 
-    def __init__(self, disk: Disk, seconds: Callable[[], float]) -> None:
-        self._disk = disk
+    def __init__(self, spooled: dict[int, bytes], seconds: Callable[[], float]) -> None:
+        self._spooled = spooled
         self._seconds = seconds
-        self._last = max(disk.spooled, default=0)
+        self._last = max(spooled, default=0)
 
     async def keep(self, record: bytes) -> int:
         """Durable once it returns."""
         self._last = number = self._last + 1
         await asyncio.sleep(self._seconds())
-        self._disk.spooled[number] = record
+        self._spooled[number] = record
         return number
 
     def records(self) -> dict[int, bytes]:
         """What waits."""
-        return dict(self._disk.spooled)
+        return dict(self._spooled)
 
     async def done(self, number: int) -> None:
         """Durable at once; what is lost of it is only replayed once more."""
-        del self._disk.spooled[number]
+        del self._spooled[number]
 
 
 class SimStore(MemoryStore):

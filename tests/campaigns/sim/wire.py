@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from proxy.core.reasons import Reason
@@ -17,7 +18,7 @@ from proxy.ports import Send, SendForbidden, StoreUnavailable
 from tests.campaigns.checker import Sent
 from tests.campaigns.sim.fates import Fate
 from tests.campaigns.sim.gateway import SimGateway
-from tests.campaigns.sim.loop import Process
+from tests.campaigns.sim.loop import Process, current
 
 
 class Weather(Protocol):
@@ -35,8 +36,8 @@ class Weather(Protocol):
         """The intent stands and the first byte leaves."""
         ...
 
-    def listener(self) -> Process:
-        """The process that sends."""
+    def connecting(self) -> None:
+        """A connection is being made."""
         ...
 
     def delivered(self, process: Process, sent: Sent, facts: WireFacts) -> None:
@@ -87,6 +88,7 @@ class SimUpstream:
 
     async def _pay(self, send: Send, answered: asyncio.Future[WireFacts]) -> WireFacts:
         fate = self._weather.fate(payment_of(send.body))
+        self._weather.connecting()
         if fate.connects:
             await asyncio.sleep(min(fate.connects, send.connect_timeout))
         if fate.connects >= send.connect_timeout:
@@ -103,14 +105,18 @@ class SimUpstream:
     def _listening(
         self, sent: Sent, answered: asyncio.Future[WireFacts], until: float
     ) -> Callable[[WireFacts], None]:
-        process = self._weather.listener()
+        process = current()
+        assert process is not None
+
+        def take(facts: WireFacts) -> None:
+            if not answered.done():
+                self._weather.delivered(process, sent, facts)
+                answered.set_result(facts)
 
         def reply(facts: WireFacts) -> None:
             # A late answer has as long as the connection is kept for it.
-            too_late = asyncio.get_running_loop().time() > until
-            if process.alive and not answered.done() and not too_late:
-                self._weather.delivered(process, sent, facts)
-                answered.set_result(facts)
+            if process.alive and asyncio.get_running_loop().time() <= until:
+                process.hear(partial(take, facts))
 
         return reply
 

@@ -1,8 +1,13 @@
-"""One run: the plan played on virtual time in one thread, and the history it leaves."""
+"""One run: the plan played on virtual time in one thread, and the history it leaves.
+
+There is one Holdfast, with a disk of its own, or there are two that share a store; then clients and
+operators turn now to the one, now to the other.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +16,7 @@ from math import inf
 from random import Random
 from typing import Any
 
+from proxy.background.heartbeat import Heartbeat
 from proxy.core.classify import classify
 from proxy.core.profile import GatewayClass
 from proxy.core.session import Session
@@ -20,17 +26,31 @@ from proxy.flow.commands import NoSuchSession, NotAllowed, Order
 from proxy.ports import Send, StoreUnavailable, Upstream
 from tests.campaigns.checker import Heard, History, Proof, Sent, Told
 from tests.campaigns.sim.clients import SimClient
+from tests.campaigns.sim.database import Database, Line, SharedStore
 from tests.campaigns.sim.fates import FINE, Fate
 from tests.campaigns.sim.gateway import EPOCH_SECONDS, SimGateway
-from tests.campaigns.sim.loop import Process, VirtualLoop
-from tests.campaigns.sim.plan import Crash, Moment, Operation, Plan, StoreTrouble, Trouble, Verb
-from tests.campaigns.sim.sidecar import WINDOWS, Sidecar, SimClock, SimDice, settings_of
+from tests.campaigns.sim.loop import Process, VirtualLoop, current
+from tests.campaigns.sim.plan import (
+    Crash,
+    Incident,
+    Mishap,
+    Moment,
+    Operation,
+    Plan,
+    StoreTrouble,
+    Trouble,
+    Verb,
+)
+from tests.campaigns.sim.replica import HeartClock, Replica
+from tests.campaigns.sim.sidecar import WINDOWS, Sidecar, Silent, SimClock, SimDice, settings_of
 from tests.campaigns.sim.store import Disk, SimSpool, SimStore, Version
 from tests.campaigns.sim.wire import SimUpstream, payment_of
 
 _HOUR = 3600.0
 # Longer than a walk may take, with what may come before it.
 _HANGS_AFTER = 90.0
+# Up to four of them, and statements to the store that nobody answers.
+_MISHAPS_TAKE = 180.0
 # An outcome that could not be written is offered again every second; the slowest commit takes 12,
 # and may wait for another.
 _WRITTEN_WITHIN = 40.0
@@ -38,6 +58,7 @@ _WRITTEN_WITHIN = 40.0
 _BROKEN_FOR = 1.5
 # Longer than the schedule of the look-ups.
 _UNTIL_QUIET = 48 * _HOUR
+_HANDSHAKE = 0.01
 _READ = Fate("read", works=0.02)
 _OVER = frozenset({"retries-exhausted", "session-cancelled", "session-expired"})
 # "Nothing is charged", say their words, whatever the field beside them says.
@@ -51,7 +72,7 @@ _SETTLES = {
 
 
 class World:
-    """Everything of one run that outlives a process, and the process there is now."""
+    """Everything of one run that outlives a process, and the processes there are now."""
 
     def __init__(self, plan: Plan, say: Callable[[str], None] | None = None) -> None:
         self.plan = plan
@@ -74,11 +95,15 @@ class World:
         self._look_ups = list(plan.look_ups)[::-1]
         self._trouble = {trouble.batch: trouble for trouble in plan.store}
         self._crashes = list(plan.crashes)[::-1]
-        self._dying: Crash | None = None
+        self._doomed: list[tuple[Replica, Crash]] = []
         self._seen: Counter[Moment] = Counter()
-        self._process = Process(self.loop)
-        self._sidecar: Sidecar | None = None
-        self._connections: dict[int, asyncio.Future[Any]] = {}
+        shared = plan.shared
+        self._database = None if shared is None else Database(self.disk, self.loop.time)
+        self._incidents = [] if shared is None else list(shared.incidents)[::-1]
+        self._met: Counter[Moment] = Counter()
+        self._turns = itertools.cycle((0,) if shared is None else shared.turns)
+        names = ("",) if shared is None else ("A", "B")
+        self._replicas = [Replica(name, self) for name in names]
         self._well_at = 0.0
         self._evidence: list[tuple[Process, Heard]] = []
         self._asked: dict[str, list[float]] = {name: [0.0] for name in self.settings.gateways}
@@ -108,12 +133,25 @@ class World:
     def say(self, text: str) -> None:
         """For the transcript."""
         if self._say is not None:
-            self._say(f"{self.loop.time():10.3f}  {text}")
+            actor = self._actor()
+            who = f"{actor.name}: " if actor is not None and actor.name else ""
+            self._say(f"{self.loop.time():10.3f}  {who}{text}")
 
     def wake(self) -> None:
         """Something happens: whatever looks around does so once a second again."""
-        if self._sidecar is not None:
-            self._sidecar.lazy.wake()
+        for replica in self._replicas:
+            replica.wake()
+
+    def _actor(self) -> Replica | None:
+        """Whose step this is."""
+        process = current()
+        return next((r for r in self._replicas if r.process is process), None)
+
+    def _turned_to(self) -> Replica:
+        """The replica that somebody asks next: the other one, where this one is not up."""
+        wanted = self._replicas[next(self._turns)]
+        up = [r for r in (wanted, *self._replicas) if r.sidecar is not None]
+        return up[0] if up else wanted
 
     def next_due(self) -> float:
         """When the next look-up is due (what is overdue cannot be looked up)."""
@@ -129,7 +167,11 @@ class World:
     # --- the story ----------------------------------------------------------------------------
 
     async def _story(self) -> None:
-        self._start()
+        for replica in self._replicas:
+            self._start(replica)
+        while self._database is not None and not self._calm():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        begun = self.loop.time()
         clients = [
             SimClient(number, payment, client, self)
             for payment in self.plan.payments
@@ -139,7 +181,7 @@ class World:
             *(client.live_through() for client in clients),
             *(self._operate(operation) for operation in self.plan.operations),
         )
-        await asyncio.sleep(max(0.0, self.plan.healed_at - self.loop.time()))
+        await asyncio.sleep(max(0.0, begun + self.plan.healed_at - self.loop.time()))
         await self._heal()
         await asyncio.gather(*(client.ask_until_it_knows() for client in clients))
         await asyncio.sleep(300.0)
@@ -156,11 +198,12 @@ class World:
         """From now on nothing goes wrong."""
         self.say("all faults healed")
         self._crashes.clear()
+        self._incidents.clear()
         self._trouble.clear()
         self._look_ups.clear()
         for fates in self._fates.values():
             fates.clear()
-        while self._sidecar is None or self._sidecar.store.why_broken is not None:  # noqa: ASYNC110
+        while not all(replica.calm for replica in self._replicas):  # noqa: ASYNC110
             await asyncio.sleep(1.0)
         self.history.healed_at = self.loop.time()
 
@@ -170,6 +213,8 @@ class World:
         history.versions = [(version.before, version.after) for version in self.disk.versions]
         history.proofs = [proof for v in self.disk.versions if (proof := self._proof(v))]
         history.bugs += [repr(error) for error in self.loop.errors]
+        if self._database is not None:
+            history.against_leases = self._database.against_leases
         for process, heard in self._evidence:
             died = process.died_at
             lived = died is None or died > max(heard.at, self._well_at) + _WRITTEN_WITHIN
@@ -197,11 +242,33 @@ class World:
 
     # --- processes ----------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        self._process = Process(self.loop)
-        _ = self._process.run(self._boot())
+    def _start(self, replica: Replica) -> None:
+        replica.process = Process(self.loop)
+        _ = replica.process.run(self._boot(replica))
 
-    async def _boot(self) -> None:
+    async def _boot(self, replica: Replica) -> None:
+        try:
+            sidecar = await self._installed(replica)
+            await sidecar.start()
+        except StoreUnavailable:  # it exits, and is started again
+            self._doom(replica, Crash(Moment.STEP, 0, 1.0))
+            return
+        except Exception as error:  # noqa: BLE001 -- reported, not hidden
+            self.bug(error)
+            self._doom(replica, Crash(Moment.STEP, 0, 1.0))
+            return
+        self.say("holdfast is up")
+        replica.sidecar = sidecar
+
+    async def _installed(self, replica: Replica) -> Sidecar:
+        spool = SimSpool(replica.spooled, self._commit_seconds)
+        if self._database is not None and self.plan.shared is not None:
+            lease, line = self.plan.shared.lease, Line(self._database, replica)
+            silent = Silent(self.tell)
+            shared = SharedStore(lease, self.clock, silent, line, self.history.acknowledged.append)
+            await shared.open()
+            replica.heart = heart = HeartClock(self.loop, shared, self._database, self._calm)
+            return Sidecar(self, shared, spool, Heartbeat(shared, lease, heart, self.bug))
         store = SimStore(
             self.clock,
             self.disk,
@@ -209,69 +276,122 @@ class World:
             trouble=self._next_trouble,
             heard=self._at_the_disk,
         )
-        sidecar = Sidecar(self, store, SimSpool(self.disk, self._commit_seconds))
-        try:
-            await sidecar.start()
-        except StoreUnavailable:  # it exits, and is started again
-            self._dying = Crash(Moment.STEP, 0, 1.0)
-            return
-        except Exception as error:  # noqa: BLE001 -- reported, not hidden
-            self.bug(error)
-            self._dying = Crash(Moment.STEP, 0, 1.0)
-            return
-        self.say("holdfast is up")
-        self._sidecar = sidecar
+        return Sidecar(self, store, spool)
+
+    def _calm(self) -> bool:
+        return all(replica.calm for replica in self._replicas)
 
     def _commit_seconds(self) -> float:
         return self._chance.random() * self.plan.slowest_commit
 
-    def _after_step(self) -> None:
-        if self._dying is not None:
-            self._die(self._dying)
-        elif self._crashes and self._crashes[-1].moment is Moment.STEP:
-            self._happened(Moment.STEP)
+    def _after_step(self, process: Process | None) -> None:
+        if self._doomed:
+            while self._doomed:
+                self._die(*self._doomed.pop())
+            return
+        if self._crashes and self._crashes[-1].moment is Moment.STEP:
+            self._may_crash(Moment.STEP, process)
+        if self._incidents and self._incidents[-1].moment is Moment.STEP and process is not None:
+            self._may_befall(Moment.STEP, process)
 
-    def _happened(self, moment: Moment) -> None:
-        """Something that a crash may wait for."""
+    def _doom(self, replica: Replica, crash: Crash) -> None:
+        """It dies when this step is over."""
+        self._doomed.append((replica, crash))
+
+    def happened(self, moment: Moment, replica: Replica | None = None) -> None:
+        """Something that a crash or a mishap may wait for, and with whom."""
+        process = current() if replica is None else replica.process
+        self._may_crash(moment, process)
+        self._may_befall(moment, process)
+
+    def _may_crash(self, moment: Moment, process: Process | None) -> None:
         self._seen[moment] += 1
         if not self._crashes or self._crashes[-1].moment is not moment:
             return
         if self._seen[moment] >= self._crashes[-1].count:
             crash = self._crashes.pop()
             self._seen.clear()
-            if crash.stops and self._sidecar is not None:
-                self._stop(self._sidecar, crash)
+            replica = self._with(process)
+            if crash.stops and replica.sidecar is not None:
+                self._stop(replica, replica.sidecar, crash)
             else:
-                self._dying = crash
+                self._doom(replica, crash)
 
-    def _stop(self, sidecar: Sidecar, crash: Crash) -> None:
+    def _with(self, process: Process | None) -> Replica:
+        """The replica with which something happened; else the one whose turn it is."""
+        mine = next((r for r in self._replicas if r.process is process), None)
+        return mine or self._replicas[next(self._turns)]
+
+    def _stop(self, replica: Replica, sidecar: Sidecar, crash: Crash) -> None:
         """SIGTERM, and SIGKILL when its patience ends."""
-        self.say("SIGTERM")
-        process = self._process
+        self.say(f"SIGTERM {replica.name}")
+        process = replica.process
         stopping = process.run(sidecar.stop())
 
         def kill(*_: object) -> None:
             if process.alive:
-                self._dying = crash
+                self._doom(replica, crash)
 
         stopping.add_done_callback(kill, context=self._outside)
-        self.loop.call_later(1.0 + crash.down, kill, context=self._outside)
+        self.later(1.0 + crash.down, kill)
 
-    def _die(self, crash: Crash) -> None:
-        self._dying = None
-        if not self._process.alive:
+    def _die(self, replica: Replica, crash: Crash) -> None:
+        self._doomed.clear()
+        if not replica.process.alive:
             return
-        self.say(f"CRASH ({crash.moment})")
-        store = None if self._sidecar is None else self._sidecar.store
-        self._sidecar = None
-        self._process.kill()
+        self.say(f"CRASH {replica.name} ({crash.moment})")
+        self.wake()
+        store = None if replica.sidecar is None else replica.sidecar.store
+        replica.sidecar = replica.heart = None
+        replica.process.kill()
         if store is not None:
             store.power_cut(durable=self._chance.random() < 0.5)
-        self._dying = None  # what became durable at the last moment counts for nobody
-        for connection in self._connections.values():
+        self._doomed.clear()  # what became durable at the last moment counts for nobody
+        for connection in replica.connections.values():
             if not connection.done():
                 connection.set_exception(ConnectionError())
-        self.loop.call_later(crash.down, self._start, context=self._outside)
+        self.later(crash.down, lambda: self._start(replica))
+
+    def _may_befall(self, moment: Moment, process: Process | None) -> None:
+        self._met[moment] += 1
+        if not self._incidents or self._incidents[-1].moment is not moment:
+            return
+        if self._met[moment] >= self._incidents[-1].count:
+            self._met.clear()
+            self._befall(self._with(process), self._incidents.pop())
+
+    def _befall(self, replica: Replica, incident: Incident) -> None:
+        self.say(f"{replica.name} is {incident.mishap}, for {incident.seconds:.2f} s")
+        self.wake()
+        until = self.loop.time() + incident.seconds
+        self._well_at = max(self._well_at, until)
+        match incident.mishap:
+            case Mishap.PAUSED:
+                process = replica.process
+                process.pause()
+                self.later(incident.seconds, lambda: self._go_on(replica, process))
+            case Mishap.CUT:
+                replica.cut_until = until
+            case Mishap.LOST | Mishap.UNHEARD as mishap:
+                replica.next_write = mishap
+
+    def _go_on(self, replica: Replica, process: Process) -> None:
+        self.say(f"{replica.name} goes on")
+        process.go_on()
+
+    def later(self, seconds: float, work: Callable[[], object]) -> object:
+        """Do something that is nobody's step."""
+        return self.loop.call_later(seconds, work, context=self._outside)
+
+    def way_seconds(self) -> float:
+        """How long the next thing is on its way to the store, or back."""
+        assert self.plan.shared is not None
+        healed = self.history.healed_at is not None
+        return self._chance.random() * (0.0 if healed else self.plan.shared.slowest_way)
+
+    def loses(self) -> bool:
+        """Whether a way that is cut swallows the next thing, or says no."""
+        return self._chance.random() < 0.5
 
     # --- the store ----------------------------------------------------------------------------
 
@@ -284,20 +404,21 @@ class World:
         return trouble
 
     def _at_the_disk(self, what: str) -> None:
+        replica = self._replicas[0]
         if what == "handed":
-            self._happened(Moment.HANDED)
+            self.happened(Moment.HANDED, replica)
         elif what == "written":
-            self._happened(Moment.WRITTEN)
+            self.happened(Moment.WRITTEN, replica)
         else:
             self.say(f"disk: {what}")
             if what == Trouble.AMBIGUOUS:
-                process = self._process
-                self.loop.call_later(_BROKEN_FOR, self._replace, process, context=self._outside)
+                process = replica.process
+                self.later(_BROKEN_FOR, lambda: self._replace(replica, process))
 
-    def _replace(self, process: Process) -> None:
+    def _replace(self, replica: Replica, process: Process) -> None:
         """The orchestrator found out that only a restart helps."""
         if process.alive:
-            self._die(Crash(Moment.STEP, 0, 0.5))
+            self._die(replica, Crash(Moment.STEP, 0, 0.5))
 
     # --- the wire -----------------------------------------------------------------------------
 
@@ -306,7 +427,13 @@ class World:
         fates = self._fates[payment]
         fate = fates.pop() if fates else FINE
         self.say(f"gateway will: {fate.name}")
+        if self.plan.shared is not None and not fate.connects:
+            fate = fate._replace(connects=_HANDSHAKE)  # long enough to be stopped in it
         return fate
+
+    def connecting(self) -> None:
+        """A connection is being made."""
+        self.happened(Moment.CONNECTING)
 
     def look_up(self, gateway: str, target: str) -> Fate:
         """Of the next read."""
@@ -316,15 +443,26 @@ class World:
 
     def _at_the_gateway(self, what: str) -> None:
         self.say(f"gateway {what}")
-        self._happened(Moment.EXECUTED)
+        self.happened(Moment.EXECUTED)
 
     def on_the_wire(self, gateway: str, send: Send) -> Sent:
         """The first byte leaves: note what the disk says at this moment."""
-        sent = self._sent(gateway, send)
+        sent = self._leased(self._sent(gateway, send))
         self.history.sent.append(sent)
         self.say(f"send {sent.number} {sent.session}#{sent.attempt} {gateway} key {sent.key}")
-        self._happened(Moment.SENT)
+        self.happened(Moment.SENT)
         return sent
+
+    def _leased(self, sent: Sent) -> Sent:
+        """With what its sender's lease says: that must not have run out, and the intent be its."""
+        actor = self._actor()
+        if self._database is None or actor is None or actor.sidecar is None:
+            return sent
+        epoch = actor.sidecar.store.epoch
+        session = self.disk.sessions.get(sent.session or "")
+        if session is None or session.sender != epoch:
+            sent = sent._replace(session=None)
+        return sent._replace(without_lease=self._database.overdue(epoch))
 
     def _sent(self, gateway: str, send: Send) -> Sent:
         key = header(send.headers, "Idempotency-Key") or ""
@@ -389,10 +527,6 @@ class World:
             if session.named and other.named and other.outcome is not Outcome.NOT_CHARGED
         )
 
-    def listener(self) -> Process:
-        """The process there is."""
-        return self._process
-
     def delivered(self, process: Process, sent: Sent, facts: WireFacts) -> None:
         """An answer arrived, and its process is there to take it."""
         self.say(f"answer to send {sent.number}: {facts.reason or facts.status}")
@@ -404,7 +538,7 @@ class World:
         if status in _SETTLES and sent.session is not None and speaks:
             how = f"the answer to send {sent.number}"
             self._evident(process, sent.session, _SETTLES[status], how)
-        self._happened(Moment.ANSWERED)
+        self.happened(Moment.ANSWERED, self._with(process))
 
     def read(self, gateway: str, target: str, facts: WireFacts) -> None:
         """A look-up was answered; if it shows a charge, that is evidence."""
@@ -415,7 +549,9 @@ class World:
         # The key may have been another session's that never sent it.
         senders = [s.session for s in self.history.sent if (s.gateway, s.key) == (gateway, key)]
         if senders and senders[-1] is not None:
-            self._evident(self._process, senders[-1], Outcome.CHARGED, "a look-up")
+            process = current()
+            assert process is not None
+            self._evident(process, senders[-1], Outcome.CHARGED, "a look-up")
 
     def _evident(self, process: Process, session: str, outcome: Outcome, how: str) -> None:
         self._evidence.append((process, Heard(self.loop.time(), session, outcome, how)))
@@ -424,23 +560,26 @@ class World:
 
     async def ask(self, who: str, payment: str, request: InboundRequest) -> Told | None:
         """Send a request; None if the connection broke."""
-        self.say(f"{who} asks {request.gateway}")
-        if self._sidecar is None:
+        replica, since = self._turned_to(), self.loop.time()
+        self.say(f"{who} asks {replica.name}{' for ' if replica.name else ''}{request.gateway}")
+        if replica.sidecar is None:
             return None
         answered: asyncio.Future[Answer] = self.loop.create_future()
-        _ = self._process.run(self._serve(self._sidecar, request, answered))
+        _ = replica.process.run(self._serve(replica.sidecar, request, answered))
         try:
-            answer = await self._connected(answered)
+            answer = await self._connected(replica, answered)
         except ConnectionError:
             return None
         except TimeoutError:
             self.history.hung.append(who)
             return None
         told = self._told(who, payment, answer)
+        if self._database is not None:
+            told = told._replace(since=since)
         self.history.told.append(told)
         text = f"{told.status} {told.outcome}{' over' if told.over else ''}"
         self.say(f"{who} is told {text} of {told.session} {_code(answer)}")
-        self._happened(Moment.TOLD)
+        self.happened(Moment.TOLD, replica)
         return told
 
     async def _serve(
@@ -454,15 +593,16 @@ class World:
         if not answered.done():
             answered.set_result(answer)
 
-    async def _connected(self, answered: asyncio.Future[Any]) -> Any:
+    async def _connected(self, replica: Replica, answered: asyncio.Future[Any]) -> Any:
         """What comes over a connection that breaks when the process dies."""
         number = id(answered)
-        self._connections[number] = answered
+        replica.connections[number] = answered
+        patience = _HANGS_AFTER if self.plan.shared is None else _HANGS_AFTER + _MISHAPS_TAKE
         try:
-            async with asyncio.timeout(_HANGS_AFTER):
+            async with asyncio.timeout(patience):
                 return await answered
         finally:
-            del self._connections[number]
+            del replica.connections[number]
 
     def _told(self, who: str, payment: str, answer: Answer) -> Told:
         session = header(answer.headers, "X-Payment-Session-Id")
@@ -552,7 +692,8 @@ class World:
 
     async def _command(self, what: str, work: Callable[[Sidecar], Any]) -> Any:
         self.say(what)
-        sidecar = self._sidecar
+        replica = self._turned_to()
+        sidecar = replica.sidecar
         if sidecar is None:
             return None
         answered: asyncio.Future[Any] = self.loop.create_future()
@@ -569,9 +710,9 @@ class World:
             if not answered.done():
                 answered.set_result(result)
 
-        _ = self._process.run(carry_out())
+        _ = replica.process.run(carry_out())
         try:
-            return await self._connected(answered)
+            return await self._connected(replica, answered)
         except ConnectionError:
             return None
         except TimeoutError:
