@@ -230,9 +230,7 @@ def _simulate(options: argparse.Namespace) -> bool:
     if options.seed is not None:
         return _replay(options.seed, smaller=options.shrink)
     seeds = range(options.first, options.first + options.seeds)
-    found = simulate(seeds, print)
-    for seed, (worst, *_) in found.items():
-        print(f"seed {seed}: {worst.name} {worst.what}")
+    found = simulate(seeds, partial(print, flush=True))
     print(f"{'seeds':<40}{options.seeds:>8}")
     print(f"{'seeds with violations':<40}{len(found):>8}")
     return not found
