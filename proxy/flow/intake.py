@@ -125,6 +125,7 @@ class Intake:
             try:
                 return await self._claim(arrival, session_id)
             except KeyTaken as taken:
+                self._recent.found(arrival.identity, taken.holder.id)
                 if not may_supersede(taken.holder, arrival.identity):
                     return self._known(taken.holder, arrival)
                 arrival = self._next_generation(arrival, taken.holder)

@@ -51,6 +51,12 @@ class Recent:
         if len(self._keys) > _MOST:
             self._keys.popitem(last=False)
 
+    def found(self, identity: Identity, session_id: str) -> None:
+        """Its key had a session already: that one asked for it, not the one that was added."""
+        _, keys = self._keys.get(_asked(identity), (0.0, {}))
+        if identity.key_hash in keys:
+            keys[identity.key_hash] = session_id
+
     def drop(self, identity: Identity) -> None:
         """It was not opened."""
         _, keys = self._keys.get(_asked(identity), (0.0, {}))

@@ -532,6 +532,17 @@ async def test_a_new_key_is_refused_where_the_route_says_so(tmp_path: Path) -> N
     await lab.close()
 
 
+async def test_a_new_key_is_refused_after_a_repeat_as_well(tmp_path: Path) -> None:
+    """The first key came twice, with the same answer: the charge is still the first one's."""
+    lab = Lab(settings_from(REFUSING, tmp_path))
+    lab.gateway.will(lab.gateway.answers(200, SUCCEEDED), lab.gateway.answers(200, b"never"))
+    for key in ("k-1", "k-1", "k-2"):
+        await lab.merchant_sends(pay(key=key))
+    assert lab.transcript[-1] == "answer 409 new-key-for-same-request"
+    assert len(lab.gateway.seen) == 1
+    await lab.close()
+
+
 async def test_two_clicks_with_two_keys_at_once(tmp_path: Path) -> None:
     """A page that makes a key for every click: the first is on its way, the second is refused."""
     lab = Lab(settings_from(REFUSING, tmp_path))

@@ -39,6 +39,16 @@ async def test_a_key_that_is_known_is_not_new() -> None:
     assert remembered.others(identity("b")) == {"a": "ps_a"}
 
 
+async def test_a_repeat_stands_for_the_session_that_its_key_has() -> None:
+    """It was to have one of its own, and that was never opened. What was forgotten stays it."""
+    remembered = Recent(LoopClock(), 60)
+    for session_id in ("ps_1", "ps_2"):
+        remembered.add(identity("a"), session_id)
+    remembered.found(identity("a"), "ps_1")
+    remembered.found(identity("b"), "ps_3")
+    assert remembered.others(identity("c")) == {"a": "ps_1"}
+
+
 async def test_nothing_is_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not beyond its time, not more requests than there is room for, not every key of one."""
     monkeypatch.setattr(recent, "_MOST", 2)
