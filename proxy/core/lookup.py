@@ -151,9 +151,12 @@ def _next_page(
         return Inconclusive("the gateway shows nothing for this key")
     if asked.page >= find.max_pages:
         return Inconclusive(f"nothing for this key on the first {find.max_pages} pages")
-    last = quote(str(find.cursor.first(items[-1])), safe="")
+    last = str(find.cursor.first(items[-1]))
+    if not last.isprintable():  # lone surrogates among them
+        return Inconclusive("the look-up goes on at something that cannot be asked for")
     base = asked.base or asked.target
-    return Ask(f"{base}&{find.cursor_parameter}={last}", asked.page + 1, base=base)
+    target = f"{base}&{find.cursor_parameter}={quote(last, safe='')}"
+    return Ask(target, asked.page + 1, base=base)
 
 
 def _nothing(recipe: LookupRecipe, session: Session, now_ms: int) -> Nothing | Inconclusive:

@@ -237,13 +237,16 @@ async def test_a_repeat_waits_for_a_look_up_no_longer_than_for_a_payment(lab: La
     assert lab.clock.monotonic() - begun == pytest.approx(30)
 
 
-async def test_an_odd_look_up_answer_stops_nobody(lab: Lab) -> None:
-    """A name that is no text: inconclusive, and the next one is looked after as ever."""
+@pytest.mark.parametrize(
+    "odd", [events("k-1", intent="@@"), no_events(more=True).replace(b"evt_9", b"@@")]
+)
+async def test_an_odd_look_up_answer_stops_nobody(lab: Lab, odd: bytes) -> None:
+    """A name, or a place to go on at, that is no text: inconclusive, and one of its looks."""
     await lose(lab)
-    odd = events("k-1", intent="@@").replace(b"@@", b"\\ud800")
-    lab.gateway.will(lab.gateway.answers(200, odd))
+    lab.gateway.will(lab.gateway.answers(200, odd.replace(b"@@", b"\\ud800")))
     await lab.merchant_sends(pay(key="k-1"))
-    assert (await lab.only_session()).outcome is Outcome.UNKNOWN
+    session = await lab.only_session()
+    assert (session.outcome, session.lookups) == (Outcome.UNKNOWN, 1)
 
 
 # --- gateways that are searched, or have a payment voided ----------------------------------------
