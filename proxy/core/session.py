@@ -271,9 +271,14 @@ def of_another(session: Session, ended: ev.AttemptEnded) -> bool:
     return taken and attempt_of(session, ended) is None
 
 
+_NEWS = frozenset({_SUCCEEDED, AttemptStatus.UNKNOWN})
+
+
 def known_of(session: Session, ended: ev.AttemptEnded) -> AttemptStatus:
-    """What is known already of the send that ended. A charge is news whoever has its number."""
-    if of_another(session, ended) and ended.result.status is not _SUCCEEDED:
+    """What is known already of the send that ended. A charge is news whoever has its number, and so
+    is a send of which nobody knows what came of it.
+    """
+    if of_another(session, ended) and ended.result.status not in _NEWS:
         return ended.result.status
     attempt = attempt_of(session, ended)
     return _IN_FLIGHT if attempt is None else attempt.status

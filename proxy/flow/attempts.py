@@ -343,11 +343,11 @@ class Attempts:
             # An answer may have been decided on what is no longer so.
             walk.settled_elsewhere, walk.answer = session.state in _SETTLED, None
             # Another process has begun what was not begun here, or what the store has lost: what
-            # came of it here is no news of what that one has sent. But for a charge.
+            # came of it here is no news of what that one has sent. But for a charge, or a doubt.
             walk.elsewhere = of_another(session, ended)
             if walk.elsewhere and ended.result.status is not AttemptStatus.SUCCEEDED:
                 verdict = GiveUp(Suppressed.UNSAFE_TO_REPEAT)
-                return Change()
+                return merged(ended, lambda _: None, session)
             concluded = after = apply(session, ended)
             verdict = self._verdict(walk, after, ended, jitter, admitted)
             if isinstance(verdict, RetryAfter):

@@ -250,6 +250,24 @@ async def test_the_end_of_one_send_is_not_taken_for_that_of_another(
     assert (session.live, session.outcome) == (True, Outcome.UNKNOWN)
 
 
+async def test_a_doubt_whose_number_another_send_has_is_a_doubt(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same failover, and nobody knows what the gateway made of it. That the other replica got
+    nothing through does not free the order.
+    """
+    here, there = pair
+    loses_its_intent(here, monkeypatch)
+    here.gateway.will(here.gateway.hangs())
+    there.gateway.will(*(there.gateway.refuses_connection() for _ in range(3)))
+    assert (await here.merchant_sends(pay(key="k-1", order="o-1"))).status == 504
+    monkeypatch.undo()
+    await there.merchant_sends(pay(key="k-1", order="o-1"))
+    await asyncio.sleep(3)
+    session = await only(there)
+    assert (session.outcome, session.locks_order) == (Outcome.UNKNOWN, True)
+
+
 async def test_a_charge_whose_number_another_send_has_is_a_charge(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
