@@ -166,12 +166,12 @@ def _nothing(recipe: LookupRecipe, session: Session, now_ms: int) -> Nothing | I
     return Nothing()
 
 
-def confirms(recipe: LookupRecipe, session: Session, now_ms: int) -> bool:
-    """Whether finding nothing now says more than the last time: as long after that as the first
+def confirms(recipe: LookupRecipe, session: Session, begun_ms: int) -> bool:
+    """Whether finding nothing says more than the last time: asked as long after that as the first
     time was after the send.
     """
     times, absence = session.not_found, recipe.absence
-    return absence is not None and (not times or now_ms - times[-1] >= absence.after * 1000)
+    return absence is not None and (not times or begun_ms - times[-1] >= absence.after * 1000)
 
 
 def proves(recipe: LookupRecipe, session: Session) -> bool:

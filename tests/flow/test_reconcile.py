@@ -395,6 +395,21 @@ async def test_repeats_do_not_confirm_what_is_not_there(tmp_path: Path) -> None:
     await lab.close()
 
 
+async def test_looks_that_overlap_confirm_nothing(tmp_path: Path) -> None:
+    """Asked at the same moment and answered apart: nobody has looked again after the first."""
+    recipe = SEARCHED.replace("after: 4m", "after: 5s") + "max_processing_time: 5s\n"
+    lab = lab_of(tmp_path, recipe)
+    await lose_one(lab)
+    await asyncio.sleep(6)
+    lab.gateway.will(*[lab.gateway.answers_late(seconds, 200, NONE_THERE) for seconds in (1, 9)])
+    session = await lab.only_session()
+    looks = [lab.reconcile.once(lab.lanes["plain"], session) for _ in range(2)]
+    await asyncio.gather(*looks)
+    session = await lab.only_session()
+    assert (session.outcome, len(session.not_found)) == (Outcome.UNKNOWN, 1)
+    await lab.close()
+
+
 async def test_what_was_there_once_is_not_missing(tmp_path: Path) -> None:
     """Between two confirmations something was there: the counting starts anew."""
     lab = lab_of(tmp_path, SEARCHED)
