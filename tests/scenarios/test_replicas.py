@@ -12,11 +12,13 @@ import pytest_asyncio
 
 from proxy.core.reasons import Reason
 from proxy.core.session import Session
-from proxy.core.states import Outcome, State
-from proxy.core.wire import WireFacts
+from proxy.core.states import AttemptStatus, Outcome, State
+from proxy.core.wire import Answer, WireFacts
+from proxy.flow.journal import Change
 from proxy.ports import Send, StoreUnavailable
+from tests.support.building import found
 from tests.support.clocks import LoopClock
-from tests.support.lab import POLICY, SUCCEEDED, Lab, SharedStore, pay, settings_from
+from tests.support.lab import DECLINED, POLICY, SUCCEEDED, Lab, SharedStore, pay, settings_from
 
 pytestmark = pytest.mark.looptime
 
@@ -122,6 +124,23 @@ async def test_evidence_counts_whoever_brings_it(pair: Pair) -> None:
     assert (await first).body == SUCCEEDED
     session = await only(there)
     assert (session.state, session.outcome) == (State.COMPLETED, Outcome.CHARGED)
+
+
+async def test_a_charge_after_all_is_what_everybody_hears(pair: Pair) -> None:
+    """Taken over and settled as declined, whoever said so; then its own answer says charged."""
+    here, there = pair
+    here.gateway.will(here.gateway.answers_late(5, 200, SUCCEEDED))
+    first = asyncio.ensure_future(here.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    died(here)
+    await there.reconciler.take_over()
+    settled = found(AttemptStatus.DECLINED, at=there.clock.now_ms())
+    declined = Change([settled], Answer(402, "Payment Required", (), DECLINED))
+    await there.journal.update(await only(there), lambda _: declined, frozenset())
+    assert (await first).body == SUCCEEDED
+    session = await only(there)
+    assert (session.state, session.late_evidence) == (State.COMPLETED, True)
+    assert (await there.merchant_sends(pay(key="k-1"))).body == SUCCEEDED
 
 
 async def test_without_a_lease_nothing_is_begun(pair: Pair) -> None:
