@@ -287,6 +287,35 @@ async def test_a_doubt_whose_number_another_send_has_is_a_doubt(
     assert (session.outcome, session.locks_order) == (Outcome.UNKNOWN, True)
 
 
+async def test_a_doubt_that_comes_after_a_no_is_told_to_whoever_asks(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover lost an intent, and another process's had the same version: the "no" is written
+    over that one. When its send ends in doubt, the session does, and a repeat does not hear "no".
+    """
+    here, there = pair
+    store, commit = here.store, here.store.commit
+
+    async def failover(session: Session, *more: Any) -> None:
+        before = store._index.by_id[session.id]
+        await commit(session, *more)
+        if session.begins_send:
+            store._index.put(before)
+
+    monkeypatch.setattr(store, "commit", failover)
+    here.gateway.will(here.gateway.answers_late(5, 402, DECLINED))
+    there.gateway.will(*(there.gateway.hangs() for _ in range(3)))
+    first = asyncio.ensure_future(here.merchant_sends(pay(key="k-1", order="o-1")))
+    await asyncio.sleep(1)
+    await there.merchant_sends(pay(key="k-1", order="o-1"))
+    assert (await first).status == 402
+    session = await only(there)
+    assert (session.outcome, session.locks_order) == (Outcome.UNKNOWN, True)
+    there.gateway.will(there.gateway.answers(500))
+    await there.merchant_sends(pay(key="k-1", order="o-1"))
+    assert there.transcript[-1] == "answer 504 outcome-unknown"
+
+
 async def test_a_charge_whose_number_another_send_has_is_a_charge(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
