@@ -585,6 +585,28 @@ async def test_a_charge_seen_while_it_is_voided_does_not_count(tmp_path: Path) -
     await lab.close()
 
 
+@pytest.mark.parametrize("void_asked", [True, False])
+async def test_a_late_charge_that_may_be_voided_is_put_before_a_person(
+    tmp_path: Path, void_asked: bool
+) -> None:
+    """Voided, and no word of that; then the answer comes that was sent before: charged, and gone?
+    Without a void (the control) it is a late answer as any other.
+    """
+    lab = lab_of(tmp_path, VOIDED + "      after: 0s\n", "C_cancel_by_key")
+    lab.gateway.will(lab.gateway.answers_too_late(20, 200, SUCCEEDED))
+    await buy(lab)
+    if void_asked:
+        await asyncio.sleep(2)
+        lab.gateway.will(lab.gateway.loses_answer())
+        await lab.reconciler.run_once()
+    await asyncio.sleep(20)
+    session = await lab.only_session()
+    assert (session.state, session.outcome) == (State.COMPLETED, Outcome.CHARGED)
+    assert ("VoidAsked" in steps_of(session), session.review_required) == (void_asked, void_asked)
+    assert session.listed is void_asked
+    await lab.close()
+
+
 async def test_a_weak_gateway_is_asked_before_it_is_sent_again(tmp_path: Path) -> None:
     """Opted in: looked up first; in vain, so the next repeat may send the same key once more."""
     more = "idempotency: {resend_lost_answers: true},"
