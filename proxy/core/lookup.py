@@ -19,6 +19,8 @@ from proxy.core.session import Session
 from proxy.core.states import SPEAKS_FOR_THE_KEY, AttemptStatus
 from proxy.core.wire import WireFacts
 
+# What a look-up or a void is given, connecting and all. A void may arrive as late as that.
+ASKING_SECONDS = 10.0
 # Gateways date things by their own clock, to the second.
 _CLOCK_SLACK_SECONDS = 60
 # How long after the last send it is looked for, by how often it was; then as far as the gateway may
@@ -195,7 +197,12 @@ def _read(
 def may_be_void(profile: GatewayProfile, session: Session, now_ms: int) -> bool:
     """Whether it was just voided, perhaps: a charge that a look-up sees may be gone by now."""
     asked = [step.at for step in session.timeline if step.event == VoidAsked.__name__]
-    return bool(asked) and now_ms - asked[-1] < profile.max_processing_time * 1000
+    return bool(asked) and now_ms - asked[-1] < voiding_seconds(profile) * 1000
+
+
+def voiding_seconds(profile: GatewayProfile) -> float:
+    """How long after it was asked for a void may be carried out."""
+    return ASKING_SECONDS + profile.max_processing_time
 
 
 def settled(profile: GatewayProfile, session: Session, now_ms: int) -> bool:

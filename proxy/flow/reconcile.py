@@ -29,7 +29,6 @@ from proxy.ports import Clock, Send
 
 # A look-up is a read; it gets the time-outs of one.
 _CONNECT_SECONDS = 2.0
-_ATTEMPT_SECONDS = 10.0
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 
@@ -293,7 +292,7 @@ def _send(method: str, target: str, headers: Headers, body: bytes) -> Send:
         answer_whole=True,
         max_answer_bytes=_MAX_ANSWER_BYTES,
         connect_timeout=_CONNECT_SECONDS,
-        attempt_timeout=_ATTEMPT_SECONDS,
+        attempt_timeout=lookup.ASKING_SECONDS,
         fresh_connection=False,
         before_bytes=nothing_to_record,
     )

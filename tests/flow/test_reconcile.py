@@ -561,9 +561,10 @@ async def test_a_charge_that_may_just_have_been_voided_is_not_vouched_for(tmp_pa
     await lose_one(lab)
     asked = VoidAsked(lab.clock.now_ms())
     await lab.journal.update(await lab.only_session(), lambda _: Change([asked]), frozenset())
-    with pytest.raises(NotAllowed, match="just asked to be voided; look again once 120 s"):
-        await lab.commands.complete("ps_0001", "pi_1")
-    await asyncio.sleep(121)
+    for seconds in (125, 6):  # it may have been on its way for ten of them
+        with pytest.raises(NotAllowed, match="just asked to be voided; look again once 130 s"):
+            await lab.commands.complete("ps_0001", "pi_1")
+        await asyncio.sleep(seconds)
     session = await lab.commands.complete("ps_0001", "pi_1")
     assert (session.state, session.outcome) == (State.COMPLETED, Outcome.CHARGED)
     await lab.close()
@@ -579,7 +580,7 @@ async def test_a_charge_seen_while_it_is_voided_does_not_count(tmp_path: Path) -
     await lab.journal.update(session, lambda _: Change([VoidAsked(now)]), frozenset())
     session = await look(lab, THERE, SUCCEEDED, b'{"errors": []}')
     assert session.outcome is Outcome.UNKNOWN
-    await asyncio.sleep(121)
+    await asyncio.sleep(131)
     session = await look(lab, THERE, SUCCEEDED)
     assert session.outcome is Outcome.CHARGED
     await lab.close()
