@@ -316,7 +316,8 @@ class SessionStore(Protocol):
         `answer` is the sealed answer to keep with it, `request` the sealed request, which goes
         again with the first version that is not `listed`. Raises `Conflict` if the stored (or
         claimed) version is not `expected_version`, and `StoreUnavailable` for the intent of a send
-        (`Session.begins_send`) whose epoch has no lease.
+        (`Session.begins_send`) whose epoch has no lease, or whose order another session was charged
+        for after all.
         """
         ...
 

@@ -172,13 +172,13 @@ def judge(session: Session, identity: Identity, *, being_walked: bool, now_ms: i
 
 def closed_verdict(session: Session) -> Duplicate:
     """What a request for a session gets that is past sending."""
+    if session.outcome is Outcome.UNKNOWN:  # whatever was told before
+        return Duplicate.RECONCILED
     match session.state:
         case State.CANCELLED:
             return Duplicate.CANCELLED
         case State.EXPIRED:
             return Duplicate.EXPIRED
-        case State.FAILED_MAX_RETRIES if session.outcome is Outcome.UNKNOWN:
-            return Duplicate.RECONCILED
         case _:
             return Duplicate.REPLAYED
 

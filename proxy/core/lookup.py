@@ -19,6 +19,8 @@ from proxy.core.session import Session
 from proxy.core.states import SPEAKS_FOR_THE_KEY, AttemptStatus
 from proxy.core.wire import WireFacts
 
+# What a look-up or a void is given, connecting and all. A void may arrive as late as that.
+ASKING_SECONDS = 10.0
 # Gateways date things by their own clock, to the second.
 _CLOCK_SLACK_SECONDS = 60
 # How long after the last send it is looked for, by how often it was; then as far as the gateway may
@@ -151,9 +153,12 @@ def _next_page(
         return Inconclusive("the gateway shows nothing for this key")
     if asked.page >= find.max_pages:
         return Inconclusive(f"nothing for this key on the first {find.max_pages} pages")
-    last = quote(str(find.cursor.first(items[-1])), safe="")
+    last = str(find.cursor.first(items[-1]))
+    if not last.isprintable():  # lone surrogates among them
+        return Inconclusive("the look-up goes on at something that cannot be asked for")
     base = asked.base or asked.target
-    return Ask(f"{base}&{find.cursor_parameter}={last}", asked.page + 1, base=base)
+    target = f"{base}&{find.cursor_parameter}={quote(last, safe='')}"
+    return Ask(target, asked.page + 1, base=base)
 
 
 def _nothing(recipe: LookupRecipe, session: Session, now_ms: int) -> Nothing | Inconclusive:
@@ -163,12 +168,12 @@ def _nothing(recipe: LookupRecipe, session: Session, now_ms: int) -> Nothing | I
     return Nothing()
 
 
-def confirms(recipe: LookupRecipe, session: Session, now_ms: int) -> bool:
-    """Whether finding nothing now says more than the last time: as long after that as the first
+def confirms(recipe: LookupRecipe, session: Session, begun_ms: int) -> bool:
+    """Whether finding nothing says more than the last time: asked as long after that as the first
     time was after the send.
     """
     times, absence = session.not_found, recipe.absence
-    return absence is not None and (not times or now_ms - times[-1] >= absence.after * 1000)
+    return absence is not None and (not times or begun_ms - times[-1] >= absence.after * 1000)
 
 
 def proves(recipe: LookupRecipe, session: Session) -> bool:
@@ -192,7 +197,12 @@ def _read(
 def may_be_void(profile: GatewayProfile, session: Session, now_ms: int) -> bool:
     """Whether it was just voided, perhaps: a charge that a look-up sees may be gone by now."""
     asked = [step.at for step in session.timeline if step.event == VoidAsked.__name__]
-    return bool(asked) and now_ms - asked[-1] < profile.max_processing_time * 1000
+    return bool(asked) and now_ms - asked[-1] < voiding_seconds(profile) * 1000
+
+
+def voiding_seconds(profile: GatewayProfile) -> float:
+    """How long after it was asked for a void may be carried out."""
+    return ASKING_SECONDS + profile.max_processing_time
 
 
 def settled(profile: GatewayProfile, session: Session, now_ms: int) -> bool:

@@ -271,9 +271,14 @@ def of_another(session: Session, ended: ev.AttemptEnded) -> bool:
     return taken and attempt_of(session, ended) is None
 
 
+_NEWS = frozenset({_SUCCEEDED, AttemptStatus.UNKNOWN})
+
+
 def known_of(session: Session, ended: ev.AttemptEnded) -> AttemptStatus:
-    """What is known already of the send that ended. A charge is news whoever has its number."""
-    if of_another(session, ended) and ended.result.status is not _SUCCEEDED:
+    """What is known already of the send that ended. A charge is news whoever has its number, and so
+    is a send of which nobody knows what came of it.
+    """
+    if of_another(session, ended) and ended.result.status not in _NEWS:
         return ended.result.status
     attempt = attempt_of(session, ended)
     return _IN_FLIGHT if attempt is None else attempt.status
@@ -439,11 +444,19 @@ def _attempt_ended(session: Session, event: ev.AttemptEnded, changes: _Changes) 
         before.epoch,
     )
     outcome = _set_attempts(changes, tuple(known.values()))
+    if outcome is _CHARGED and session.outcome is _UNKNOWN and _void_asked(session, before):
+        changes["late_evidence"] = True  # it may be gone since: nobody heard what came of that
     settled = result.reason is None
     if result.reason is not None:
         stop = Interruption(event.at, result.reason, event.phase, number, event.sent)
         changes["interruptions"] = (*session.interruptions, stop)
     return _move_after(session, outcome, result.status, settled=settled)
+
+
+def _void_asked(session: Session, attempt: Attempt) -> bool:
+    """Whether the gateway was asked to void it after it was sent."""
+    asked, since = ev.VoidAsked.__name__, attempt.started_at
+    return any(step.event == asked and step.at >= since for step in session.timeline)
 
 
 def _move_after(

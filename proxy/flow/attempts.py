@@ -341,14 +341,15 @@ class Attempts:
         def conclude(session: Session) -> Change:
             nonlocal verdict
             # An answer may have been decided on what is no longer so.
-            walk.settled_elsewhere, walk.answer = session.state in _SETTLED, None
             # Another process has begun what was not begun here, or what the store has lost: what
-            # came of it here is no news of what that one has sent. But for a charge.
-            walk.elsewhere = of_another(session, ended)
+            # came of it here is no news of what that one has sent. But for a charge, or a doubt.
+            walk.answer, walk.elsewhere = None, of_another(session, ended)
             if walk.elsewhere and ended.result.status is not AttemptStatus.SUCCEEDED:
                 verdict = GiveUp(Suppressed.UNSAFE_TO_REPEAT)
-                return Change()
+                return merged(ended, lambda _: None, session)
             concluded = after = apply(session, ended)
+            # Unless it was charged after all, which is what everybody hears from now on.
+            walk.settled_elsewhere = session.state in _SETTLED and after.outcome is session.outcome
             verdict = self._verdict(walk, after, ended, jitter, admitted)
             if isinstance(verdict, RetryAfter):
                 delay_ms = round(verdict.delay_seconds * 1000)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.core import events as ev
-from proxy.core.lookup import may_be_void
+from proxy.core.lookup import may_be_void, voiding_seconds
 from proxy.core.policy import SessionPolicy
 from proxy.core.reasons import Reason
 from proxy.core.recovery import Care, care_for
@@ -409,7 +409,7 @@ class Commands:
             if not open_still:
                 raise NotAllowed(current, f"it has already ended as {current.state}")
             if lane is not None and may_be_void(lane.profile, current, now):
-                longest = f"{lane.profile.max_processing_time:g} s"
+                longest = f"{voiding_seconds(lane.profile):g} s"
                 message = f"it was just asked to be voided; look again once {longest} are over"
                 raise NotAllowed(current, message)
             return Change(

@@ -144,11 +144,16 @@ class Intake:
             return await self._bind(arrival, session_id)
         event = ev.Opened(self._clock.now_ms())
         session = self._new(arrival, event)
-        twin = await self._twin(arrival, session)
-        if twin is not None and arrival.route.new_key is NewKey.REFUSE:
-            self._recent.drop(arrival.identity)
-            return Refused(Refusal.NEW_KEY, twin if twin.id else None)
-        await self._first(session, 0)
+        claimed = False
+        try:
+            twin = await self._twin(arrival, session)
+            if twin is not None and arrival.route.new_key is NewKey.REFUSE:
+                return Refused(Refusal.NEW_KEY, twin if twin.id else None)
+            await self._first(session, 0)
+            claimed = True
+        finally:  # its key has another session, is refused, or the store is away
+            if not claimed:
+                self._recent.drop(arrival.identity, session.id)
         self._journal.opened(session, event)
         return Opened(session, twin)
 

@@ -39,22 +39,23 @@ class Recent:
         return dict(reversed(keys.items()))
 
     def add(self, identity: Identity, session_id: str) -> None:
-        """A session was opened for it."""
+        """A session is being opened for it, unless its key has one: then that stands."""
         asked, now = _asked(identity), self._clock.monotonic()
         at, keys = self._keys.pop(asked, (now, {}))
         if now - at > self._seconds:
             keys = {}
-        keys[identity.key_hash] = session_id
+        keys.setdefault(identity.key_hash, session_id)
         if len(keys) > _KEYS:
             del keys[next(iter(keys))]
         self._keys[asked] = now, keys
         if len(self._keys) > _MOST:
             self._keys.popitem(last=False)
 
-    def drop(self, identity: Identity) -> None:
-        """It was not opened."""
+    def drop(self, identity: Identity, session_id: str) -> None:
+        """It was not opened. What its key had before stands."""
         _, keys = self._keys.get(_asked(identity), (0.0, {}))
-        keys.pop(identity.key_hash, None)
+        if keys.get(identity.key_hash) == session_id:
+            del keys[identity.key_hash]
 
 
 def _asked(identity: Identity) -> _Asked:

@@ -29,7 +29,6 @@ from proxy.ports import Clock, Send
 
 # A look-up is a read; it gets the time-outs of one.
 _CONNECT_SECONDS = 2.0
-_ATTEMPT_SECONDS = 10.0
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 
@@ -149,7 +148,7 @@ class Reconcile:
                 # Sent again while we asked: of that send the gateway's word says nothing yet.
                 return Change()
             if isinstance(found, lookup.Nothing):
-                return self._missed(lane, recipe, current, now)
+                return self._missed(lane, recipe, current, begun, now)
             return self._settled(lane, current, found, now)
 
         return await self._updated(lane, session, settle)
@@ -170,9 +169,13 @@ class Reconcile:
         looked = ev.LookedUp(now, next_lookup_at(session, now, recipe), absent)
         return Change([] if early else [looked])
 
-    def _missed(self, lane: Lane, recipe: LookupRecipe, session: Session, now: int) -> Change:
-        """The gateway has nothing of it: one more confirmation, and perhaps the last."""
-        confirms = lookup.confirms(recipe, session, now)
+    def _missed(
+        self, lane: Lane, recipe: LookupRecipe, session: Session, begun: int, now: int
+    ) -> Change:
+        """The gateway has nothing of it: one more confirmation, and perhaps the last. It speaks for
+        when it was asked: two that overlap are one.
+        """
+        confirms = lookup.confirms(recipe, session, begun)
         looked = self._in_vain(recipe, session, now, absent=True if confirms else None)
         if not looked.events or session.in_flight:
             return looked
@@ -289,7 +292,7 @@ def _send(method: str, target: str, headers: Headers, body: bytes) -> Send:
         answer_whole=True,
         max_answer_bytes=_MAX_ANSWER_BYTES,
         connect_timeout=_CONNECT_SECONDS,
-        attempt_timeout=_ATTEMPT_SECONDS,
+        attempt_timeout=lookup.ASKING_SECONDS,
         fresh_connection=False,
         before_bytes=nothing_to_record,
     )

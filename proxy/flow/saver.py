@@ -22,7 +22,7 @@ from proxy.core.wire import Answer
 from proxy.flow.answer import pack, unpack
 from proxy.flow.journal import Change, Journal
 from proxy.flow.walk import Walk
-from proxy.ports import Clock, Secrets, Spool, StoreUnavailable
+from proxy.ports import Clock, SealBroken, Secrets, Spool, StoreUnavailable
 from proxy.tasks import Tasks
 
 _AGAIN_SECONDS = 1.0
@@ -112,8 +112,11 @@ class Saver:
         unsaved = _decode(record)
         answer, headers = None, frozenset[str]()
         if unsaved.answer is not None:
-            answer = unpack(self._secrets.unseal(unsaved.session_id, unsaved.answer))
-            headers = frozenset(name.lower() for name, _ in answer.headers)  # `pack` chose them
+            try:
+                answer = unpack(self._secrets.unseal(unsaved.session_id, unsaved.answer))
+                headers = frozenset(name.lower() for name, _ in answer.headers)  # `pack` chose them
+            except SealBroken as error:  # its key was dropped; what the send came to still stands
+                self._on_bug(error)
         change = partial(merged, unsaved.ended, lambda _: answer)
         return partial(self._offer, unsaved.session_id, change, headers)
 

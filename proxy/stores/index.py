@@ -7,6 +7,7 @@ from __future__ import annotations
 from proxy.core.session import Session
 
 OrderKey = tuple[str, str]
+CHARGED_AFTER_ALL = "another session of the order was charged after all"
 
 
 def order_key(session: Session) -> OrderKey | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing_extensions import override
 
 from proxy.core.session import Session
-from proxy.ports import Clock, Conflict, KeyTaken, OrderTaken, Page, Query
-from proxy.stores.index import Index
+from proxy.ports import Clock, Conflict, KeyTaken, OrderTaken, Page, Query, StoreUnavailable
+from proxy.stores.index import CHARGED_AFTER_ALL, Index
 from proxy.stores.searching import page_of
 from proxy.stores.sole import SoleOwner
 
@@ -48,6 +48,8 @@ class MemoryStore(SoleOwner):
         request: bytes | None = None,
     ) -> None:
         self._check(session.id, expected_version)
+        if session.begins_send and session.locks_order and self._index.locking(session):
+            raise StoreUnavailable(CHARGED_AFTER_ALL)
         self._index.put(session)
         if answer is not None:
             self._answers[session.id] = (self._clock.now_ms(), answer)

@@ -37,6 +37,7 @@ from proxy.ports import (
 )
 from proxy.stores.acked import OTHER_KEY, Acked, lost
 from proxy.stores.codec import decode, encode
+from proxy.stores.index import CHARGED_AFTER_ALL
 from proxy.stores.postgres_server import Doubt, Row, Server, migrate
 from proxy.stores.searching import counting, finding
 
@@ -73,13 +74,16 @@ _HOLDERS = """
 SELECT id, key_hash, version, op, doc FROM sessions WHERE id = $1 OR key_hash = $2
     OR ($3 AND order_ref = $4 AND operation = $5 AND (locks_order OR displaced))
 """
-# $19: the epoch of the intent, if it is one; its lease is held by whoever made the mark $20.
+# $19: the epoch of the intent, if it is one; its lease is held by whoever made the mark $20, and no
+# other session of its order was charged after all.
 _COMMIT = f"""
 WITH moved AS (
     UPDATE sessions SET ({_COLUMNS}, confirmed, sweeper) = ({_VALUES}, 0, NULL)
     WHERE id = $1 AND version = $18
       AND ($19::bigint IS NULL OR EXISTS (SELECT 1 FROM epochs
            WHERE epoch = $19 AND mark = $20 AND NOT closed AND lease_until > now()))
+      AND ($19 IS NULL OR NOT $16 OR NOT EXISTS (SELECT 1 FROM sessions
+           WHERE order_ref = $3 AND operation = $4 AND displaced AND id <> $1))
     RETURNING id
 ), answered AS (
     INSERT INTO answers SELECT id, $21, $22 FROM moved WHERE $22::bytea IS NOT NULL
@@ -339,7 +343,8 @@ class PostgresStore:
     async def _why_not(self, session_id: str, expected_version: int) -> Exception:
         current = await self.get(session_id)
         if current is not None and current.version == expected_version:
-            return StoreUnavailable("the lease of this process has run out")
+            why = "the lease of this process has run out"
+            return StoreUnavailable(f"{why}, or {CHARGED_AFTER_ALL}")
         return Conflict(current)
 
     async def _until_sure(self, attempt: Callable[[int], Awaitable[bool]]) -> None:

@@ -35,6 +35,7 @@ from proxy.ports import (
 )
 from proxy.stores.acked import OTHER_KEY, Acked, lost
 from proxy.stores.codec import decode, encode
+from proxy.stores.index import CHARGED_AFTER_ALL
 from proxy.stores.redis_server import ROOT, Lane, Script, Server, exchange
 
 SCHEMA = 1
@@ -210,8 +211,7 @@ class RedisStore:
         if said == b"fenced":
             raise StoreUnavailable(_FENCED)
         if said == b"locked":
-            message = "another session of the order was charged after all"
-            raise StoreUnavailable(message)
+            raise StoreUnavailable(CHARGED_AFTER_ALL)
         self._acked.note(session)
 
     # --- reading ------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ from proxy.ports import (
     StoreUnavailable,
 )
 from proxy.stores.codec import decode, encode
-from proxy.stores.index import Index
+from proxy.stores.index import CHARGED_AFTER_ALL, Index
 from proxy.stores.known_keys import KnownKeys
 from proxy.stores.searching import counting, finding, page_of
 from proxy.stores.sole import SoleOwner
@@ -382,14 +382,20 @@ class SqliteStore(SoleOwner):
             holder = self._cold(_BY_KEY, key)
         if holder is not None and holder.id != session.id:
             raise KeyTaken(holder)
-        if session.locks_order:
-            holder = self._hot.locking(session) or self._cold(
-                _BY_LOCKED_ORDER, session.order_ref, session.operation, session.id
-            )
-            # What frees the order may be on its way to the file still; memory knows.
-            if holder is not None and holder.id != session.id and holder.locks_order:
-                raise OrderTaken(holder)
+        holder = self._holder(session)
+        if holder is not None:
+            raise OrderTaken(holder)
         self._hot.put(session)
+
+    def _holder(self, session: Session) -> Session | None:
+        """The other session that locks the order of one that would lock it."""
+        if not session.locks_order:
+            return None
+        holder = self._hot.locking(session) or self._cold(
+            _BY_LOCKED_ORDER, session.order_ref, session.operation, session.id
+        )
+        # What frees the order may be on its way to the file still; memory knows.
+        return holder if holder is not None and holder.locks_order else None
 
     def commit(
         self,
@@ -400,6 +406,8 @@ class SqliteStore(SoleOwner):
     ) -> asyncio.Future[None]:
         session_id = session.id
         hot = self._check(session_id, expected_version)
+        if session.begins_send and self._holder(session) is not None:
+            raise StoreUnavailable(CHARGED_AFTER_ALL)
         keys = self._keys_on_file
         if session_id in keys:
             statement = _UPDATE if keys[session_id] == session.key_hash else _BIND

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from proxy.core.events import DuplicateSeen, NewKeySeen
+from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.core.wire import Answer
 from proxy.flow.commands import Order
+from proxy.ports import StoreUnavailable
 from tests.support.lab import DECLINED, POLICY, SUCCEEDED, Lab, header_of, pay, settings_from
 
 pytestmark = pytest.mark.looptime
@@ -529,6 +531,39 @@ async def test_a_new_key_is_refused_where_the_route_says_so(tmp_path: Path) -> N
     assert same(first, await lab.merchant_sends(pay(key="k-1")))
     assert len(lab.gateway.seen) == 1
     assert verdicts(lab) == ["new_key", "replayed"]
+    await lab.close()
+
+
+async def test_a_new_key_is_refused_after_a_repeat_as_well(tmp_path: Path) -> None:
+    """The first key came twice, with the same answer: the charge is still the first one's."""
+    lab = Lab(settings_from(REFUSING, tmp_path))
+    lab.gateway.will(lab.gateway.answers(200, SUCCEEDED), lab.gateway.answers(200, b"never"))
+    for key in ("k-1", "k-1", "k-2"):
+        await lab.merchant_sends(pay(key=key))
+    assert lab.transcript[-1] == "answer 409 new-key-for-same-request"
+    assert len(lab.gateway.seen) == 1
+    await lab.close()
+
+
+async def test_a_new_key_is_refused_after_the_store_was_away_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first try could not look for the other: that does not make it a key that is known."""
+    lab = Lab(settings_from(REFUSING, tmp_path))
+    lab.gateway.will(lab.gateway.answers(200, SUCCEEDED), lab.gateway.answers(200, b"never"))
+    await lab.merchant_sends(pay(key="k-1"))
+
+    async def away(_: str) -> Session:
+        message = "failing over"
+        raise StoreUnavailable(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.store, "get", away)
+        await lab.merchant_sends(pay(key="k-2"))
+    assert lab.transcript[-1] == "answer 503 store-unavailable"
+    await lab.merchant_sends(pay(key="k-2"))
+    assert lab.transcript[-1] == "answer 409 new-key-for-same-request"
+    assert len(lab.gateway.seen) == 1
     await lab.close()
 
 

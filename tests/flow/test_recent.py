@@ -35,8 +35,17 @@ async def test_a_key_that_is_known_is_not_new() -> None:
     for key in ("a", "b"):
         remembered.add(identity(key), f"ps_{key}")
     assert remembered.others(identity("a")) == {}
-    remembered.drop(identity("b"))
+    remembered.drop(identity("b"), "ps_b")
     assert remembered.others(identity("b")) == {"a": "ps_a"}
+
+
+async def test_a_repeat_stands_for_the_session_that_its_key_has() -> None:
+    """It was to have one of its own, and that was never opened."""
+    remembered = Recent(LoopClock(), 60)
+    for session_id in ("ps_1", "ps_2"):
+        remembered.add(identity("a"), session_id)
+    remembered.drop(identity("a"), "ps_2")
+    assert remembered.others(identity("c")) == {"a": "ps_1"}
 
 
 async def test_nothing_is_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec import DecodeError
 
 from proxy.core import events as ev
 from proxy.core.reasons import Reason
@@ -13,7 +14,8 @@ from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Answer, Phase, WireFacts
 from proxy.flow.journal import Change
 from proxy.flow.saver import merged
-from proxy.ports import Send
+from proxy.keyring import Keyring
+from proxy.ports import SealBroken, Send
 from proxy.upstream.scripted import Step
 from tests.support.building import a_session, after, ended, found
 from tests.support.lab import DECLINED, SUCCEEDED, Lab, header_of, pay
@@ -234,7 +236,25 @@ async def test_odd_records_hold_up_nobody_and_are_not_thrown_away(lab: Lab) -> N
     assert await then.saver.replay() == 3
     assert (await then.only_session()).state is State.COMPLETED
     assert list(then.spool.records()) == [2, 3]
-    assert len(then.bugs) == 2
+    # Of the last also that its answer belongs to another.
+    assert [type(bug) for bug in then.bugs] == [DecodeError, SealBroken, LookupError]
+    then.bugs.clear()
+    await then.close()
+
+
+async def test_a_charge_stands_without_its_answer(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key that sealed the answer was dropped: told, and the charge is known all the same."""
+    monkeypatch.setattr(lab.saver, "_secrets", Keyring(b"k" * 32, b"l" * 32))
+    await charged_but_unsaved(lab)
+    then = await killed(lab)
+    assert await then.saver.replay() == 1
+    assert (await then.only_session()).outcome is Outcome.CHARGED
+    assert await then.store.answer("ps_0001") is None
+    assert then.spool.records() == {}
+    (told,) = then.bugs
+    assert isinstance(told, SealBroken)
     then.bugs.clear()
     await then.close()
 

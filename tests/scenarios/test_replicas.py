@@ -12,11 +12,13 @@ import pytest_asyncio
 
 from proxy.core.reasons import Reason
 from proxy.core.session import Session
-from proxy.core.states import Outcome, State
-from proxy.core.wire import WireFacts
+from proxy.core.states import AttemptStatus, Outcome, State
+from proxy.core.wire import Answer, WireFacts
+from proxy.flow.journal import Change
 from proxy.ports import Send, StoreUnavailable
+from tests.support.building import found
 from tests.support.clocks import LoopClock
-from tests.support.lab import POLICY, SUCCEEDED, Lab, SharedStore, pay, settings_from
+from tests.support.lab import DECLINED, POLICY, SUCCEEDED, Lab, SharedStore, pay, settings_from
 
 pytestmark = pytest.mark.looptime
 
@@ -122,6 +124,23 @@ async def test_evidence_counts_whoever_brings_it(pair: Pair) -> None:
     assert (await first).body == SUCCEEDED
     session = await only(there)
     assert (session.state, session.outcome) == (State.COMPLETED, Outcome.CHARGED)
+
+
+async def test_a_charge_after_all_is_what_everybody_hears(pair: Pair) -> None:
+    """Taken over and settled as declined, whoever said so; then its own answer says charged."""
+    here, there = pair
+    here.gateway.will(here.gateway.answers_late(5, 200, SUCCEEDED))
+    first = asyncio.ensure_future(here.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    died(here)
+    await there.reconciler.take_over()
+    settled = found(AttemptStatus.DECLINED, at=there.clock.now_ms())
+    declined = Change([settled], Answer(402, "Payment Required", (), DECLINED))
+    await there.journal.update(await only(there), lambda _: declined, frozenset())
+    assert (await first).body == SUCCEEDED
+    session = await only(there)
+    assert (session.state, session.late_evidence) == (State.COMPLETED, True)
+    assert (await there.merchant_sends(pay(key="k-1"))).body == SUCCEEDED
 
 
 async def test_without_a_lease_nothing_is_begun(pair: Pair) -> None:
@@ -248,6 +267,53 @@ async def test_the_end_of_one_send_is_not_taken_for_that_of_another(
     await asyncio.sleep(3)  # the first offers what it has, again and again
     session = await only(there)
     assert (session.live, session.outcome) == (True, Outcome.UNKNOWN)
+
+
+async def test_a_doubt_whose_number_another_send_has_is_a_doubt(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same failover, and nobody knows what the gateway made of it. That the other replica got
+    nothing through does not free the order.
+    """
+    here, there = pair
+    loses_its_intent(here, monkeypatch)
+    here.gateway.will(here.gateway.hangs())
+    there.gateway.will(*(there.gateway.refuses_connection() for _ in range(3)))
+    assert (await here.merchant_sends(pay(key="k-1", order="o-1"))).status == 504
+    monkeypatch.undo()
+    await there.merchant_sends(pay(key="k-1", order="o-1"))
+    await asyncio.sleep(3)
+    session = await only(there)
+    assert (session.outcome, session.locks_order) == (Outcome.UNKNOWN, True)
+
+
+async def test_a_doubt_that_comes_after_a_no_is_told_to_whoever_asks(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover lost an intent, and another process's had the same version: the "no" is written
+    over that one. When its send ends in doubt, the session does, and a repeat does not hear "no".
+    """
+    here, there = pair
+    store, commit = here.store, here.store.commit
+
+    async def failover(session: Session, *more: Any) -> None:
+        before = store._index.by_id[session.id]
+        await commit(session, *more)
+        if session.begins_send:
+            store._index.put(before)
+
+    monkeypatch.setattr(store, "commit", failover)
+    here.gateway.will(here.gateway.answers_late(5, 402, DECLINED))
+    there.gateway.will(*(there.gateway.hangs() for _ in range(3)))
+    first = asyncio.ensure_future(here.merchant_sends(pay(key="k-1", order="o-1")))
+    await asyncio.sleep(1)
+    await there.merchant_sends(pay(key="k-1", order="o-1"))
+    assert (await first).status == 402
+    session = await only(there)
+    assert (session.outcome, session.locks_order) == (Outcome.UNKNOWN, True)
+    there.gateway.will(there.gateway.answers(500))
+    await there.merchant_sends(pay(key="k-1", order="o-1"))
+    assert there.transcript[-1] == "answer 504 outcome-unknown"
 
 
 async def test_a_charge_whose_number_another_send_has_is_a_charge(

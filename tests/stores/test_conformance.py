@@ -229,6 +229,28 @@ async def test_a_charge_of_an_order_that_was_freed_is_written(store: SessionStor
     assert taken.value.holder == late
 
 
+@pytest.mark.parametrize("charged", [True, False])
+async def test_an_order_that_was_charged_after_all_is_sent_no_more(
+    store: SessionStore, charged: bool
+) -> None:
+    """Freed, taken by another session, and charged then: that one begins no send any more. Without
+    the charge (the control) it does.
+    """
+    locking = {"order_ref": "o-1", "order_locks": True}
+    first = sent(await keep(store, opened(1, **locking)), store.epoch)
+    await store.commit(first, first.version - 1, None)
+    declined = ended(first, AttemptStatus.DECLINED)
+    await store.commit(declined, first.version, None)
+    second = await keep(store, opened(2, **locking))
+    if charged:
+        await store.commit(ended(declined, AttemptStatus.SUCCEEDED), declined.version, b"sealed")
+    begun = sent(second, store.epoch)
+    refused = pytest.raises(StoreUnavailable, match="charged after all")
+    with refused if charged else contextlib.nullcontext():
+        await store.commit(begun, second.version, None)
+    assert await store.get(second.id) == (second if charged else begun)
+
+
 async def test_a_late_charge_beside_a_clean_up_is_written_or_told_that_it_is_gone(
     store: SessionStore,
 ) -> None:
