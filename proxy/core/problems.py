@@ -15,6 +15,7 @@ from proxy.core.profile import ErrorShape, GatewayProfile, RefusalForm
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Blame, Refusal
 from proxy.core.session import Session
+from proxy.core.states import Outcome
 from proxy.core.wire import Answer, AnswerSource, Headers
 
 # Error tokens of RFC 9209 section 2.3 for what ended the last attempt.
@@ -34,6 +35,7 @@ PROXY_ERRORS: Mapping[Reason, str] = {
     Reason.QUEUE_TIMEOUT: "connection_limit_reached",
     Reason.SHUTDOWN: "destination_unavailable",
     Reason.STORE_UNAVAILABLE: "proxy_internal_error",
+    Reason.STORE_REGRESSED: "proxy_internal_error",
 }
 
 
@@ -51,12 +53,14 @@ def problem(
     row = refusal.value
     form = RefusalForm() if profile is None else profile.refusal_forms.get(row.code, RefusalForm())
     status = form.status or row.status
+    # What the session says is only what the store still knows.
+    lost = refusal is Refusal.STORE_REGRESSED
     document: dict[str, object] = {
         "type": f"/problems/{row.code}",
         "title": row.title,
         "status": status,
         "detail": row.detail,
-        "anythingSent": session is not None and any(a.sent for a in session.attempts),
+        "anythingSent": session is not None and (lost or any(a.sent for a in session.attempts)),
         "safeToRepeat": row.safe_to_repeat and not _must_name(session),
     }
     if _must_name(session):
@@ -65,7 +69,7 @@ def problem(
         document |= {
             "sessionId": session.id,
             "state": session.state,
-            "outcome": session.outcome,
+            "outcome": Outcome.UNKNOWN if lost else session.outcome,
             "attempts": session.attempt_count,
         }
     if retry_after_ms is not None:

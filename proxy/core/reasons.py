@@ -17,6 +17,7 @@ class Reason(StrEnum):
     CONNECT_TIMEOUT = "connect_timeout"
     TLS_ERROR = "tls_error"
     STORE_UNAVAILABLE = "store_unavailable"
+    STORE_REGRESSED = "store_regressed"
     BREAKER_OPEN = "breaker_open"
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"

@@ -321,6 +321,15 @@ class Refusal(Enum):
         True,
         "proxy_internal_error",
     )
+    STORE_REGRESSED = Row(
+        "store-regressed",
+        503,
+        Blame.HOLDFAST,
+        "The session store has lost payments, perhaps this one",
+        "It may have been charged, so it was not sent now. Repeat it later with the same key.",
+        True,
+        "proxy_internal_error",
+    )
     DRAINING = Row(
         "shutting-down",
         503,

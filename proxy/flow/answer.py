@@ -85,6 +85,7 @@ def refusal_for(session: Session, reason: Reason) -> Refusal:
         return Refusal.SESSION_CANCELLED if session.cancel_requested else Refusal.NOT_SENT
     by_reason = {
         Reason.STORE_UNAVAILABLE: Refusal.STORE_UNAVAILABLE,
+        Reason.STORE_REGRESSED: Refusal.STORE_REGRESSED,
         Reason.BREAKER_OPEN: Refusal.BREAKER_OPEN,
         Reason.SHUTDOWN: Refusal.DRAINING,
         Reason.INTERNAL_ERROR: Refusal.INTERNAL,

@@ -170,7 +170,10 @@ class Pipeline:
             self._on_bug(error)
             answer = self._cut_short(walk, Reason.INTERNAL_ERROR)
         finally:
-            self._walks.leave(walk, key)
+            if walk.saving is None:
+                self._walks.leave(walk, key)
+            else:  # until the store knows what came of it, only this walk can tell
+                walk.saving.add_done_callback(lambda _: self._walks.leave(walk, key))
         if walk.session.listed and walk.session.bound:
             self._held.keep(walk.session.id, walk.request)
         else:
@@ -208,6 +211,12 @@ class Pipeline:
                 return await self._closed(walk.lane, session, verdict)
         return await self._go(walk)
 
+    def _forgotten(self, lane: Lane, session: Session) -> bool:
+        """Whether the store may have lost that it was sent, and the gateway would not know it."""
+        strong = lane.profile.gateway_class is GatewayClass.A_STRONG
+        unsent = session.outcome is Outcome.NOT_CHARGED and session.last_send_at is None
+        return self._store.regressed is not None and not strong and unsent
+
     def _begin(self, walk: Walk, opened: Opened) -> None:
         walk.session = opened.session
         walk.limit = walk.route.retry.automatic_attempts
@@ -219,6 +228,8 @@ class Pipeline:
     async def _go(self, walk: Walk) -> Answer:
         """Admission, then the attempts."""
         self._walks.enter(walk)
+        if self._forgotten(walk.lane, walk.session):
+            return await self._attempts.never_sent(walk, Reason.STORE_REGRESSED)
         admission = walk.lane.admission
         if not admission.take():
             begun = self._clock.monotonic()
@@ -268,6 +279,8 @@ class Pipeline:
 
     async def _closed(self, lane: Lane, session: Session, verdict: Duplicate) -> Answer:
         """What a duplicate of a payment gets that will not be sent again."""
+        if self._forgotten(lane, session):
+            return self.refuse(lane, Refusal.STORE_REGRESSED, session)
         if verdict is Duplicate.REPLAYED:
             return await self._replay(lane, session)
         if verdict is Duplicate.IN_PROGRESS:

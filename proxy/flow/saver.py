@@ -82,7 +82,7 @@ class Saver:
         offer = partial(self._offer, session_id, partial(merged, ended, lambda _: answer), headers)
         spooled = asyncio.Event()
         saving = self._save(session_id, record, spooled, offer)
-        _ = self._tasks.start(saving, "save an outcome")
+        walk.saving = self._tasks.start(saving, "save an outcome")
         await spooled.wait()
 
     async def replay(self) -> int:

@@ -81,16 +81,22 @@ class Walk(Struct, eq=False):
     epoch: int = 0  # under which it was
     resting: bool = False  # in backoff: nothing is out, so it can be stopped at once
     task: asyncio.Task[Any] | None = None
+    saving: asyncio.Task[Any] | None = None  # offers the store what it could not take
+    ended: Answer | None = None
     waiting: list[asyncio.Future[Answer]] = []
 
     def answered(self) -> asyncio.Future[Answer]:
         """The answer, once the walk has ended. Who waits may go; the walk does not notice."""
         waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.waiting.append(waiting)
+        if self.ended is not None:
+            waiting.set_result(self.ended)
+        else:
+            self.waiting.append(waiting)
         return waiting
 
     def end(self, answer: Answer) -> None:
-        """Answer everyone who still waits."""
+        """Answer everyone who still waits, and whoever asks from now on."""
+        self.ended = answer
         for waiting in self.waiting:
             if not waiting.done():
                 waiting.set_result(answer)

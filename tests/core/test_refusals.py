@@ -75,6 +75,7 @@ def test_the_status_says_whose_turn_it_is(refusal: Refusal) -> None:
         ("overloaded", 503, True),
         ("shutting-down", 503, True),
         ("store-unavailable", 503, True),
+        ("store-regressed", 503, True),
         ("body-too-large", 413, False),
         ("internal-error", 500, True),
     ],

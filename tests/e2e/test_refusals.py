@@ -297,6 +297,7 @@ CATALOGUE: dict[Refusal, tuple[int, str]] = {
     Refusal.BREAKER_OPEN: (503, "APIError"),
     Refusal.OVERLOADED: (503, "APIError"),
     Refusal.STORE_UNAVAILABLE: (503, "APIError"),
+    Refusal.STORE_REGRESSED: (503, "APIError"),
     Refusal.DRAINING: (503, "APIError"),
     Refusal.UPSTREAM_FAILED: (502, "APIError"),
     Refusal.INTERNAL: (500, "APIError"),

@@ -58,12 +58,21 @@ async def test_without_an_outcome_the_truth_is_told_and_saved_later(lab: Lab) ->
     assert replay.body == SUCCEEDED
 
 
-async def test_while_the_outcome_is_not_saved_a_repeat_is_in_progress(lab: Lab) -> None:
-    """The intent without an outcome keeps a repeat from being sent."""
+async def test_while_the_outcome_is_not_saved_a_repeat_hears_it_again(lab: Lab) -> None:
+    """Only this process can tell; whoever asks gets the same answer, and nothing is sent."""
     lab.gateway.will(charging(lab, break_store(lab)))
-    await lab.merchant_sends(pay(key="k-1"))
-    await lab.merchant_sends(pay(key="k-1"))
-    assert lab.transcript[-1] == "answer 409 request-in-progress"
+    first = await lab.merchant_sends(pay(key="k-1"))
+    again = await lab.merchant_sends(pay(key="k-1"))
+    assert (again.status, again.body) == (first.status, first.body)
+    assert header_of(again, "X-Payment-Durability") == "pending"
+    assert header_of(again, "Idempotent-Replayed") == "true"
+    await lab.merchant_sends(pay(key="k-1", body=b"amount=2999"))
+    assert lab.transcript[-1] == "answer 400 idempotency-key-reused"
+    lab.store.failing = False
+    await asyncio.sleep(2)
+    saved = await lab.merchant_sends(pay(key="k-1"))
+    assert saved.body == SUCCEEDED
+    assert "X-Payment-Durability" not in dict(saved.headers)
     assert len(lab.gateway.seen) == 1
 
 

@@ -162,11 +162,26 @@ async def test_a_store_that_lost_something_only_serves_gateways_with_a_memory(pa
     for lab in pair:
         lab.store.regressed = "the store lost what it had acknowledged"
         lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))
+    for lab in pair:  # by whoever asks, and as often as anybody does
+        refused = await lab.merchant_sends(pay(key="k-1", target="/pay"), "plain")
+        assert lab.transcript[-1] == "answer 503 store-regressed"
+        assert b'"anythingSent":true' in refused.body  # perhaps, before
+        assert b'"outcome":"unknown"' in refused.body
+    await asyncio.sleep(16 * 60)  # its session is past its time, and the doubt is not
     refused = await here.merchant_sends(pay(key="k-1", target="/pay"), "plain")
-    assert refused.status == 503
-    assert b'"anythingSent":false' in refused.body
+    assert b'"outcome":"unknown"' in refused.body
     assert here.gateway.seen == []
     assert (await there.merchant_sends(pay(key="k-2"))).status == 200
+
+
+async def test_what_was_put_on_record_after_a_loss_is_told(pair: Pair) -> None:
+    """Once a person has accepted the loss, it is a payment like any other."""
+    here, _ = pair
+    here.store.regressed = "the store lost what it had acknowledged"
+    await here.merchant_sends(pay(key="k-1", target="/pay"), "plain")
+    here.store.regressed = None
+    here.gateway.will(here.gateway.answers(200, SUCCEEDED))
+    assert (await here.merchant_sends(pay(key="k-1", target="/pay"), "plain")).status == 200
 
 
 async def test_what_is_in_backoff_elsewhere_goes_on_where_the_client_is(pair: Pair) -> None:
