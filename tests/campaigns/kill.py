@@ -38,6 +38,7 @@ _ROUND = 500  # kills
 _LIFE, _LIFE_OF_SEVERAL = 0.1, 0.2
 _STARTED = 0.2  # by then it has mostly begun to serve
 _DRAIN = 0.03  # a drain takes about so long
+_DRAINS = 10  # tries to stop it with something in flight
 _CANCELS, _STEP_SECONDS = 4, 0.01
 # A point that is not passed in time is not waited for any longer.
 _IN_VAIN = 2.0
@@ -125,13 +126,17 @@ class _Killer:
             armed.pop(port, None)
 
     async def _gone_while_draining(self, replica: Replica) -> str:
-        await asyncio.sleep(self.dice.uniform(0, self.life))
-        replica.signal(signal.SIGTERM)
-        await asyncio.sleep(self.dice.uniform(0, _DRAIN))
-        if not replica.there():  # it had nothing to wait for
-            return await self._once(replica, DRAINING)
+        for _ in range(_DRAINS):
+            await asyncio.sleep(self.dice.uniform(0, self.life))
+            replica.signal(signal.SIGTERM)
+            await asyncio.sleep(self.dice.uniform(0, _DRAIN))
+            if replica.there():
+                await replica.kill()
+                return DRAINING
+            await replica.start(self.market.server)  # it had nothing to wait for
+            await replica.ready(self.market.http)
         await replica.kill()
-        return DRAINING
+        return AT_RANDOM
 
     async def _gone_at_a_cancel(self, replica: Replica, point: str) -> str:
         await replica.ready(self.market.http)
