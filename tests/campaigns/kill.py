@@ -211,6 +211,7 @@ async def _round(
             findings.seconds += time.monotonic() - begun
         await there.judge(findings)
         findings.ended_otherwise += sum(replica.failures() for replica in there.replicas)
+        say("judged: " + ("nothing broken" if findings.clean else findings.table()))
 
 
 def named_points(store: str) -> list[str]:
