@@ -525,6 +525,28 @@ async def test_charged_while_the_next_try_waits(
     await lab.close()
 
 
+async def test_charged_while_the_next_try_waits_and_then_the_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The charge is known, its answer cannot be read: told as settled, not as never sent."""
+    lab = Lab(settings_from(ONE_BY_ONE.replace("automatic_attempts: 1, ", ""), tmp_path))
+    lab.gateway.will(
+        lab.gateway.answers_too_late(0.05, 200, SUCCEEDED), lab.gateway.answers(200, b"never")
+    )
+    paying = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(5.08)
+
+    async def away(_: str) -> Session:
+        message = "failing over"
+        raise StoreUnavailable(message)
+
+    monkeypatch.setattr(lab.store, "get", away)
+    answer = await paying
+    assert lab.transcript[-1] == "answer 409 answer-not-kept"
+    assert b'"outcome":"charged"' in answer.body
+    await lab.close()
+
+
 async def test_charged_while_its_repeat_waits_for_a_place(tmp_path: Path) -> None:
     """Another payment has the only place; the late answer comes first, and is what is told."""
     lab = Lab(settings_from(ONE_BY_ONE, tmp_path))
