@@ -75,6 +75,9 @@ def refusal_for(session: Session, reason: Reason) -> Refusal:
         State.CANCELLED: Refusal.SESSION_CANCELLED,
         State.EXPIRED: Refusal.SESSION_EXPIRED,
         State.FAILED_MAX_RETRIES: Refusal.RETRIES_EXHAUSTED,
+        # It has an answer, which the store does not give just now.
+        State.COMPLETED: Refusal.ANSWER_GONE,
+        State.DECLINED: Refusal.ANSWER_GONE,
     }
     # A request that moves no money has no key that could be used up, only a reason.
     if session.durable and session.state in by_state:

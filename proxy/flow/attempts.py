@@ -101,8 +101,7 @@ class Attempts:
             return Change([stop] if session.live else [])
 
         walk.session = await self._updated(walk, refused)
-        retry_after = walk.lane.admission.retry_after_ms()
-        return without_answer(walk.session, walk.lane.profile, reason, retry_after_ms=retry_after)
+        return _untold(walk, reason, retry_after_ms=walk.lane.admission.retry_after_ms())
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -146,7 +145,7 @@ class Attempts:
         walk.session = await self._updated(
             walk, lambda session: Change([stop] if session.live else [])
         )
-        return without_answer(walk.session, walk.lane.profile, Reason.SHUTDOWN)
+        return _untold(walk, Reason.SHUTDOWN)
 
     # --- one attempt --------------------------------------------------------------------------
 
@@ -218,7 +217,7 @@ class Attempts:
         except StoreUnavailable:
             self._take_back(walk, ended)
         self._suppressed(walk, why)
-        walk.answer = without_answer(walk.session, walk.lane.profile, reason)
+        walk.answer = _untold(walk, reason)
         return GiveUp(why)
 
     def _take_back(self, walk: Walk, ended: ev.AttemptEnded) -> None:
@@ -462,6 +461,15 @@ class Attempts:
 
     def _updated(self, walk: Walk, change: Callable[[Session], Change]) -> Awaitable[Session]:
         return self._journal.update(walk.session, change, walk.lane.profile.replay_headers)
+
+
+def _untold(walk: Walk, reason: Reason, *, retry_after_ms: int | None = None) -> Answer:
+    """What is known of a walk that sends no more. What settled its session meanwhile (a late
+    answer, while it waited) is then told instead.
+    """
+    walk.settled_elsewhere = walk.session.state in _SETTLED
+    session, profile = walk.session, walk.lane.profile
+    return without_answer(session, profile, reason, retry_after_ms=retry_after_ms)
 
 
 def _delay(state: RetryCallState) -> float:

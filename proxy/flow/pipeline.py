@@ -226,8 +226,15 @@ class Pipeline:
             self._recorder.note(ev.NewKeySeen(*at, new.id, earlier.id))
 
     async def _go(self, walk: Walk) -> Answer:
-        """Admission, then the attempts."""
+        """Admission, then the attempts; everyone hears the same of a payment."""
         self._walks.enter(walk)
+        answer = await self._admitted(walk)
+        if walk.settled_elsewhere or walk.elsewhere:
+            return await self._elsewhere(walk.lane, walk.session)
+        return answer
+
+    async def _admitted(self, walk: Walk) -> Answer:
+        """Its answer, or why it may not go now."""
         if self._forgotten(walk.lane, walk.session):
             return await self._attempts.never_sent(walk, Reason.STORE_REGRESSED)
         admission = walk.lane.admission
@@ -240,12 +247,9 @@ class Pipeline:
         try:
             if not admission.may_send_first():
                 return await self._attempts.never_sent(walk, Reason.BREAKER_OPEN)
-            answer = await self._attempts.run(walk)
+            return await self._attempts.run(walk)
         finally:
             admission.leave()
-        if walk.settled_elsewhere or walk.elsewhere:  # everyone hears the same of a payment
-            return await self._elsewhere(walk.lane, walk.session)
-        return answer
 
     def _may_send(self, walk: Walk) -> bool:
         """Whether the bytes the client brought again may go out again."""

@@ -498,3 +498,75 @@ async def test_a_late_answer_that_cannot_be_recorded_is_offered_again(tmp_path: 
     await asyncio.sleep(2)
     assert (await lab.only_session()).outcome is Outcome.CHARGED
     await lab.close()
+
+
+ONE_BY_ONE = POLICY.replace(
+    "retry: {",
+    "timeouts: {attempt: 5s, total: 20s}\n"
+    "  concurrency: {max_in_flight: 1, queue_timeout: 2s}\n"
+    "  retry: {max_attempts: 5, automatic_attempts: 1, ",
+)
+
+
+@pytest.mark.parametrize("expires_after", ["21100ms", "10m"])
+@pytest.mark.parametrize("drained", [True, False])
+async def test_charged_while_the_next_try_waits(
+    tmp_path: Path, expires_after: str, drained: bool
+) -> None:
+    """Whatever ends the walk then, its backend hears of the charge, not that nothing was sent."""
+    policy = f"{ONE_BY_ONE}session: {{expires_after: {expires_after}}}\n"
+    lab = Lab(settings_from(policy, tmp_path))
+    lab.dice.value = 0.99
+    lab.gateway.will(
+        lab.gateway.refuses_connection(),
+        lab.gateway.answers_too_late(0.05, 200, SUCCEEDED),
+        lab.gateway.answers(200, b"never"),
+    )
+    await lab.merchant_sends(pay(key="k-1"))
+    await asyncio.sleep(16)
+    repeat = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(5.08)
+    if drained:
+        await lab.pipeline.drain(1)
+    answer = await repeat
+    assert (answer.status, answer.body) == (200, SUCCEEDED)
+    assert len(lab.gateway.seen) == 1
+    await lab.close()
+
+
+async def test_charged_while_the_next_try_waits_and_then_the_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The charge is known, its answer cannot be read: told as settled, not as never sent."""
+    lab = Lab(settings_from(ONE_BY_ONE.replace("automatic_attempts: 1, ", ""), tmp_path))
+    lab.gateway.will(
+        lab.gateway.answers_too_late(0.05, 200, SUCCEEDED), lab.gateway.answers(200, b"never")
+    )
+    paying = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(5.08)
+
+    async def away(_: str) -> Session:
+        message = "failing over"
+        raise StoreUnavailable(message)
+
+    monkeypatch.setattr(lab.store, "get", away)
+    answer = await paying
+    assert lab.transcript[-1] == "answer 409 answer-not-kept"
+    assert b'"outcome":"charged"' in answer.body
+    await lab.close()
+
+
+async def test_charged_while_its_repeat_waits_for_a_place(tmp_path: Path) -> None:
+    """Another payment has the only place; the late answer comes first, and is what is told."""
+    lab = Lab(settings_from(ONE_BY_ONE, tmp_path))
+    lab.gateway.will(
+        lab.gateway.answers_too_late(2, 200, SUCCEEDED),
+        lab.gateway.answers_late(4, 200, SUCCEEDED),
+    )
+    await lab.merchant_sends(pay(key="k-1"))
+    other = asyncio.ensure_future(lab.merchant_sends(pay(key="k-2")))
+    await asyncio.sleep(1)
+    answer = await lab.merchant_sends(pay(key="k-1"))
+    assert (answer.status, answer.body) == (200, SUCCEEDED)
+    await other
+    await lab.close()

@@ -590,9 +590,7 @@ async def test_a_charge_seen_while_it_is_voided_does_not_count(tmp_path: Path) -
 async def test_a_late_charge_that_may_be_voided_is_put_before_a_person(
     tmp_path: Path, void_asked: bool
 ) -> None:
-    """Voided, and no word of that; then the answer comes that was sent before: charged, and gone?
-    Without a void (the control) it is a late answer as any other.
-    """
+    """No word of what the void came to, then "charged": gone again? A control without a void."""
     lab = lab_of(tmp_path, VOIDED + "      after: 0s\n", "C_cancel_by_key")
     lab.gateway.will(lab.gateway.answers_too_late(20, 200, SUCCEEDED))
     await buy(lab)

@@ -287,9 +287,7 @@ async def test_the_end_of_one_send_is_not_taken_for_that_of_another(
 async def test_a_doubt_whose_number_another_send_has_is_a_doubt(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same failover, and nobody knows what the gateway made of it. That the other replica got
-    nothing through does not free the order.
-    """
+    """The same, and no answer: that the other got nothing through does not free the order."""
     here, there = pair
     loses_its_intent(here, monkeypatch)
     here.gateway.will(here.gateway.hangs())
@@ -305,9 +303,7 @@ async def test_a_doubt_whose_number_another_send_has_is_a_doubt(
 async def test_a_doubt_that_comes_after_a_no_is_told_to_whoever_asks(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failover lost an intent, and another process's had the same version: the "no" is written
-    over that one. When its send ends in doubt, the session does, and a repeat does not hear "no".
-    """
+    """A "no" that was written over the intent of another does not silence what that came to."""
     here, there = pair
     store, commit = here.store, here.store.commit
 

@@ -233,9 +233,7 @@ async def test_a_charge_of_an_order_that_was_freed_is_written(store: SessionStor
 async def test_an_order_that_was_charged_after_all_is_sent_no_more(
     store: SessionStore, charged: bool
 ) -> None:
-    """Freed, taken by another session, and charged then: that one begins no send any more. Without
-    the charge (the control) it does.
-    """
+    """Freed, taken by another session, then charged: that one begins no send. And a control."""
     locking = {"order_ref": "o-1", "order_locks": True}
     first = sent(await keep(store, opened(1, **locking)), store.epoch)
     await store.commit(first, first.version - 1, None)
