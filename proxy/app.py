@@ -282,6 +282,7 @@ def _lane(gateway: Gateway, clock: Clock) -> Lane:
         name=gateway.name,
         profile=gateway.profile,
         routes=gateway.routes,
+        endpoint=gateway.upstream,
         upstream=LeanUpstream(gateway.upstream, ca_file=gateway.ca_file),
         admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, clock),
         lookup_credential=() if credential is None else ((credential.header, credential.value),),

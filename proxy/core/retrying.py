@@ -129,14 +129,16 @@ _UNANSWERED = frozenset({Phase.SENDING, Phase.AWAITING_RESPONSE})
 
 
 def barrier_to_ask_again(
-    profile: GatewayProfile, session: Session, now_ms: int
+    profile: GatewayProfile, session: Session, now_ms: int, endpoint: str
 ) -> Suppressed | None:
     """The barrier for whoever brings an unknown payment again (a client, a person), after what a
-    look-up could do.
+    look-up could do. `endpoint` is where it would go now: a key is known where it was sent.
 
     It also lets a lost answer be asked for again where the key is forgotten after an error, if the
     operator says so: an error whose answer was lost would then be executed a second time.
     """
+    if session.in_doubt_at_another(endpoint):
+        return Suppressed.UNSAFE_TO_REPEAT
     promise = profile.gateway_class
     if promise is GatewayClass.A_WEAK and profile.resend_lost_answers and _unheard(session):
         promise = GatewayClass.A_STRONG

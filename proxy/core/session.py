@@ -38,7 +38,7 @@ _SEND, _CHARGE_SEEN, _INTERRUPT = Move.SEND, Move.CHARGE_SEEN, Move.INTERRUPT
 
 class Attempt(Struct, frozen=True, array_like=True, gc=False):
     """One send to the gateway, counted from 1. `generation` numbers the gateway key it used,
-    `epoch` the process that sent it.
+    `epoch` the process that sent it, `endpoint` is the origin it went to.
     """
 
     number: int
@@ -186,6 +186,11 @@ class Session(Struct, frozen=True, array_like=True, gc=False):
             if attempt.sent and attempt.generation == self.generation:
                 first = attempt.started_at if first is None else min(first, attempt.started_at)
         return first
+
+    def in_doubt_at_another(self, endpoint: str) -> bool:
+        """Whether a send whose outcome is unknown went elsewhere: its key means nothing there."""
+        doubtful = (a for a in self.attempts if a.status is AttemptStatus.UNKNOWN)
+        return any(attempt.endpoint != endpoint for attempt in doubtful)
 
     @property
     def last_send_at(self) -> int | None:

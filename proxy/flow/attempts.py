@@ -152,7 +152,7 @@ class Attempts:
     async def _attempt(self, walk: Walk) -> Verdict:
         lane, route, clock = walk.lane, walk.route, self._clock
         number = len(walk.session.attempts) + 1
-        endpoint = lane.name
+        endpoint = lane.endpoint
         generation = lane.admission.breaker.generation
         started_ms, begun = clock.now_ms(), clock.monotonic()
         walk.intent_seconds, walk.intended_at = 0.0, 0
@@ -164,7 +164,7 @@ class Attempts:
         walk.facts = facts
         took = clock.monotonic() - begun - walk.intent_seconds
         walk.gateway_seconds += took
-        self._recorder.note(ev.AttemptTimed(endpoint, route.name, took))
+        self._recorder.note(ev.AttemptTimed(lane.name, route.name, took))
         now_ms = clock.now_ms()
         if route.durable:
             result = classify(facts, lane.profile, now_ms=now_ms)
@@ -312,7 +312,8 @@ class Attempts:
         """Waiting, connecting or recording the intent can outlast the session, or the key."""
         barrier = None
         if repeats and walk.route.durable:
-            barrier = barrier_to_ask_again(walk.lane.profile, session, now)
+            lane = walk.lane
+            barrier = barrier_to_ask_again(lane.profile, session, now, lane.endpoint)
         return barrier is not None or now >= session.expires_at
 
     def _check_store(self, walk: Walk) -> None:

@@ -330,7 +330,7 @@ class Commands:
     def _may_repeat(self, session: Session) -> bool:
         """Whether its gateway promises that the same key does not charge again."""
         lane = self._lanes.get(session.gateway or "")
-        if lane is None:
+        if lane is None or session.in_doubt_at_another(lane.endpoint):
             return False
         first, profile = session.first_send_at, lane.profile
         now = self._clock.now_ms()

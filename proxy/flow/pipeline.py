@@ -263,7 +263,7 @@ class Pipeline:
             return False
         if profile.gateway_class is GatewayClass.A_WEAK and session.next_at is None:
             return False  # not looked up since it was sent
-        return barrier_to_ask_again(profile, session, now) is None
+        return barrier_to_ask_again(profile, session, now, walk.lane.endpoint) is None
 
     # --- duplicates ---------------------------------------------------------------------------
 

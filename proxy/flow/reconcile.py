@@ -70,8 +70,10 @@ class Reconcile:
 
     def _sees_all(self, lane: Lane, session: Session) -> bool:
         """Whether what the credential does not see is not there: another account's, or one of test
-        mode, never sees anything.
+        mode, never sees anything, and nobody sees what was sent to another address.
         """
+        if session.in_doubt_at_another(lane.endpoint):
+            return False
         return lane.lookup_sees_all or bool(self._own_credential(lane, session))
 
     def holds(self, session: Session) -> bool:

@@ -45,6 +45,7 @@ class Lane:
     """One gateway with everything a walk through it needs."""
 
     name: str
+    endpoint: str  # its origin, like https://api.example.com
     profile: GatewayProfile
     routes: RouteTable
     upstream: Upstream

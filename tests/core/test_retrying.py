@@ -203,11 +203,20 @@ def test_a_lost_answer_of_a_weak_gateway(
     lost = replace(attempt, reason=reason, phase=phase, http_status=status)
     session = replace(session, attempts=(lost,))
     weak = dataclasses.replace(plain.profile, gateway_class=GatewayClass.A_WEAK)
-    assert barrier_to_ask_again(weak, session, AT) is UNSAFE
+    assert barrier_to_ask_again(weak, session, AT, "stripe") is UNSAFE
     opted = dataclasses.replace(weak, resend_lost_answers=True)
-    assert (barrier_to_ask_again(opted, session, AT) is None) is allowed
+    assert (barrier_to_ask_again(opted, session, AT, "stripe") is None) is allowed
     for other in (GatewayClass.B_LOOKUP, GatewayClass.C_CANCEL_BY_KEY, GatewayClass.D_NONE):
         unlike = dataclasses.replace(opted, gateway_class=other)
-        assert barrier_to_ask_again(unlike, session, AT) is UNSAFE
+        assert barrier_to_ask_again(unlike, session, AT, "stripe") is UNSAFE
     much_later = AT + 24 * 3_600_000
-    assert barrier_to_ask_again(opted, session, much_later) is not None
+    assert barrier_to_ask_again(opted, session, much_later, "stripe") is not None
+
+
+def test_a_key_is_known_where_it_was_sent(stripe: Gateway) -> None:
+    """Whose upstream was changed meanwhile: there the same key would be a new payment."""
+    session = a_session(AttemptStatus.UNKNOWN)
+    assert barrier_to_ask_again(stripe.profile, session, AT, "stripe") is None
+    assert barrier_to_ask_again(stripe.profile, session, AT, "https://eu.example.com") is UNSAFE
+    settled = a_session(AttemptStatus.NOT_SENT)
+    assert barrier_to_ask_again(stripe.profile, settled, AT, "https://eu.example.com") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -567,6 +568,17 @@ async def test_a_charge_that_may_just_have_been_voided_is_not_vouched_for(tmp_pa
         await asyncio.sleep(seconds)
     session = await lab.commands.complete("ps_0001", "pi_1")
     assert (session.state, session.outcome) == (State.COMPLETED, Outcome.CHARGED)
+    await lab.close()
+
+
+async def test_nothing_at_another_address_proves_nothing(tmp_path: Path) -> None:
+    """Its upstream was changed with a payment open: no trace of it there, and nothing is voided."""
+    lab = lab_of(tmp_path, SEARCHED + VOIDED, "C_cancel_by_key")
+    await lose_one(lab)
+    lab.lanes["plain"] = replace(lab.lanes["plain"], endpoint="https://eu.example.com")
+    session = await until_proved(lab, NONE_THERE)
+    assert (session.outcome, session.not_found) == (Outcome.UNKNOWN, ())
+    assert "VoidAsked" not in steps_of(session)
     await lab.close()
 
 

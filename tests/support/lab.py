@@ -282,6 +282,7 @@ class Lab:
         gateway = self.settings.gateways[name]
         credential = gateway.lookup_credential
         return Lane(
+            endpoint=gateway.upstream,
             name=name,
             profile=gateway.profile,
             routes=gateway.routes,

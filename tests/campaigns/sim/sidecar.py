@@ -340,6 +340,7 @@ class Sidecar:
         gateway = self._around.settings.gateways[name]
         credential = gateway.lookup_credential
         return Lane(
+            endpoint=gateway.upstream,
             name=name,
             profile=gateway.profile,
             routes=gateway.routes,
