@@ -115,13 +115,16 @@ def _sessions(commands: _Commands[argparse.ArgumentParser]) -> None:
         actions, "interrupt", "sessions:interrupt", "Hold one: nothing is sent until it is resumed."
     )
     settle = _command(
-        actions, "settle", "sessions:settle", "Vouch that it was charged, with the reference."
+        actions, "settle", "sessions:settle", "Vouch that it was charged, or that it was not."
     )
     for action in (show, resume, cancel, interrupt, settle):
         action.add_argument("session", metavar="SESSION")
     for action in (cancel, interrupt):
         action.add_argument("--reason", required=True)
-    settle.add_argument("--reference", required=True, help="the gateway's id of the payment")
+    text = "the gateway's id of the payment; with --not-charged, what proves that there is none"
+    settle.add_argument("--reference", required=True, help=text)
+    text = "it was looked up at the gateway, and nothing was charged nor will be"
+    settle.add_argument("--not-charged", action="store_true", help=text)
     for action in (listing, show, resume, cancel, interrupt, settle):
         action.add_argument(
             "--api",

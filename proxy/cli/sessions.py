@@ -15,7 +15,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
-from proxy.core.states import Outcome
+from proxy.core.states import Outcome, State
 from proxy.ports import COUNTED
 from proxy.settings.secret_files import secret_from
 
@@ -90,7 +90,8 @@ def show(options: argparse.Namespace) -> int:
             yield f"{_time(stop['at'])}  {why}" + (f": {stop['detail']}" if stop["detail"] else "")
         yield ""
         for step in summary["timeline"]:
-            yield f"{_time(step['at'])}  {step['event']:<18} {step['status']}, {step['outcome']}"
+            what = f"{step['event']:<18} {step['status']}, {step['outcome']}"
+            yield f"{_time(step['at'])}  {what}" + (f": {step['note']}" if step["note"] else "")
 
     return _tell(options, both, lines)
 
@@ -111,6 +112,8 @@ def _facts(session: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[t
             yield name, "yes"
     if session["reviewRequired"]:
         yield "review", "a person must settle it"
+    if session["waitsFor"] is not None:
+        yield "waitsFor", session["waitsFor"]
 
 
 def _or_dash(value: object) -> str:
@@ -119,7 +122,12 @@ def _or_dash(value: object) -> str:
 
 def resume(options: argparse.Namespace) -> int:
     """Bring an interrupted session forward."""
-    return _act(options, "resume", None, "{status} ({mode}): {message}")
+
+    def lines(answer: Mapping[str, Any]) -> Iterator[str]:
+        done = "nothing was done, it is " if answer["mode"] == "none" else ""
+        yield "{status}: {done}{message}".format(**answer, done=done)
+
+    return _post(options, "resume", None, lines)
 
 
 def cancel(options: argparse.Namespace) -> int:
@@ -136,11 +144,28 @@ def cancel(options: argparse.Namespace) -> int:
 
 def interrupt(options: argparse.Namespace) -> int:
     """Hold a session."""
-    return _act(options, "interrupt", {"reason": options.reason}, _HELD)
+
+    def lines(answer: Mapping[str, Any]) -> Iterator[str]:
+        yield _HELD.format(**answer)
+
+    return _post(options, "interrupt", {"reason": options.reason}, lines)
 
 
 def settle(options: argparse.Namespace) -> int:
-    """Vouch for a charge."""
+    """Vouch for a charge, or for there being none."""
+    return _not_charged(options) if options.not_charged else _charged(options)
+
+
+def _not_charged(options: argparse.Namespace) -> int:
+    def lines(answer: Mapping[str, Any]) -> Iterator[str]:
+        yield "{status}, {outcome}".format(**answer)
+        if answer["status"] == State.INTERRUPTED:
+            yield _NOT_OVER
+
+    return _post(options, "not-charged", {"reference": options.reference}, lines)
+
+
+def _charged(options: argparse.Namespace) -> int:
     body = {"paymentDetails": {"reference": options.reference}}
 
     def lines(answer: Mapping[str, Any]) -> Iterator[str]:
@@ -157,17 +182,14 @@ _CANCEL_FOLLOWS = (
     "It may have been charged, so it is not cancelled yet. Nothing more is sent; proof that it was "
     "not charged cancels it and frees the order, a charge makes it COMPLETED: see `sessions show`."
 )
+_NOT_OVER = (
+    "It may be sent again, as a new attempt: resume it or send its request again; or cancel it, "
+    "which frees the order"
+)
 _HELD = (
     "{status}, held: nothing is sent until `sessions resume`; what is with the gateway is not cut "
     "off, and its answer counts"
 )
-
-
-def _act(options: argparse.Namespace, verb: str, body: object, line: str) -> int:
-    def lines(answer: Mapping[str, Any]) -> Iterator[str]:
-        yield line.format(**answer)
-
-    return _post(options, verb, body, lines)
 
 
 def _post(options: argparse.Namespace, verb: str, body: object, lines: _Lines) -> int:

@@ -7,6 +7,7 @@ the order of their fields (`array_like`): a new field goes to the end, and has a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, assert_never
 
 from msgspec import Struct
@@ -75,12 +76,15 @@ class Retry(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Step(Struct, frozen=True, array_like=True, gc=False):
-    """One entry of the timeline: the session as it was from `at` on, in words."""
+    """One entry of the timeline: the session as it was from `at` on, in words. `note`: what whoever
+    brought it about gave as the reason or the proof.
+    """
 
     at: int
     event: str
     state: str
     outcome: str
+    note: str | None = None
 
 
 class Session(Struct, frozen=True, array_like=True, gc=False):
@@ -291,6 +295,14 @@ def known_of(session: Session, ended: ev.AttemptEnded) -> AttemptStatus:
 
 _Changes = dict[str, Any]  # what is another in the next session, by field
 
+# What somebody said with it. Sends have nothing to say, and there are many of them.
+_NOTES: Mapping[type, Callable[[Any], str | None]] = {
+    ev.EvidenceFound: lambda event: f"{event.source}: {event.reference}",
+    ev.CancelRequested: lambda event: event.reason,
+    ev.Cancelled: lambda event: event.reason,
+    ev.Interrupted: lambda event: event.detail,
+}
+
 
 def apply(session: Session, event: ev.Event) -> Session:
     """The session after `event`. Raises `IllegalTransition` and changes nothing if it may not."""
@@ -310,7 +322,9 @@ def apply(session: Session, event: ev.Event) -> Session:
         changes["review_required"] = waits and not _by_a_person(event)
     changes["version"] = session.version + 1
     changes["updated_at"] = at
-    step = Step(at, type(event).__name__, state._value_, outcome._value_)
+    kind = type(event)
+    note = _NOTES[kind](event) if kind in _NOTES else None
+    step = Step(at, kind.__name__, state._value_, outcome._value_, note)
     changes["timeline"] = (*session.timeline, step)
     return replace(session, **changes)
 

@@ -1,5 +1,5 @@
-"""What people and backends may do to a session by hand: create, resume, complete, cancel,
-interrupt.
+"""What people and backends may do to a session by hand: create, resume, complete, say that it was
+not charged, cancel, interrupt.
 
 Each command decides on the session as it is, inside the journal, so that it cannot race with an
 answer that is just arriving. None of them ever says "not charged" without proof.
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.core import events as ev
-from proxy.core.lookup import may_be_void, voiding_seconds
+from proxy.core.lookup import may_be_void, seconds_since_send, settled, voiding_seconds
 from proxy.core.policy import SessionPolicy
 from proxy.core.reasons import Reason
 from proxy.core.recovery import Care, care_for
@@ -182,8 +183,31 @@ class Commands:
 
     def lookup_possible(self, session: Session) -> bool:
         """Whether the gateway can be asked about it."""
+        return self._not_asked(session) is None
+
+    def _not_asked(self, session: Session) -> str | None:
+        """Why the gateway cannot be asked about it."""
         lane = self._lanes.get(session.gateway or "")
-        return lane is not None and self._reconcile.possible(lane, session)
+        if lane is None:
+            return "its gateway is not in the policy"
+        return self._reconcile.missing(lane, session)
+
+    def waits_for(self, session: Session) -> str | None:
+        """Who must do something about a session whose outcome is unknown, and why Holdfast does not
+        find out by itself. None where it does, or nothing is unknown.
+        """
+        why = self._not_asked(session) if session.outcome is Outcome.UNKNOWN else None
+        if why is None or session.in_flight or session.id in self._walks.by_session:
+            return None
+        may_return = self._may_return(session)
+        who = "the same request again, or a person" if may_return else "a person"
+        return f"{who}: {why}"
+
+    def _may_return(self, session: Session) -> bool:
+        """Whether an unknown one is sent again once its request comes."""
+        wanted = session.live and not session.cancel_requested and not session.hold
+        in_time = session.sends_left() > 0 and self._clock.now_ms() < session.expires_at
+        return wanted and in_time and self._may_repeat(session)
 
     def holds_request(self, session: Session) -> bool:
         """Whether this process still has its request, and with it the credential to ask with."""
@@ -278,7 +302,16 @@ class Commands:
         if lane is not None and unknown and self._reconcile.possible(lane, session):
             _ = self._tasks.start(self._look_up(lane, session, then_send=True), "look up")
             return Resumption(session, mode, last, "asking the gateway what became of it")
-        return Resumption(session, mode, last + 1, _BRING_IT_AGAIN)
+        return Resumption(session, mode, last + 1, self._not_sent_because(session))
+
+    def _not_sent_because(self, session: Session) -> str:
+        """What it takes to bring a resumed session forward that Holdfast cannot."""
+        why = self._not_asked(session) if session.outcome is Outcome.UNKNOWN else None
+        if why is None:
+            return _BRING_IT_AGAIN
+        if self._may_return(session):
+            return f"{_BRING_IT_AGAIN}; the gateway is not asked: {why}"
+        return f"it waits for a person: {why}"
 
     def _resumed_already(self, session: Session) -> Resumption:
         """What to tell whoever resumes once more."""
@@ -289,7 +322,8 @@ class Commands:
             return Resumption(session, Mode.NONE, last, "already resumed, and in progress")
         if self.lookup_possible(session) and session.outcome is Outcome.UNKNOWN:
             return Resumption(session, Mode.NONE, last, "already resumed; the gateway is asked")
-        return Resumption(session, Mode.NONE, last + 1, f"already resumed; {_BRING_IT_AGAIN}")
+        how = f"already resumed; {self._not_sent_because(session)}"
+        return Resumption(session, Mode.NONE, last + 1, how)
 
     async def _look_up(self, lane: Lane, session: Session, *, then_send: bool = False) -> None:
         with contextlib.suppress(StoreUnavailable):  # then it is asked again at its next turn
@@ -306,14 +340,14 @@ class Commands:
         """Why it cannot be resumed."""
         unknown = session.outcome is Outcome.UNKNOWN
         if session.id in self._walks.by_session or session.in_flight:
-            return "it is in progress; wait for its answer"
+            return _IN_PROGRESS
         may_ask = unknown and self.lookup_possible(session)
         if may_ask and session.state in {State.INTERRUPTED, State.FAILED_MAX_RETRIES}:
             return None
-        if session.state is not State.INTERRUPTED:
-            ended = f"it ended as {session.state}; start a new payment"
-            return _NOT_INTERRUPTED.get(session.state, ended)
         person = " and the gateway cannot be asked; a person must settle it" if unknown else ""
+        if session.state is not State.INTERRUPTED:
+            ended = f"it ended as {session.state}{person or '; start a new payment'}"
+            return _NOT_INTERRUPTED.get(session.state, ended)
         if session.cancel_requested:
             return f"it is being cancelled and will not be sent again{person}"
         if self._clock.now_ms() >= session.expires_at:
@@ -382,10 +416,10 @@ class Commands:
                 raise NotAllowed(current, f"it has already ended as {current.state}")
             if current.hold and current.state is State.INTERRUPTED:
                 return Change()  # held already
-            phase = Phase.AWAITING_RESPONSE if current.in_flight else Phase.BEFORE_SEND
-            return Change(
-                [ev.Interrupted(now, Reason.REQUESTED, phase, current.in_flight, reason, hold=True)]
-            )
+            sent = current.outcome is Outcome.UNKNOWN  # or its answer was lost
+            phase = Phase.AWAITING_RESPONSE if sent else Phase.BEFORE_SEND
+            held = ev.Interrupted(now, Reason.REQUESTED, phase, sent, reason, hold=True)
+            return Change([held])
 
         session = await self._change(session, hold, check)
         return session, session.in_flight
@@ -403,7 +437,7 @@ class Commands:
             # Also between two sends: whoever waits for the walk's answer would be told that the
             # session was cancelled.
             if current.in_flight or current.id in self._walks.by_session:
-                raise NotAllowed(current, "it is in progress; wait for its answer")
+                raise NotAllowed(current, _IN_PROGRESS)
             # The last: a charge that contradicts what was said before, which a person has seen to.
             open_still = current.live or current.outcome is Outcome.UNKNOWN or known
             if not open_still:
@@ -419,6 +453,37 @@ class Commands:
                     )
                 ]
             )
+
+        return await self._change(session, settle, check)
+
+    async def not_charged(
+        self, session_id: str, reference: str, check: Check = _as_it_is
+    ) -> Session:
+        """A person or backend vouches, with what proves it, that the gateway charged nothing and
+        will not: what is sent next, if anything, is a new attempt.
+        """
+        session = await self.get(session_id)
+        lane = self._lanes.get(session.gateway or "")
+        now = self._clock.now_ms()
+
+        def settle(current: Session) -> Change:
+            said = current.reference == reference
+            if current.outcome is not Outcome.UNKNOWN:
+                if said and current.outcome is Outcome.NOT_CHARGED:
+                    return Change()
+                raise NotAllowed(current, f"its outcome is known: {current.outcome}")
+            if current.in_flight or current.id in self._walks.by_session:
+                raise NotAllowed(current, _IN_PROGRESS)
+            if said:  # a call that is repeated late must not speak for what was sent since
+                raise NotAllowed(current, "that was said of an earlier send; look this one up")
+            if lane is None:
+                raise NotAllowed(current, _NO_GATEWAY)
+            if not settled(lane.profile, current, now):
+                left = lane.profile.max_processing_time - seconds_since_send(current, now)
+                message = f"the gateway may still be at it; look again in {math.ceil(left)} s"
+                raise NotAllowed(current, message)
+            person = ev.EvidenceSource.PERSON
+            return self._reconcile.not_charged(lane, current, person, reference, now)
 
         return await self._change(session, settle, check)
 
@@ -477,6 +542,8 @@ def _given_up(session: Session) -> bool:
     return failed and session.outcome is Outcome.NOT_CHARGED
 
 
+_IN_PROGRESS = "it is in progress; wait for its answer"
+_NO_GATEWAY = "its gateway is not in the policy, so that nobody knows how long it may be at it"
 _NAME_IT = "its request named no payment; send that again with X-Payment-Session-Id and this id"
 _BRING_IT_AGAIN = "send the same request again, named as before: key, session or order"
 

@@ -42,13 +42,23 @@ class Reconcile:
         self._digest = digest
 
     def possible(self, lane: Lane, session: Session) -> bool:
-        """Whether there is a recipe for what the session needs and a credential to ask with."""
+        """Whether the gateway can be asked about it."""
+        return self.missing(lane, session) is None
+
+    def missing(self, lane: Lane, session: Session) -> str | None:
+        """What it takes to ask and is not there: a recipe for what the session needs, or a
+        credential to ask with.
+        """
         recipe = self._recipe(lane, session)
-        if recipe is None or not self._credential(lane, session):
-            return False
+        if recipe is None:
+            return f"the profile has no look-up for route {session.route}"
+        if not self._credential(lane, session):
+            return "there is no credential to look it up with; see lookup_credential in the policy"
         voidable = may_be_voided(session, recipe, lane.profile.gateway_class)
         may_void = voidable and self._sees_all(lane, session)
-        return may_void or lookup.can_read(recipe, session)
+        if may_void or lookup.can_read(recipe, session):
+            return None
+        return "its look-up cannot read it: by an order the gateway was not told, or not at all"
 
     def _recipe(self, lane: Lane, session: Session) -> LookupRecipe | None:
         """How this session's kind is looked up."""
@@ -120,7 +130,7 @@ class Reconcile:
             if not charged and not counts:
                 return Change()
             if status is AttemptStatus.VOIDED:
-                return self._not_charged(lane, current, ev.EvidenceSource.WEBHOOK, reference, now)
+                return self.not_charged(lane, current, ev.EvidenceSource.WEBHOOK, reference, now)
             return Change([ev.EvidenceFound(now, ev.EvidenceSource.WEBHOOK, status, reference)])
 
         return await self._updated(lane, session, settle)
@@ -186,12 +196,12 @@ class Reconcile:
             return looked
         since = datetime.fromtimestamp(after.not_found[0] / 1000, UTC).isoformat("T", "seconds")
         reference = f"not found {len(after.not_found)} times since {since}"
-        proof = self._not_charged(lane, after, ev.EvidenceSource.LOOKUP, reference, now)
+        proof = self.not_charged(lane, after, ev.EvidenceSource.LOOKUP, reference, now)
         return Change([*looked.events, *proof.events], proof.keep, after)
 
     def _settled(self, lane: Lane, session: Session, found: lookup.Found, now: int) -> Change:
         if found.status is AttemptStatus.VOIDED:
-            return self._not_charged(lane, session, ev.EvidenceSource.LOOKUP, found.reference, now)
+            return self.not_charged(lane, session, ev.EvidenceSource.LOOKUP, found.reference, now)
         evidence = ev.EvidenceFound(now, ev.EvidenceSource.LOOKUP, found.status, found.reference)
         settled = apply(session, evidence)
         # The gateway's own words about the payment, as it stands now, are the answer from here on.
@@ -199,7 +209,7 @@ class Reconcile:
         answer = forwarded(found.facts, settled, lane.profile, gave_up=not charged)
         return Change([evidence], answer, settled)
 
-    def _not_charged(
+    def not_charged(
         self, lane: Lane, session: Session, source: ev.EvidenceSource, reference: str, now: int
     ) -> Change:
         """Proof that nothing was charged: the next send, if there may be one, is a new attempt."""
@@ -263,7 +273,7 @@ class Reconcile:
         if session.outcome is not Outcome.UNKNOWN:
             return Change()
         source = ev.EvidenceSource.CANCEL
-        return self._not_charged(lane, session, source, "voided by its key", now)
+        return self.not_charged(lane, session, source, "voided by its key", now)
 
     async def _updated(
         self, lane: Lane, session: Session, change: Callable[[Session], Change]

@@ -144,6 +144,17 @@ class CompleteBody(_Body):
         return {"reference": self.payment_details.reference}
 
 
+class NotChargedBody(_Body):
+    """`POST …/not-charged`: what proves it, the gateway's reference or a note of who looked."""
+
+    reference: Sentence
+
+    @property
+    @override
+    def given(self) -> Mapping[str, str]:
+        return {"reference": self.reference}
+
+
 class SearchQuery(_Body):
     """`GET /sessions` and `/sessions/active`."""
 
@@ -259,8 +270,9 @@ class SessionsApi:
         one = "/api/payments/session/{id:(?!create$)[^{}/]+}"
         app.router.add_get(one, self.get)
         app.router.add_post("/api/payments/session/create", self._audited("create", self.create))
-        for verb in (self.resume, self.complete, self.cancel, self.interrupt):
-            name = verb.__name__
+        verbs = (self.resume, self.complete, self.not_charged, self.cancel, self.interrupt)
+        for verb in verbs:
+            name = verb.__name__.replace("_", "-")
             app.router.add_post(f"{one}/{name}", self._audited(name, verb))
         app.router.add_get(f"{one}/summary", self.summary)
         app.router.add_get("/api/payments/sessions/active", self.active)
@@ -319,6 +331,17 @@ class SessionsApi:
         }
         return _json(document)
 
+    async def not_charged(self, request: web.Request, deed: Deed) -> web.Response:
+        async with self._turn(request, deed, Role.BACKEND, NotChargedBody) as (name, body, check):
+            session = await self._commands.not_charged(name, body.reference, check)
+            deed.after = session
+        document = {
+            "status": session.state,
+            "outcome": session.outcome,
+            "reference": session.reference,
+        }
+        return _json(document)
+
     async def cancel(self, request: web.Request, deed: Deed) -> web.Response:
         async with self._turn(request, deed, Role.CLIENT, ReasonBody) as (name, body, check):
             session, now = await self._commands.cancel(name, body.reason, check)
@@ -359,8 +382,14 @@ class SessionsApi:
                     "backoff": sum(retry.delay_ms for retry in session.retries),
                 },
                 "timeline": [
-                    {"at": s.at, "event": s.event, "status": s.state, "outcome": s.outcome}
-                    for s in session.timeline
+                    {
+                        "at": step.at,
+                        "event": step.event,
+                        "status": step.state,
+                        "outcome": step.outcome,
+                        "note": step.note,
+                    }
+                    for step in session.timeline
                 ],
             }
         )
@@ -515,6 +544,7 @@ class SessionsApi:
             "cancelRequested": session.cancel_requested,
             "held": session.hold and session.live,
             "reviewRequired": session.review_required,
+            "waitsFor": self._commands.waits_for(session),
             "amount": session.amount,
             "currency": session.currency,
             "startedAt": session.started_at,

@@ -31,6 +31,19 @@ class FaultsByName(FaultPlan):
         return Fault.RESET_AFTER if arrival == 1 and "lost" in order else Fault.NONE
 
 
+# A gateway that promises nothing, cannot be asked, and is done at once with what it was sent.
+PROMISES_NOTHING = """
+title: A gateway that promises nothing
+idempotency: {class: D_none, window: 24h}
+results:
+  - {when: {status: [2xx]}, result: succeeded}
+  - {when: {status: [4xx]}, result: rejected}
+routes:
+  - {name: pay, match: {methods: [POST], path: /v1/payment_intents}, session: durable}
+max_processing_time: 1ms
+"""
+
+
 @dataclass(slots=True)
 class Shop:
     """A running Holdfast with two doors: to a gateway that is known, and to one that is not."""
@@ -89,9 +102,11 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     """Tokens are set, and one automatic attempt leaves two for people."""
     gateway = SimulatedGateway(FaultsByName())
     plain = free_port()
+    (tmp_path / "gateways").mkdir()
+    (tmp_path / "gateways/mine.yaml").write_text(PROMISES_NOTHING)
     async with simulated(gateway) as origin:
         more = (
-            f'  plain: {{profile: generic, listen: "127.0.0.1:{plain}", upstream: "{origin}"}}\n'
+            f'  plain: {{profile: mine, listen: "127.0.0.1:{plain}", upstream: "{origin}"}}\n'
             "defaults: {retry: {max_attempts: 3, automatic_attempts: 1}}\n"
         )
         process = HoldfastProcess(tmp_path, origin, more)
@@ -157,7 +172,11 @@ async def test_an_unknown_outcome_is_shown_with_why(shop: Shop) -> None:
     assert (told["gateway"], told["status"]) == ("plain", "INTERRUPTED")
     assert re.fullmatch(rf"{TIME}  \w+ in \w+, attempt 1, sent(: .*)?", stops), stops
     assert timeline.splitlines()
+    assert told["waitsFor"] == "a person: the profile has no look-up for route pay"
     assert "cancelRequested" not in told
+    done = await shop.run("resume", lost)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.endswith("the gateway cannot be asked; a person must settle it\n")
     for reason in ("the customer left", "again"):
         done = await shop.run("cancel", lost, "--reason", reason)
         assert (done.code, done.err) == (0, "")
@@ -165,8 +184,31 @@ async def test_an_unknown_outcome_is_shown_with_why(shop: Shop) -> None:
         assert status == "INTERRUPTED, unknown"
         assert wish == "cancel requested, on record with the reason 'the customer left'"
         assert "is not cancelled yet. Nothing more is sent" in follows
-    facts, _, _ = (await shop.run("show", lost)).out.partition("\n\n")
+    facts, _, timeline = (await shop.run("show", lost)).out.partition("\n\n")
     assert "cancelRequested  yes" in facts.splitlines()
+    assert "CancelRequested    INTERRUPTED, unknown: the customer left\n" in timeline
+
+
+async def test_a_payment_that_is_not_there_is_settled_as_such(shop: Shop) -> None:
+    """Looked up at the gateway, by a person: the order is free, and `show` says who said what."""
+    lost = await shop.pay("lost-absent", plain=True)
+    word = ("settle", lost, "--not-charged", "--reference", "not in the dashboard")
+    for _ in range(2):
+        done = await shop.run(*word)
+        assert (done.code, done.err) == (0, "")
+        status, follows = done.out.splitlines()
+        assert status == "INTERRUPTED, not_charged"
+        assert follows.endswith("or cancel it, which frees the order")
+    done = await shop.run("cancel", lost, "--reason", "the customer left")
+    assert (done.code, done.out) == (0, "CANCELLED, not_charged\n")
+    told = (await shop.run("show", lost)).out
+    assert "reference        not in the dashboard\n" in told
+    assert "waitsFor" not in told
+    notes = [line.partition(": ")[2] for line in told.splitlines()[-2:]]
+    assert notes == ["person: not in the dashboard", "the customer left"]
+    done = await shop.run("settle", await shop.pay("paid-1"), *word[2:])
+    assert (done.code, done.out) == (1, "")
+    assert done.err.endswith("its outcome is known: charged\n")
 
 
 async def test_sessions_are_acted_on(shop: Shop) -> None:
@@ -174,8 +216,8 @@ async def test_sessions_are_acted_on(shop: Shop) -> None:
     lost = await shop.pay("lost-resume")
     assert lost in (await shop.run("list", "--active", "--outcome", "unknown")).out
     done = await shop.run("resume", lost)
-    assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("RESUMED (")
+    sending = "RESUMED: sending the same request again with the same key\n"
+    assert (done.code, done.out, done.err) == (0, sending, "")
 
     async def summary() -> dict[str, str]:
         shown: dict[str, dict[str, str]] = json.loads((await shop.run("show", lost, "--json")).out)
@@ -184,14 +226,14 @@ async def test_sessions_are_acted_on(shop: Shop) -> None:
     settled = await eventually(summary, lambda shown: shown["status"] == "COMPLETED")
     assert settled["outcome"] == "charged"
     assert shop.gateway.ledger.per_order()["lost-resume"] == 1
+    again = (await shop.run("resume", lost)).out
+    assert again == "COMPLETED: nothing was done, it is already completed\n"
 
     unknown = await shop.pay("lost-settle", plain=True)
-    waiting = json.loads((await shop.run("show", unknown, "--json")).out)["summary"]
-    assert (waiting["status"], waiting["outcome"]) == ("INTERRUPTED", "unknown")
+    assert unknown in (await shop.run("list", "--active", "--outcome", "unknown")).out
     done = await shop.run("settle", unknown, "--reference", "pi_from_the_dashboard")
     assert (done.code, done.out, done.err) == (0, "COMPLETED\n", "")
     done = await shop.run("settle", unknown, "--reference", "pi_another")
-    assert (done.code, done.err) == (0, "")
     assert done.out.endswith("; the reference on record is pi_from_the_dashboard\n")
     assert "reference        pi_from_the_dashboard\n" in (await shop.run("show", unknown)).out
 
@@ -213,6 +255,8 @@ REFUSED = [
     (("resume", "ps_missing"), "There is no such session"),
     (("cancel", "ps_missing", "--reason", "r"), "There is no such session"),
     (("interrupt", "ps_missing", "--reason", "r"), "There is no such session"),
+    (("settle", "ps_missing", "--reference", "r"), "There is no such session"),
+    (("settle", "ps_missing", "--reference", "r", "--not-charged"), "There is no such session"),
     (("interrupt", "ps_missing", "--reason", ""), "reason: 1 to 500 characters"),
     (("show", "../../healthz?x=1"), "There is no such session"),
     (("list", "--status", "PAID"), "'INITIATED'"),

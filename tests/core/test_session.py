@@ -35,7 +35,7 @@ EXPIRED = ev.Expired(AT)
 EXHAUSTED = ev.Exhausted(AT)
 CANCELLED = ev.Cancelled(AT, "changed my mind")
 CANCEL_WANTED = ev.CancelRequested(AT, "changed my mind")
-HELD = ev.Interrupted(AT, Reason.REQUESTED, Phase.BEFORE_SEND, hold=True)
+HELD = ev.Interrupted(AT, Reason.REQUESTED, Phase.BEFORE_SEND, detail="let me look", hold=True)
 SHUT_DOWN = ev.Interrupted(AT, Reason.SHUTDOWN, Phase.BEFORE_SEND)
 LOOKED_UP = ev.LookedUp(AT, AT + 5000)
 MISSED = ev.LookedUp(AT, AT + 5000, absent=True)
@@ -130,7 +130,8 @@ def check_history(before: Session, event: ev.Event, now: Session) -> None:
     assert now.version == before.version + 1
     assert now.updated_at == event.at
     assert now.timeline[:-1] == before.timeline
-    assert now.timeline[-1] == Step(event.at, type(event).__name__, now.state, now.outcome)
+    name, note = type(event).__name__, said_with(event)
+    assert now.timeline[-1] == Step(event.at, name, now.state, now.outcome, note)
     assert now.interruptions[: len(before.interruptions)] == before.interruptions
     assert now.retries[: len(before.retries)] == before.retries
     assert [a.number for a in now.attempts] == list(range(1, len(now.attempts) + 1))
@@ -139,6 +140,19 @@ def check_history(before: Session, event: ev.Event, now: Session) -> None:
         assert new.generation == old.generation
         assert new.started_at == old.started_at
         assert level(new.status) >= level(old.status), "an attempt's status moved down"
+
+
+def said_with(event: ev.Event) -> str | None:
+    """Where a proof came from, or the reason somebody gave."""
+    match event:
+        case ev.EvidenceFound():
+            return f"{event.source.value}: {event.reference}"
+        case ev.CancelRequested() | ev.Cancelled():
+            return event.reason
+        case ev.Interrupted():
+            return event.detail
+        case _:
+            return None
 
 
 def check_money(before: Session, event: ev.Event, now: Session) -> None:
@@ -485,6 +499,21 @@ def test_a_payment_that_goes_well() -> None:
     assert not session.recovered
 
 
+def test_a_step_says_why_and_by_whom() -> None:
+    """The source and reference of a proof, the reason of whoever wanted it; sends say nothing."""
+    lost = after(a_session(), ev.Opened(AT), begun(), ended(UNKNOWN, LOST), SHUT_DOWN)
+    assert [step.note for step in lost.timeline] == [None] * 4
+    session = after(lost, HELD, CANCEL_WANTED, MISSED, PROVED_VOID, VOUCHED)
+    assert [(step.event, step.note) for step in session.timeline[4:]] == [
+        ("Interrupted", "let me look"),
+        ("CancelRequested", "changed my mind"),
+        ("LookedUp", None),
+        ("EvidenceFound", "lookup: not found"),
+        ("EvidenceFound", "person: pi_1"),
+    ]
+    assert apply(a_session(), CANCELLED).timeline[-1].note == "changed my mind"
+
+
 def test_an_intent_reads_as_unknown() -> None:
     """From the intent on nobody can say that nothing was charged."""
     session = after(a_session(), begun())
@@ -630,7 +659,8 @@ def test_an_interruption_on_request_holds() -> None:
     """The socket is kept, no further send is made, and only a person lifts the hold."""
     session = after(a_session(), begun(), HELD)
     assert (session.state, session.hold, session.in_flight) == (State.INTERRUPTED, True, True)
-    assert session.interruptions == (Interruption(AT, "requested", "before_send", 1, sent=False),)
+    stop = Interruption(AT, "requested", "before_send", 1, sent=False, detail="let me look")
+    assert session.interruptions == (stop,)
     assert apply(session, ev.Resumed(AT, ev.ResumedBy.REPEAT)).hold
     assert apply(session, SHUT_DOWN).hold
     assert not apply(session, BY_PERSON).hold

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 
+from proxy.core import events as ev
+from proxy.core.reasons import Reason
 from proxy.core.session import Session
-from proxy.core.states import Outcome, State
+from proxy.core.states import AttemptStatus, Outcome, State
+from proxy.core.wire import Phase, WireFacts
 from proxy.flow.commands import Mode, NoSuchSession, NotAllowed, Order
+from proxy.flow.journal import Change
+from proxy.ports import Send
 from tests.support.clocks import LoopClock
 from tests.support.lab import POLICY, SUCCEEDED, Lab, SharedStore, pay, settings_from
 
@@ -17,6 +23,17 @@ pytestmark = pytest.mark.looptime
 
 ORDER = Order("o-1", "u-1", "stripe", "1999", "eur")
 ONE_BY_ITSELF = POLICY.replace("retry: {", "retry: {automatic_attempts: 1, ")
+NO_CREDENTIAL = "there is no credential to look it up with; see lookup_credential in the policy"
+ONE_SEND = "retry: {max_attempts: 1, automatic_attempts: 1, "
+# At a gateway that promises nothing and cannot be asked.
+PLAIN = pay(key="k-1", order="o-1", target="/pay")
+
+
+async def lose(lab: Lab) -> None:
+    """A payment at such a gateway whose answer was lost."""
+    lab.gateway.will(lab.gateway.loses_answer())
+    await lab.merchant_sends(PLAIN, "plain")
+    assert (await lab.only_session()).outcome is Outcome.UNKNOWN
 
 
 async def test_a_created_session_is_durable(lab: Lab) -> None:
@@ -76,6 +93,7 @@ async def test_nobody_knows_that_session(lab: Lab) -> None:
         lab.commands.cancel("ps_x", "r"),
         lab.commands.interrupt("ps_x", "r"),
         lab.commands.complete("ps_x", "pi_1"),
+        lab.commands.not_charged("ps_x", "not there"),
     ):
         with pytest.raises(NoSuchSession):
             await verb
@@ -164,6 +182,27 @@ async def test_resume_lifts_a_hold(tmp_path: Path) -> None:
     await lab.close()
 
 
+@pytest.mark.parametrize(
+    ("lost", "stop"),
+    [
+        (True, ("requested", "awaiting_response", True)),
+        (False, ("requested", "before_send", False)),  # the control: provably not a byte left
+    ],
+)
+async def test_a_hold_says_whether_it_was_sent(
+    tmp_path: Path, lost: bool, stop: tuple[str, str, bool]
+) -> None:
+    """Held after its answer was lost: the gateway may have seen the request, and it says so."""
+    lab = Lab(settings_from(ONE_BY_ITSELF, tmp_path))
+    fault = lab.gateway.loses_answer() if lost else lab.gateway.refuses_connection()
+    lab.gateway.will(fault)
+    await lab.merchant_sends(pay(key="k-1", target="/pay"), "plain")
+    await lab.commands.interrupt("ps_0001", "let me look")
+    held = (await lab.only_session()).interruptions[-1]
+    assert (held.reason, held.phase, held.sent) == stop
+    await lab.close()
+
+
 async def test_a_resume_that_nobody_follows_expires(tmp_path: Path) -> None:
     """Resumed, and the request never came: after the deadline it is EXPIRED, nothing charged."""
     lab = Lab(settings_from(ONE_BY_ITSELF, tmp_path))
@@ -196,12 +235,16 @@ async def test_complete_settles_an_unknown(lab: Lab) -> None:
     assert lab.transcript[-1] == "answer 409 answer-not-kept"
 
 
-async def test_a_request_in_flight_cannot_be_resumed_or_completed(lab: Lab) -> None:
+async def test_a_request_in_flight_cannot_be_resumed_or_settled(lab: Lab) -> None:
     """While it is out, only its answer (or time) tells."""
     lab.gateway.will(lab.gateway.answers_late(3, 200, SUCCEEDED))
     request = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
     await asyncio.sleep(1)
-    for verb in (lab.commands.resume("ps_0001"), lab.commands.complete("ps_0001", "pi_1")):
+    for verb in (
+        lab.commands.resume("ps_0001"),
+        lab.commands.complete("ps_0001", "pi_1"),
+        lab.commands.not_charged("ps_0001", "not there"),
+    ):
         with pytest.raises(NotAllowed, match="in progress"):
             await verb
     assert (await request).status == 200
@@ -246,6 +289,206 @@ async def test_a_call_reaches_what_another_replica_has_in_flight(
     assert steps.count("Interrupted") == (verb == "interrupt")
     for lab in (here, there):
         await lab.close()
+
+
+# --- a person says that it was not charged -------------------------------------------------------
+
+
+async def test_not_charged_is_said_once_the_gateway_is_done_with_it(lab: Lab) -> None:
+    """Refused with the seconds that are left; then it may be sent anew, under another key."""
+    await lose(lab)
+    await asyncio.sleep(100.5)
+    with pytest.raises(NotAllowed, match="may still be at it; look again in 20 s"):
+        await lab.commands.not_charged("ps_0001", "not there, says Ann")
+    await asyncio.sleep(20)
+    session = await lab.commands.not_charged("ps_0001", "not there, says Ann")
+    assert (session.state, session.outcome) == (State.INTERRUPTED, Outcome.NOT_CHARGED)
+    assert session.timeline[-1].note == "person: not there, says Ann"
+    lab.gateway.will(lab.gateway.answers(200, b"{}"))
+    await lab.merchant_sends(PLAIN, "plain")
+    first, second = (dict(send.headers)["Idempotency-Key"] for send in lab.gateway.seen)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("ends", "state"),
+    [
+        ("cancelled", State.CANCELLED),
+        ("out of time", State.EXPIRED),
+        ("out of sends", State.FAILED_MAX_RETRIES),
+    ],
+)
+async def test_not_charged_frees_the_order_of_what_is_not_sent_again(
+    tmp_path: Path, ends: str, state: State
+) -> None:
+    """Locked for as long as nobody knew, and free from then on."""
+    policy = POLICY if ends != "out of sends" else POLICY.replace("retry: {", ONE_SEND)
+    lab = Lab(settings_from(policy, tmp_path))
+    await lose(lab)
+    if ends == "cancelled":
+        await lab.commands.cancel("ps_0001", "the shopper left")
+    await asyncio.sleep(20 * 60 if ends == "out of time" else 2 * 60)
+    with pytest.raises(NotAllowed, match="the order has session ps_0001"):
+        await lab.commands.create(ORDER)
+    session = await lab.commands.not_charged("ps_0001", "not there")
+    assert (session.state, session.outcome) == (state, Outcome.NOT_CHARGED)
+    assert await lab.store.listed() == []
+    _, new = await lab.commands.create(ORDER)
+    assert new
+    await lab.close()
+
+
+async def test_only_what_is_unknown_is_said_not_to_be_charged(lab: Lab) -> None:
+    """What was charged stays so, and what provably was not needs nobody's word."""
+    for answer in (lab.gateway.answers(200, SUCCEEDED), lab.gateway.answers(402, b"{}")):
+        lab.gateway.will(answer)
+    await lab.merchant_sends(pay(key="k-1"))
+    await lab.merchant_sends(pay(key="k-2"))
+    for session_id, outcome in (("ps_0001", "charged"), ("ps_0002", "not_charged")):
+        with pytest.raises(NotAllowed, match=f"its outcome is known: {outcome}"):
+            await lab.commands.not_charged(session_id, "not there")
+
+
+async def test_not_charged_twice_is_once(lab: Lab) -> None:
+    """The same word again changes nothing, and does not speak for what was sent since."""
+    await lose(lab)
+    await asyncio.sleep(120)
+    session = await lab.commands.not_charged("ps_0001", "not there")
+    assert await lab.commands.not_charged("ps_0001", "not there") == session
+    lab.gateway.will(lab.gateway.loses_answer())
+    await lab.merchant_sends(PLAIN, "plain")
+    await asyncio.sleep(120)
+    with pytest.raises(NotAllowed, match="was said of an earlier send"):
+        await lab.commands.not_charged("ps_0001", "not there")
+    session = await lab.commands.not_charged("ps_0001", "not there either")
+    assert (session.outcome, session.generation) == (Outcome.NOT_CHARGED, 3)
+
+
+async def test_a_gateway_that_is_gone_from_the_policy_has_no_time(lab: Lab) -> None:
+    """How long it may be at a send is not known any more, so nobody's word is taken."""
+    await lose(lab)
+    await asyncio.sleep(3600)
+    del lab.lanes["plain"]
+    with pytest.raises(NotAllowed, match="its gateway is not in the policy"):
+        await lab.commands.not_charged("ps_0001", "not there")
+
+
+async def test_a_charge_after_a_persons_word_pages(lab: Lab) -> None:
+    """It was charged after all: a contradiction, in sight until somebody has seen to it."""
+    await lose(lab)
+    await lab.commands.cancel("ps_0001", "the shopper left")
+    await asyncio.sleep(120)
+    session = await lab.commands.not_charged("ps_0001", "not there")
+    assert session.state is State.CANCELLED
+    session = await lab.commands.hear("ps_0001", AttemptStatus.SUCCEEDED, "ch_7", key="k-1")
+    assert (session.state, session.outcome) == (State.COMPLETED, Outcome.CHARGED)
+    assert (session.late_evidence, session.review_required) == (True, True)
+    assert [listed.id for listed in await lab.store.listed()] == ["ps_0001"]
+    with pytest.raises(NotAllowed, match="its outcome is known: charged"):
+        await lab.commands.not_charged("ps_0001", "not there")
+    assert [
+        before.outcome for before, _, after in lab.notes.moves if before and after.late_evidence
+    ] == [Outcome.NOT_CHARGED]
+
+
+@pytest.mark.parametrize(
+    ("waits", "charges"),
+    [
+        (True, 1),
+        (False, 2),  # the control: a person's word counts at once
+    ],
+)
+async def test_a_word_that_comes_too_soon_does_not_charge_twice(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, waits: bool, charges: int
+) -> None:
+    """The gateway shows nothing yet and charges a minute later, whoever looked meanwhile."""
+    if not waits:
+        monkeypatch.setattr("proxy.flow.commands.settled", lambda *_: True)
+    ledger: list[str] = []
+
+    async def charges_late(send: Send) -> WireFacts:
+        async def at_last() -> None:
+            await asyncio.sleep(90)
+            ledger.append(dict(send.headers)["Idempotency-Key"])
+
+        _ = lab.tasks.start(at_last(), "charge")
+        return WireFacts(sent=True, phase=Phase.AWAITING_RESPONSE, reason=Reason.CONNECTION_LOST)
+
+    async def charges_now(send: Send) -> WireFacts:
+        ledger.append(dict(send.headers)["Idempotency-Key"])
+        return WireFacts(sent=True, phase=Phase.ANSWERED, status=200, body=SUCCEEDED)
+
+    lab.gateway.will(lab.gateway.connected(charges_late), lab.gateway.connected(charges_now))
+    await lab.merchant_sends(PLAIN, "plain")
+    for _ in range(6):  # whoever is told to look again does so
+        await asyncio.sleep(30)
+        if ledger:
+            break
+        with contextlib.suppress(NotAllowed):
+            await lab.commands.not_charged("ps_0001", "not there")
+            await lab.merchant_sends(PLAIN, "plain")
+    await asyncio.sleep(120)
+    assert len(ledger) == charges
+    assert len(set(ledger)) == charges
+
+
+# --- what the gateway cannot be asked about ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gateway", "waits_for"),
+    [
+        ("plain", "a person: the profile has no look-up for route payment"),
+        ("stripe", f"the same request again, or a person: {NO_CREDENTIAL}"),
+        ("gone", "a person: its gateway is not in the policy"),
+    ],
+)
+async def test_what_nobody_looks_up_waits_for_somebody(
+    tmp_path: Path, gateway: str, waits_for: str
+) -> None:
+    """No look-up, no credential, no gateway: who must do something, and what is missing."""
+    lab = Lab(settings_from(ONE_BY_ITSELF, tmp_path))
+    lab.gateway.will(lab.gateway.loses_answer())
+    stripe = gateway == "stripe"
+    await lab.merchant_sends(pay(key="k-1") if stripe else PLAIN, "stripe" if stripe else "plain")
+    lab.held.drop("ps_0001")
+    if gateway == "gone":
+        del lab.lanes["plain"]
+    session = await lab.only_session()
+    assert lab.commands.waits_for(session) == waits_for
+    if stripe:
+        for _ in range(2):  # also the second time
+            done = await lab.commands.resume("ps_0001")
+            assert "send the same request again" in done.message
+            assert done.message.endswith(f"the gateway is not asked: {NO_CREDENTIAL}")
+        await asyncio.sleep(16 * 60)
+        done = await lab.commands.resume("ps_0001")
+        assert done.message.startswith("already resumed; it waits for a person: ")
+    else:
+        with pytest.raises(NotAllowed, match="a repeat could charge twice and the gateway cannot"):
+            await lab.commands.resume("ps_0001")
+    await lab.close()
+
+
+async def test_what_is_asked_about_waits_for_nobody(lab: Lab) -> None:
+    """The request is in memory, and with it a credential to look it up with."""
+    lab.gateway.will(*[lab.gateway.loses_answer()] * 3)
+    await lab.merchant_sends(pay(key="k-1"))
+    assert lab.commands.waits_for(await lab.only_session()) is None
+
+
+async def test_an_unknown_that_failed_is_no_reason_to_pay_anew(lab: Lab) -> None:
+    """Looked up in vain to the end, and then the credential is gone: resume names a person."""
+    lab.gateway.will(*[lab.gateway.loses_answer()] * 3)
+    await lab.merchant_sends(pay(key="k-1"))
+    session = await lab.only_session()
+    await lab.journal.update(
+        session, lambda _: Change([ev.Exhausted(lab.clock.now_ms())]), frozenset()
+    )
+    lab.held.drop("ps_0001")
+    with pytest.raises(NotAllowed, match="a person must settle it") as refused:
+        await lab.commands.resume("ps_0001")
+    assert "new payment" not in refused.value.why
 
 
 # --- by itself, and for whoever reads ------------------------------------------------------------

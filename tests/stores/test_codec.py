@@ -53,7 +53,7 @@ def test_the_order_of_fields_is_that_of_the_files() -> None:
         ),
         (Interruption.__struct_fields__, "at reason phase attempt sent detail"),
         (Retry.__struct_fields__, "at attempt delay_ms because"),
-        (Step.__struct_fields__, "at event state outcome"),
+        (Step.__struct_fields__, "at event state outcome note"),
     )
     for fields, names in rows:
         assert " ".join(fields).startswith(names)
@@ -64,6 +64,17 @@ def test_a_session_of_an_earlier_version() -> None:
     session = sent(opened(1))
     shortened = orjson.loads(encode(session))[: Session.__struct_fields__.index("cancel_requested")]
     assert decode(orjson.dumps(shortened)) == session
+
+
+def test_a_step_of_an_earlier_version() -> None:
+    """It has no note, and is read without one."""
+    cancelled = apply(opened(1), ev.Cancelled(3000, "the shopper left"))
+    written = orjson.loads(encode(cancelled))
+    timeline = Session.__struct_fields__.index("timeline")
+    written[timeline] = [step[:4] for step in written[timeline]]
+    session = decode(orjson.dumps(written))
+    assert [step.note for step in session.timeline] == [None, None]
+    assert [step.event for step in session.timeline] == ["Opened", "Cancelled"]
 
 
 @pytest.mark.parametrize("data", [b'{"id":"ps_1"}', b'["ps_1"]', b'"ps_1"', b"ps_1"])

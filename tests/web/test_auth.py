@@ -38,6 +38,7 @@ CALLS: list[tuple[str, str, str, dict[str, Any] | None]] = [
     ("resume", "POST", "/session/{id}/resume", None),
     ("cancel", "POST", "/session/{id}/cancel", REASON),
     ("complete", "POST", "/session/{id}/complete", EVIDENCE),
+    ("not-charged", "POST", "/session/{id}/not-charged", {"reference": "not there"}),
     ("active", "GET", "/sessions/active", None),
     ("search", "GET", "/sessions", None),
 ]
@@ -203,7 +204,7 @@ async def test_a_client_token_is_for_its_own_session(stage: Stage) -> None:
 
     here = await every_call(stage, mine["sessionId"], headers)
     assert done(here) == OWN
-    assert statuses(here, 403) == {"complete"}
+    assert statuses(here, 403) == {"complete", "not-charged"}
     assert here["complete"].json["title"] == "A client may not do this"
     assert statuses(here, 401) == {"create", "active", "search"}
     assert here["get"].json["sessionId"] == mine["sessionId"]

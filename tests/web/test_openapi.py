@@ -160,7 +160,7 @@ def test_unknown_fields_are_refused_by_the_document_too() -> None:
         for _, _, operation in operations()
         for content in operation.get("requestBody", {}).get("content", {}).values()
     ]
-    assert len(sent) == 5
+    assert len(sent) == 6
     for schema in sent:
         assert DOCUMENT["components"]["schemas"]["Complete"]["additionalProperties"] is False
         assert schema["additionalProperties"] is False
@@ -206,6 +206,7 @@ BODY: dict[str, JsonObject | None] = {
     "createSession": {"orderId": "o-9"},
     "resumeSession": None,
     "completeSession": {"paymentDetails": {"reference": "pi_77"}},
+    "sayNotCharged": {"reference": "not in the dashboard"},
     "cancelSession": CANCEL,
     "interruptSession": CANCEL,
 }
@@ -218,6 +219,8 @@ IN_STATE: dict[tuple[str, str], str] = {
     ("resumeSession", "409"): "created",
     ("completeSession", "200"): "interrupted, unknown",
     ("completeSession", "409"): "declined",
+    ("sayNotCharged", "200"): "failed, unknown",
+    ("sayNotCharged", "409"): "completed",
     ("cancelSession", "200"): "interrupted",
     ("cancelSession", "202"): "in flight",
     ("cancelSession", "409"): "completed",
@@ -226,6 +229,7 @@ IN_STATE: dict[tuple[str, str], str] = {
     ("interruptSession", "409"): "declined",
     ("resumeSession", "412"): "interrupted",
     ("completeSession", "412"): "interrupted, unknown",
+    ("sayNotCharged", "412"): "interrupted, unknown",
     ("cancelSession", "412"): "interrupted",
     ("interruptSession", "412"): "created",
     ("createSession", "200"): "created",
@@ -258,7 +262,8 @@ async def ask(stage: Stage, operation: str, status: str, **more: Any) -> Reply:
         if operation == "createSession":
             body = {"orderId": "o-1"}
     elif status == "503":
-        session_id = await failing_store(stage, reading=method == "GET")
+        state = "failed, unknown" if operation == "sayNotCharged" else "interrupted"
+        session_id = await failing_store(stage, None if method == "GET" else state)
     if status == "422":
         body, path = ({"x": 1}, path) if method == "POST" else (None, f"{path}?x=1")
     sent = b"{" if status == "400" else b" " * 70_000 if status == "413" else json.dumps(body)
@@ -269,15 +274,17 @@ async def ask(stage: Stage, operation: str, status: str, **more: Any) -> Reply:
     return await stage.request(method, url, data=data, **more)
 
 
-async def failing_store(stage: Stage, *, reading: bool) -> str:
-    """Let the store fail as a full disk or an unreadable file makes it; a session to ask about."""
+async def failing_store(stage: Stage, state: str | None) -> str:
+    """Let the store fail as a full disk makes it, or without a state to read from, as an unreadable
+    file does; a session to ask about.
+    """
     store = stage.running.holdfast._store
-    if reading:
+    if state is None:
         session_id = await STATES["completed"](stage, "o-1")
         store._reader.close()  # type: ignore[attr-defined]  # as if the file were gone
         store._path = stage.running.holdfast._store._path / "gone"  # type: ignore[attr-defined]
         return session_id
-    session_id = await STATES["interrupted"](stage, "o-1")
+    session_id = await STATES[state](stage, "o-1")
     await stage.fill_store()
     return session_id
 
@@ -384,10 +391,12 @@ def mistakes_found(schema: Any) -> tuple[list[str], Counter[tuple[str, int]]]:
 
 @contextlib.asynccontextmanager
 async def every_state(folder: Path, *, guarded: bool) -> AsyncIterator[tuple[Stage, list[str]]]:
-    """A stage with a session in every state, and their ids."""
+    """A stage with a session in every state, more that only a person can settle, and their ids."""
     environ, token = (TOKENS, "the-operator-s-token") if guarded else ({}, None)
     async with staged(folder, environ=environ, token=token) as stage:
-        ids = [await build(stage, f"o-{n}") for n, build in enumerate(STATES.values())]
+        builds = [*STATES.values(), *[STATES["interrupted, unknown for good"]] * 10]
+        ids = [await build(stage, f"o-{n}") for n, build in enumerate(builds)]
+        stage.clock.leap(121)  # the gateway is done with all of them
         yield stage, ids
 
 
@@ -526,7 +535,7 @@ async def test_the_examples_of_the_page_are_real(tmp_path: Path) -> None:
                 if status in {201, 504}:
                     names["SESSION"] = reply.json["sessionId"]
                 await stage.quiet()
-    assert ran == 18
+    assert ran == 19
     assert gateway.ledger.per_order() == {"1001": 1, "1002": 1}
 
 
@@ -554,7 +563,7 @@ def test_the_page_has_the_matrix_of_the_tests() -> None:
         state: [status for known, _, status, *_ in MATRIX if known == state] for state in STATES
     }
     verbs = [verb for known, verb, *_ in MATRIX if known == "created"]
-    assert verbs == ["resume", "cancel", "interrupt", "complete"]
+    assert verbs == ["resume", "cancel", "interrupt", "complete", "not-charged"]
     names = {
         "`INITIATED`, open": ["created"],
         "`INITIATED`, in flight": ["in flight"],

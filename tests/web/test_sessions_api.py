@@ -52,6 +52,7 @@ TOKENS = {
 CANCEL = {"reason": "the shopper left"}
 HOLD = {"reason": "let me look"}
 EVIDENCE = {"paymentDetails": {"reference": "pi_77"}}
+ABSENCE = {"reference": "not in the dashboard"}
 
 
 @pytest_asyncio.fixture
@@ -255,6 +256,9 @@ BAD_BODIES = [
         "paymentDetails.reference",
         id="no reference",
     ),
+    pytest.param("not-charged", b"{}", 422, "reference", id="no proof"),
+    pytest.param("not-charged", b'{"reference": ""}', 422, "reference", id="an empty proof"),
+    pytest.param("not-charged", b'{"reference": "x", "x": 1}', 422, "x", id="proof, unknown"),
     pytest.param("resume", b'{"force": true}', 422, "force", id="resume, unknown"),
     pytest.param("resume", b"yes", 400, None, id="resume, not JSON"),
 ]
@@ -307,7 +311,9 @@ async def test_a_bad_body_is_refused(
     assert (await stage.call("GET", "/sessions")).json["total"] == 1
 
 
-@pytest.mark.parametrize("verb", ["create", "resume", "complete", "cancel", "interrupt"])
+@pytest.mark.parametrize(
+    "verb", ["create", "resume", "complete", "not-charged", "cancel", "interrupt"]
+)
 @pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "chunked"])
 async def test_a_huge_body_is_refused(stage: Stage, verb: str, chunked: bool) -> None:
     """A body of more than 64 KiB is 413, told by its length or found out on the way."""
@@ -394,10 +400,17 @@ async def test_an_unknown_path(stage: Stage, path: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ps_1", "%00", "%ff", "a%2Fb", "x" * 4000, "%ED%A0%80", "{id}"])
-@pytest.mark.parametrize("verb", ["", "/summary", "/resume", "/cancel", "/interrupt", "/complete"])
+@pytest.mark.parametrize(
+    "verb", ["", "/summary", "/resume", "/cancel", "/interrupt", "/complete", "/not-charged"]
+)
 async def test_an_unknown_session(stage: Stage, name: str, verb: str) -> None:
     """404, whatever its name looks like."""
-    bodies = {"/cancel": CANCEL, "/interrupt": HOLD, "/complete": EVIDENCE}
+    bodies = {
+        "/cancel": CANCEL,
+        "/interrupt": HOLD,
+        "/complete": EVIDENCE,
+        "/not-charged": ABSENCE,
+    }
     method = "GET" if verb in {"", "/summary"} else "POST"
     more = {"json": bodies[verb]} if verb in bodies else {}
     url = f"{stage.running.api}/session/{name}{verb}"
@@ -479,12 +492,14 @@ async def test_creating_for_another_gateway_is_another_payment(stage: Stage) -> 
 FIELDS = {
     "resume": {"status", "attempt", "maxAttempts", "mode", "message"},
     "complete": {"status", "processingTime", "reference"},
+    "not-charged": {"status", "outcome", "reference"},
     "cancel": {"status", "reason", "outcome"},
     "interrupt": {"status", "canResume"},
 }
 BODIES: dict[str, JsonObject | None] = {
     "resume": None,
     "complete": EVIDENCE,
+    "not-charged": ABSENCE,
     "cancel": CANCEL,
     "interrupt": HOLD,
 }
@@ -739,6 +754,48 @@ async def test_an_unknown_without_promise_or_look_up_is_a_persons(stage: Stage) 
     assert (shown["status"], shown["reviewRequired"]) == ("COMPLETED", False)
     summary = (await stage.call("GET", f"/session/{session_id}/summary")).json
     assert summary["reference"] == "pi_77"
+
+
+async def test_a_person_says_that_it_was_not_charged(stage: Stage) -> None:
+    """Not before the gateway is done with it; then the order is free, and the trail has it."""
+    session_id, proof = await STATES["interrupted, unknown for good"](stage, "o-1"), "not there"
+    await stage.post(session_id, "cancel", CANCEL)
+    refused = is_problem(await stage.post(session_id, "not-charged", {"reference": proof}), 409)
+    assert refused["detail"].startswith("the gateway may still be at it; look again in 1")
+    stage.clock.leap(120)
+    is_problem(await stage.pay("o-1", gateway="weak", key="another"), 409)
+    reply = await stage.post(session_id, "not-charged", {"reference": proof})
+    said = {"status": "CANCELLED", "outcome": "not_charged", "reference": proof}
+    assert (reply.status, reply.json) == (200, said)
+    assert (await stage.pay("o-1", gateway="weak", key="another")).status == 200
+    last = trail(stage)[-1]
+    assert (last["action"], last["reference"]) == ("not-charged", proof)
+    notes = [step["note"] for step in (await stage.summary(session_id))["timeline"]]
+    assert [note for note in notes if note] == [CANCEL["reason"], f"person: {proof}"]
+
+
+@pytest.mark.parametrize(
+    ("state", "waits_for"),
+    [
+        (
+            "interrupted, unknown",
+            "the same request again, or a person: the profile has no look-up for route payment",
+        ),
+        (
+            "interrupted, unknown for good",
+            "a person: the profile has no look-up for route payment",
+        ),
+        ("failed, unknown", None),  # Stripe is asked
+        ("interrupted", None),
+        ("in flight", None),
+    ],
+)
+async def test_what_cannot_be_looked_up_says_what_it_waits_for(
+    stage: Stage, state: str, waits_for: str | None
+) -> None:
+    """Who must do something, and why Holdfast cannot find out by itself."""
+    session_id = await STATES[state](stage, "o-1")
+    assert (await stage.session(session_id))["waitsFor"] == waits_for
 
 
 async def test_an_unknown_past_its_time_is_not_sent_again(stage: Stage) -> None:
@@ -1255,6 +1312,7 @@ TWICE = [
     ("in flight", "interrupt", HOLD, 202),
     ("created", "complete", EVIDENCE, 200),
     ("interrupted, unknown", "complete", EVIDENCE, 200),
+    ("failed, unknown", "not-charged", ABSENCE, 200),
     ("completed", "resume", None, 200),
     ("resumed", "resume", None, 200),
     ("resumed, in flight", "resume", None, 200),
