@@ -1,5 +1,5 @@
-"""The composition root with everything real: the order of start and stop, a start that fails, and
-what a stop leaves behind.
+"""The composition root with everything real: the order of start and stop, a start that fails, what
+is scraped of a store that is shared or away, and what a stop leaves behind.
 
 Elsewhere: the process around it, its exit codes and what it prints (cli/test_serve.py); SIGTERM and
 kill -9 to that process (scenarios/test_crash_points.py); what the drain does to each kind of walk
@@ -16,7 +16,7 @@ import io
 import shutil
 import socket
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 from structlog.testing import capture_logs
 
 from proxy import app
@@ -38,9 +39,11 @@ from proxy.system import SystemClock
 from proxy.tasks import Tasks
 from proxy.upstream.client import AiohttpUpstream
 from proxy.web.listeners import Listeners
+from tests.support.postgres import Postgres, empty_place, postgres
 from tests.support.raw import RawConnection, RawServer, raw_server
 from tests.support.running import Running, policy
-from tests.support.stage import SUCCEEDED, THROTTLED, PuppetGateway, Reply, fetch
+from tests.support.stage import SUCCEEDED, THROTTLED, PuppetGateway, Reply, eventually, fetch
+from tests.support.valkey import DURABLE, valkey
 from tests.support.wire import LoopTime, settle, soon, until
 from tests.support.wire import loop_time as loop_time  # noqa: PLC0414 -- a fixture
 
@@ -116,6 +119,15 @@ class Shop:
     async def active(self) -> list[dict[str, Any]]:
         """Those that are not settled."""
         return await self.sessions("/sessions/active")
+
+    async def gauges(self) -> Counter[str]:
+        """What a scrape shows, each metric summed over its labels."""
+        text = (await fetch(self.http, "GET", f"{self.holdfast.admin}/metrics")).body.decode()
+        shown: Counter[str] = Counter()
+        for family in parse_text(text):
+            for sample in family.samples:
+                shown[sample.name] += sample.value  # type: ignore[assignment]  # floats
+        return shown
 
     async def token(self) -> str:
         """The client token of an order's session: derived from the key, so the same with it."""
@@ -394,6 +406,110 @@ async def test_a_store_that_forgets_needs_no_key_file(tmp_path: Path) -> None:
         async with in_front(tmp_path, store="memory://") as shop:
             assert (await shop.pay("o-1")).status == 200
     assert names_in(tmp_path) == {"policy.yaml"}
+
+
+# --- what is scraped, of a store that is shared or away -------------------------------------------
+
+UNKNOWN, ACTIVE = "holdfast_unknown_outcomes", "holdfast_sessions_active"
+SPOOLED, READY = "holdfast_spooled_outcomes", "holdfast_ready"
+
+
+@contextlib.asynccontextmanager
+async def a_replica(folder: Path, name: str, store: str) -> AsyncIterator[Shop]:
+    """One of those that share a store and a key. A lost answer stays lost."""
+    (folder / name).mkdir()
+    more = (
+        f"key_file: {folder / 'key'}\n"
+        f"spool: {folder / name / 'spool'}\n"
+        "session: {lease: 1s}\n"
+        "defaults: {retry: {max_attempts: 1}}\n"
+    )
+    async with in_front(folder / name, more, store=store) as shop:
+        yield shop
+
+
+async def test_the_gauges_of_replicas_can_be_summed(tmp_path: Path) -> None:
+    """What is in the store is shown by one of them, what only a process knows by that one."""
+    with postgres() as server:
+        store = await empty_place(server)
+        async with (
+            a_replica(tmp_path, "one", store) as one,
+            a_replica(tmp_path, "two", store) as two,
+        ):
+            for shop, order in ((one, "o-1"), (two, "o-2")):
+                shop.gateway.will(order, None)
+                assert (await shop.pay(order)).status == 504
+            in_flight = await two.held("o-3")
+            # It moves no money, so nobody but this process has heard of it.
+            two.gateway.hold("o-4")
+            url, data = f"{two.holdfast.url}/v1/files", {"metadata[order_id]": "o-4"}
+            passing = asyncio.ensure_future(fetch(two.http, "POST", url, data=data))
+            await until(lambda: two.gateway.arrivals["o-4"])
+
+            shown = [await shop.gauges() for shop in (one, two)]
+            assert [each[UNKNOWN] for each in shown] == [2, 0]
+            assert [each[ACTIVE] for each in shown] == [3, 1]
+            two.gateway.release("o-3", SUCCEEDED)
+            two.gateway.release("o-4", SUCCEEDED)
+            await asyncio.gather(in_flight, passing)
+            await one.stops()
+
+            left = await eventually(two.gauges, lambda shown: shown[UNKNOWN] > 0)
+            assert (left[UNKNOWN], left[ACTIVE]) == (2, 2)
+
+
+def away(server: Postgres, how: str) -> Callable[[], None]:
+    """Take the server away; what brings it back."""
+    if how == "killed":
+        server.kill()
+        return server.start
+    server.pause()
+    return server.go_on
+
+
+@pytest.mark.parametrize("how", ["killed", "paused"])
+async def test_metrics_answer_while_the_store_does_not(tmp_path: Path, how: str) -> None:
+    """What is known here is told, also of a store that hangs; what was counted last stays."""
+    with postgres() as server:
+        store = await empty_place(server)
+        async with a_replica(tmp_path, "one", store) as shop:
+            shop.gateway.will("o-1", None)
+            assert (await shop.pay("o-1")).status == 504
+            payment = await shop.held("o-2")
+            assert (await shop.gauges())[UNKNOWN] == 1
+
+            back = away(server, how)
+            first = await shop.gauges()  # nobody has noticed yet
+            counting = shop.holdfast.holdfast._counting
+            assert counting is not None
+            assert counting.done() is (how == "killed")
+            assert (first[UNKNOWN], first[READY]) == (1, 1)
+            shop.gateway.release("o-2", SUCCEEDED)
+            assert (await payment).status == 200
+            assert (await shop.pay("o-3")).status == 503
+            shown = await eventually(shop.gauges, lambda shown: not shown[READY])
+            assert (shown[UNKNOWN], shown[SPOOLED]) == (1, 1)
+            assert shown["holdfast_refusals_total"] == 1
+
+            back()
+            shown = await eventually(shop.gauges, lambda shown: not shown[SPOOLED])
+            assert (shown[UNKNOWN], shown[READY]) == (1, 1)
+
+
+async def test_who_cannot_know_who_leads_shows_what_it_counted(tmp_path: Path) -> None:
+    """A Redis store leads no more once its lease is over: nobody else need have taken over."""
+    with valkey() as server:
+        async with a_replica(tmp_path, "one", server.url) as shop:
+            shop.gateway.will("o-1", None)
+            assert (await shop.pay("o-1")).status == 504
+            assert (await shop.gauges())[UNKNOWN] == 1
+            server.kill()
+            store = shop.holdfast.holdfast._store
+            await until(lambda: not store.leads)
+            assert (await shop.gauges())[UNKNOWN] == 1
+            server.start(**DURABLE)
+            await until(lambda: store.leads)
+            assert (await shop.gauges())[UNKNOWN] == 1
 
 
 # --- stopping -------------------------------------------------------------------------------------
