@@ -245,7 +245,7 @@ class Holdfast:
     def _unready(self) -> str | None:
         if self._stopping:
             return "stopping"
-        return None if self._store.ready else "the session store takes no writes"
+        return None if self._store.trouble is None else "the session store takes no writes"
 
     def _bug(self, error: BaseException) -> None:
         self._log.error("internal error", exc_info=error)

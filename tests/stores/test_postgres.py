@@ -349,7 +349,7 @@ async def test_what_was_acknowledged_outlives_a_kill(version: int) -> None:
                 await store.get(intent.id)
             with pytest.raises(StoreUnavailable):
                 await store.heartbeat()
-            assert not store.ready
+            assert store.trouble is not None
             server.start(**lazy)
             await eventually(lambda: _beats(store), bool)
             assert await store.get(intent.id) == intent
@@ -433,7 +433,7 @@ async def test_a_restored_backup_is_noticed(restored: bool) -> None:
 
 
 async def test_a_loss_stays_until_a_restart_or_a_persons_word() -> None:
-    """The newest server is back: who was there is not told so, and who starts finds nothing lost."""
+    """The newest server is back: who runs on still says so, who starts finds nothing lost."""
     with postgres() as server:
         async with replica(server.url) as store:
             await finished(store, 1, AttemptStatus.SUCCEEDED)
@@ -520,7 +520,7 @@ async def test_what_a_standby_lacks_is_noticed() -> None:
 async def _beats(store: PostgresStore) -> bool:
     with contextlib.suppress(StoreUnavailable):
         await store.heartbeat()
-    return store.ready
+    return store.trouble is None
 
 
 async def test_a_write_that_fails_when_nobody_waits_for_it_is_no_mystery(
