@@ -13,6 +13,8 @@ import asyncio
 import contextlib
 import inspect
 import io
+import re
+import shlex
 import shutil
 import socket
 import threading
@@ -43,6 +45,7 @@ from tests.support.postgres import Postgres, empty_place, postgres
 from tests.support.raw import RawConnection, RawServer, raw_server
 from tests.support.running import Running, policy
 from tests.support.stage import SUCCEEDED, THROTTLED, PuppetGateway, Reply, eventually, fetch
+from tests.support.tools import ROOT
 from tests.support.valkey import DURABLE, valkey
 from tests.support.wire import LoopTime, settle, soon, until
 from tests.support.wire import loop_time as loop_time  # noqa: PLC0414 -- a fixture
@@ -339,6 +342,7 @@ async def test_a_spool_that_is_in_use_stops_the_start(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="another Holdfast has it") as caught:
             await second.start()
         assert str(caught.value).startswith(f"spool {tmp_path / 'shared.spool'}: ")
+        assert str(caught.value).endswith("(`spool` in the policy, or HOLDFAST__SPOOL)")
     again = written(other, policy(NOWHERE, spool))
     await again.start()
     await again.stop()
@@ -456,6 +460,46 @@ async def test_the_gauges_of_replicas_can_be_summed(tmp_path: Path) -> None:
 
             left = await eventually(two.gauges, lambda shown: shown[UNKNOWN] > 0)
             assert (left[UNKNOWN], left[ACTIVE]) == (2, 2)
+
+
+async def test_two_replicas_on_one_host_as_the_page_has_them(tmp_path: Path) -> None:
+    """The example of proxy/stores/README.md, but for its addresses: they are one Holdfast."""
+    page = (ROOT / "proxy/stores/README.md").read_text(encoding="utf-8")
+    example = page.partition("### Two replicas on one host")[2].partition("\n### ")[0]
+    text, commands = re.findall(r"^```\w+\n(.*?)^```$", example, re.MULTILINE | re.DOTALL)
+    gateway = PuppetGateway()
+    with postgres() as server:
+        store = await empty_place(server)
+        async with raw_server(gateway.play) as upstream, aiohttp.ClientSession() as http:
+            here = {
+                "postgresql://holdfast@127.0.0.1/holdfast": store,
+                "/var/lib/holdfast": str(tmp_path),
+                "https://api.stripe.com": upstream.origin,
+            }
+            for theirs, ours in here.items():
+                text, commands = text.replace(theirs, ours), commands.replace(theirs, ours)
+            text, commands = (re.sub(r"(?<=:)8\d{3}\b", "0", each) for each in (text, commands))
+            replicas, environ = [], {}
+            for command in shlex.split(commands):
+                if "=" in command:
+                    name, _, value = command.partition("=")
+                    environ[name] = value
+                elif command == "serve":
+                    replicas.append(written(tmp_path, text, environ))
+            doors = [await replica.start() for replica in replicas]
+            urls = [f"http://{each.gateways['stripe']}/v1/payment_intents" for each in doors]
+            said: dict[str, Any] = {
+                "data": {"amount": "1999"},
+                "headers": {"Idempotency-Key": "k-1"},
+            }
+            paid, again = [await fetch(http, "POST", url, **said) for url in urls]
+            assert (paid.status, again.status) == (200, 200)
+            assert again.header("Idempotent-Replayed") == "true"
+            assert upstream.requests == 1
+            for replica in replicas:
+                await replica.stop()
+    made = {"key", "one.spool", "one.audit", "two.spool", "two.audit", "policy.yaml"}
+    assert names_in(tmp_path) == made
 
 
 def away(server: Postgres, how: str) -> Callable[[], None]:
