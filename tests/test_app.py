@@ -148,14 +148,19 @@ def written(folder: Path, text: str, environ: dict[str, str] | None = None) -> H
 
 @contextlib.asynccontextmanager
 async def in_front(
-    folder: Path, more: str = "", *, store: str = "", environ: dict[str, str] | None = None
+    folder: Path,
+    more: str = "",
+    *,
+    store: str = "",
+    environ: dict[str, str] | None = None,
+    port: int = 0,
 ) -> AsyncIterator[Shop]:
     """A shop whose Holdfast keeps its files in a folder; stopped once, by the test or at the end.
 
     (`running` stops it in any case, and a second stop would wait a second time.)
     """
     gateway = PuppetGateway()
-    async with raw_server(gateway.play) as upstream, aiohttp.ClientSession() as http:
+    async with raw_server(gateway.play, port=port) as upstream, aiohttp.ClientSession() as http:
         holdfast = written(folder, policy(upstream.origin, more, store=store), environ)
         running = Running(holdfast, await holdfast.start(), io.BytesIO())
         shop = Shop(running, gateway, upstream, http)
@@ -679,7 +684,8 @@ async def test_the_drain_is_as_long_as_it_says(tmp_path: Path, loop_time: LoopTi
         assert (cut_off.status, cut_off.json["type"]) == (504, "/problems/outcome-unknown")
         await soon(stopping)
 
-    async with in_front(tmp_path, PATIENT) as shop:
+    # The same gateway: what is in doubt is not sent to another origin.
+    async with in_front(tmp_path, PATIENT, port=shop.upstream.port) as shop:
         (session,) = await shop.active()
         assert session["sessionId"] == cut_off.header("X-Payment-Session-Id")
         assert (session["status"], session["outcome"]) == ("INTERRUPTED", "unknown")
