@@ -34,7 +34,7 @@ from proxy.flow.reconcile import Reconcile
 from proxy.flow.saver import Saver
 from proxy.flow.walk import Lane, Walks
 from proxy.keyring import KEY_BYTES, Keyring, read_keys, read_or_make_keys
-from proxy.ports import Clock, Recorder, SessionStore
+from proxy.ports import Clock, Recorder, SessionStore, StoreUnavailable
 from proxy.settings.defaults import MAX_ATTEMPTS
 from proxy.settings.values import Address, Gateway, Settings
 from proxy.spool import FileSpool
@@ -50,6 +50,9 @@ from proxy.web.auth import Gatekeeper
 from proxy.web.forward import Forward
 from proxy.web.listeners import Listeners, check_parser
 from proxy.web.sessions_api import SessionsApi
+
+# So long a scrape waits for a store that does not answer: far less than any scraper's own time-out.
+_COUNT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Holdfast:
         self._walks = Walks()
         self._lanes: dict[str, Lane] = {}
         self._spool: FileSpool | None = None
+        self._counting: asyncio.Task[None] | None = None
         self._stopping = False
         # Closed in the reverse order of opening, also when opening fails half-way.
         self._open = AsyncExitStack()
@@ -101,7 +105,7 @@ class Holdfast:
             self._lanes[name] = lane = _lane(gateway, clock)
             self._open.push_async_callback(lane.upstream.close)
         spool = await self._opened_spool()
-        tasks = Tasks(self._bug)
+        self._tasks = tasks = Tasks(self._bug)
         self._open.push_async_callback(tasks.stop)
         journal = Journal(store, keyring, recorder)
         held = HeldRequests(settings.held_request_bytes)
@@ -241,17 +245,16 @@ class Holdfast:
     def _unready(self) -> str | None:
         if self._stopping:
             return "stopping"
-        return None if self._store.ready else "the session store takes no writes"
+        return None if self._store.trouble is None else "the session store takes no writes"
 
     def _bug(self, error: BaseException) -> None:
         self._log.error("internal error", exc_info=error)
 
     async def _refresh(self) -> None:
-        """Read off the gauges that are a state rather than a count."""
-        sessions = {session.id: session for session in await self._store.listed()}
-        sessions |= {key: walk.session for key, walk in self._walks.by_session.items()}
-        walked, now_ms = self._walks.by_session, self._clock.now_ms()
-        self._metrics.show_sessions(sessions.values(), self._lanes, now_ms, walked=walked)
+        """Read off the gauges that are a state rather than a count, whatever the store does."""
+        if self._counting is None or self._counting.done():
+            self._counting = self._tasks.start(self._count_sessions(), "count")
+        _ = await asyncio.wait({self._counting}, timeout=_COUNT_SECONDS)
         self._metrics.store_regressed.set(self._store.regressed is not None)
         waiting = {} if self._spool is None else self._spool.records()
         self._metrics.spooled_outcomes.set(len(waiting))
@@ -260,6 +263,24 @@ class Holdfast:
         for name, lane in self._lanes.items():
             self._metrics.breaker_state.set(lane.admission.breaker.state, name)
             self._metrics.budget_remaining.set(lane.admission.budget.left(now), name)
+
+    async def _count_sessions(self) -> None:
+        """What is in a store is shown by one of those that share it, so that a sum over them is
+        right. While it cannot be read what was counted last stays: an alert is not over then.
+        """
+        store, walked = self._store, self._walks.by_session
+        try:
+            if store.leads:
+                sessions = {session.id: session for session in await store.listed()}
+                sessions |= {key: walk.session for key, walk in walked.items()}
+            elif store.lease_seconds() > 0:
+                sessions = {k: w.session for k, w in walked.items() if not w.session.durable}
+            else:  # who leads cannot be known
+                return
+        except StoreUnavailable:
+            return
+        now_ms = self._clock.now_ms()
+        self._metrics.show_sessions(sessions.values(), self._lanes, now_ms, walked=walked)
 
 
 @contextmanager

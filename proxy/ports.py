@@ -285,8 +285,8 @@ class SessionStore(Protocol):
         ...
 
     @property
-    def ready(self) -> bool:
-        """Whether a write would be accepted now."""
+    def trouble(self) -> str | None:
+        """Why no write would be accepted now, in its own words; or None."""
         ...
 
     @property

@@ -52,7 +52,10 @@ class FileSpool:
             self._let_go()
             why = os.strerror(error.errno or 0).lower()
             if error.errno == errno.EWOULDBLOCK:
-                why = "another Holdfast has it; each needs a file of its own"
+                why = (
+                    "another Holdfast has it; each needs a file of its own "
+                    "(`spool` in the policy, or HOLDFAST__SPOOL)"
+                )
             message = f"spool {self._path}: {why}"
             raise OSError(message) from None
 

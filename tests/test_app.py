@@ -1,5 +1,5 @@
-"""The composition root with everything real: the order of start and stop, a start that fails, and
-what a stop leaves behind.
+"""The composition root with everything real: the order of start and stop, a start that fails, what
+is scraped of a store that is shared or away, and what a stop leaves behind.
 
 Elsewhere: the process around it, its exit codes and what it prints (cli/test_serve.py); SIGTERM and
 kill -9 to that process (scenarios/test_crash_points.py); what the drain does to each kind of walk
@@ -13,10 +13,12 @@ import asyncio
 import contextlib
 import inspect
 import io
+import re
+import shlex
 import shutil
 import socket
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +27,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 from structlog.testing import capture_logs
 
 from proxy import app
@@ -38,9 +41,12 @@ from proxy.system import SystemClock
 from proxy.tasks import Tasks
 from proxy.upstream.client import AiohttpUpstream
 from proxy.web.listeners import Listeners
+from tests.support.postgres import Postgres, empty_place, postgres
 from tests.support.raw import RawConnection, RawServer, raw_server
 from tests.support.running import Running, policy
-from tests.support.stage import SUCCEEDED, THROTTLED, PuppetGateway, Reply, fetch
+from tests.support.stage import SUCCEEDED, THROTTLED, PuppetGateway, Reply, eventually, fetch
+from tests.support.tools import ROOT
+from tests.support.valkey import DURABLE, valkey
 from tests.support.wire import LoopTime, settle, soon, until
 from tests.support.wire import loop_time as loop_time  # noqa: PLC0414 -- a fixture
 
@@ -117,6 +123,15 @@ class Shop:
         """Those that are not settled."""
         return await self.sessions("/sessions/active")
 
+    async def gauges(self) -> Counter[str]:
+        """What a scrape shows, each metric summed over its labels."""
+        text = (await fetch(self.http, "GET", f"{self.holdfast.admin}/metrics")).body.decode()
+        shown: Counter[str] = Counter()
+        for family in parse_text(text):
+            for sample in family.samples:
+                shown[sample.name] += sample.value  # type: ignore[assignment]  # floats
+        return shown
+
     async def token(self) -> str:
         """The client token of an order's session: derived from the key, so the same with it."""
         created = await self.call("POST", "/session/create", json={"orderId": "o-1"})
@@ -133,14 +148,19 @@ def written(folder: Path, text: str, environ: dict[str, str] | None = None) -> H
 
 @contextlib.asynccontextmanager
 async def in_front(
-    folder: Path, more: str = "", *, store: str = "", environ: dict[str, str] | None = None
+    folder: Path,
+    more: str = "",
+    *,
+    store: str = "",
+    environ: dict[str, str] | None = None,
+    port: int = 0,
 ) -> AsyncIterator[Shop]:
     """A shop whose Holdfast keeps its files in a folder; stopped once, by the test or at the end.
 
     (`running` stops it in any case, and a second stop would wait a second time.)
     """
     gateway = PuppetGateway()
-    async with raw_server(gateway.play) as upstream, aiohttp.ClientSession() as http:
+    async with raw_server(gateway.play, port=port) as upstream, aiohttp.ClientSession() as http:
         holdfast = written(folder, policy(upstream.origin, more, store=store), environ)
         running = Running(holdfast, await holdfast.start(), io.BytesIO())
         shop = Shop(running, gateway, upstream, http)
@@ -327,6 +347,7 @@ async def test_a_spool_that_is_in_use_stops_the_start(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="another Holdfast has it") as caught:
             await second.start()
         assert str(caught.value).startswith(f"spool {tmp_path / 'shared.spool'}: ")
+        assert str(caught.value).endswith("(`spool` in the policy, or HOLDFAST__SPOOL)")
     again = written(other, policy(NOWHERE, spool))
     await again.start()
     await again.stop()
@@ -394,6 +415,150 @@ async def test_a_store_that_forgets_needs_no_key_file(tmp_path: Path) -> None:
         async with in_front(tmp_path, store="memory://") as shop:
             assert (await shop.pay("o-1")).status == 200
     assert names_in(tmp_path) == {"policy.yaml"}
+
+
+# --- what is scraped, of a store that is shared or away -------------------------------------------
+
+UNKNOWN, ACTIVE = "holdfast_unknown_outcomes", "holdfast_sessions_active"
+SPOOLED, READY = "holdfast_spooled_outcomes", "holdfast_ready"
+
+
+@contextlib.asynccontextmanager
+async def a_replica(folder: Path, name: str, store: str) -> AsyncIterator[Shop]:
+    """One of those that share a store and a key. A lost answer stays lost."""
+    (folder / name).mkdir()
+    more = (
+        f"key_file: {folder / 'key'}\n"
+        f"spool: {folder / name / 'spool'}\n"
+        "session: {lease: 1s}\n"
+        "defaults: {retry: {max_attempts: 1}}\n"
+    )
+    async with in_front(folder / name, more, store=store) as shop:
+        yield shop
+
+
+async def test_the_gauges_of_replicas_can_be_summed(tmp_path: Path) -> None:
+    """What is in the store is shown by one of them, what only a process knows by that one."""
+    with postgres() as server:
+        store = await empty_place(server)
+        async with (
+            a_replica(tmp_path, "one", store) as one,
+            a_replica(tmp_path, "two", store) as two,
+        ):
+            for shop, order in ((one, "o-1"), (two, "o-2")):
+                shop.gateway.will(order, None)
+                assert (await shop.pay(order)).status == 504
+            in_flight = await two.held("o-3")
+            # It moves no money, so nobody but this process has heard of it.
+            two.gateway.hold("o-4")
+            url, data = f"{two.holdfast.url}/v1/files", {"metadata[order_id]": "o-4"}
+            passing = asyncio.ensure_future(fetch(two.http, "POST", url, data=data))
+            await until(lambda: two.gateway.arrivals["o-4"])
+
+            shown = [await shop.gauges() for shop in (one, two)]
+            assert [each[UNKNOWN] for each in shown] == [2, 0]
+            assert [each[ACTIVE] for each in shown] == [3, 1]
+            two.gateway.release("o-3", SUCCEEDED)
+            two.gateway.release("o-4", SUCCEEDED)
+            await asyncio.gather(in_flight, passing)
+            await one.stops()
+
+            left = await eventually(two.gauges, lambda shown: shown[UNKNOWN] > 0)
+            assert (left[UNKNOWN], left[ACTIVE]) == (2, 2)
+
+
+async def test_two_replicas_on_one_host_as_the_page_has_them(tmp_path: Path) -> None:
+    """The example of proxy/stores/README.md, but for its addresses: they are one Holdfast."""
+    page = (ROOT / "proxy/stores/README.md").read_text(encoding="utf-8")
+    example = page.partition("### Two replicas on one host")[2].partition("\n### ")[0]
+    text, commands = re.findall(r"^```\w+\n(.*?)^```$", example, re.MULTILINE | re.DOTALL)
+    gateway = PuppetGateway()
+    with postgres() as server:
+        store = await empty_place(server)
+        async with raw_server(gateway.play) as upstream, aiohttp.ClientSession() as http:
+            here = {
+                "postgresql://holdfast@127.0.0.1/holdfast": store,
+                "/var/lib/holdfast": str(tmp_path),
+                "https://api.stripe.com": upstream.origin,
+            }
+            for theirs, ours in here.items():
+                text, commands = text.replace(theirs, ours), commands.replace(theirs, ours)
+            text, commands = (re.sub(r"(?<=:)8\d{3}\b", "0", each) for each in (text, commands))
+            replicas, environ = [], {}
+            for command in shlex.split(commands):
+                if "=" in command:
+                    name, _, value = command.partition("=")
+                    environ[name] = value
+                elif command == "serve":
+                    replicas.append(written(tmp_path, text, environ))
+            doors = [await replica.start() for replica in replicas]
+            urls = [f"http://{each.gateways['stripe']}/v1/payment_intents" for each in doors]
+            said: dict[str, Any] = {
+                "data": {"amount": "1999"},
+                "headers": {"Idempotency-Key": "k-1"},
+            }
+            paid, again = [await fetch(http, "POST", url, **said) for url in urls]
+            assert (paid.status, again.status) == (200, 200)
+            assert again.header("Idempotent-Replayed") == "true"
+            assert upstream.requests == 1
+            for replica in replicas:
+                await replica.stop()
+    made = {"key", "one.spool", "one.audit", "two.spool", "two.audit", "policy.yaml"}
+    assert names_in(tmp_path) == made
+
+
+def away(server: Postgres, how: str) -> Callable[[], None]:
+    """Take the server away; what brings it back."""
+    if how == "killed":
+        server.kill()
+        return server.start
+    server.pause()
+    return server.go_on
+
+
+@pytest.mark.parametrize("how", ["killed", "paused"])
+async def test_metrics_answer_while_the_store_does_not(tmp_path: Path, how: str) -> None:
+    """What is known here is told, also of a store that hangs; what was counted last stays."""
+    with postgres() as server:
+        store = await empty_place(server)
+        async with a_replica(tmp_path, "one", store) as shop:
+            shop.gateway.will("o-1", None)
+            assert (await shop.pay("o-1")).status == 504
+            payment = await shop.held("o-2")
+            assert (await shop.gauges())[UNKNOWN] == 1
+
+            back = away(server, how)
+            first = await shop.gauges()  # nobody has noticed yet
+            counting = shop.holdfast.holdfast._counting
+            assert counting is not None
+            assert counting.done() is (how == "killed")
+            assert (first[UNKNOWN], first[READY]) == (1, 1)
+            shop.gateway.release("o-2", SUCCEEDED)
+            assert (await payment).status == 200
+            assert (await shop.pay("o-3")).status == 503
+            shown = await eventually(shop.gauges, lambda shown: not shown[READY])
+            assert (shown[UNKNOWN], shown[SPOOLED]) == (1, 1)
+            assert shown["holdfast_refusals_total"] == 1
+
+            back()
+            shown = await eventually(shop.gauges, lambda shown: not shown[SPOOLED])
+            assert (shown[UNKNOWN], shown[READY]) == (1, 1)
+
+
+async def test_who_cannot_know_who_leads_shows_what_it_counted(tmp_path: Path) -> None:
+    """A Redis store leads no more once its lease is over: nobody else need have taken over."""
+    with valkey() as server:
+        async with a_replica(tmp_path, "one", server.url) as shop:
+            shop.gateway.will("o-1", None)
+            assert (await shop.pay("o-1")).status == 504
+            assert (await shop.gauges())[UNKNOWN] == 1
+            server.kill()
+            store = shop.holdfast.holdfast._store
+            await until(lambda: not store.leads)
+            assert (await shop.gauges())[UNKNOWN] == 1
+            server.start(**DURABLE)
+            await until(lambda: store.leads)
+            assert (await shop.gauges())[UNKNOWN] == 1
 
 
 # --- stopping -------------------------------------------------------------------------------------
@@ -519,7 +684,8 @@ async def test_the_drain_is_as_long_as_it_says(tmp_path: Path, loop_time: LoopTi
         assert (cut_off.status, cut_off.json["type"]) == (504, "/problems/outcome-unknown")
         await soon(stopping)
 
-    async with in_front(tmp_path, PATIENT) as shop:
+    # The same gateway: what is in doubt is not sent to another origin.
+    async with in_front(tmp_path, PATIENT, port=shop.upstream.port) as shop:
         (session,) = await shop.active()
         assert session["sessionId"] == cut_off.header("X-Payment-Session-Id")
         assert (session["status"], session["outcome"]) == ("INTERRUPTED", "unknown")

@@ -8,6 +8,8 @@ from proxy.ports import Clock, SessionStore, StoreUnavailable
 
 # Beats per lease: two may be lost before it runs out.
 _BEATS = 3
+# While the store is away: payments wait for nothing but a beat that is answered.
+_AWAY_SECONDS = 1.0
 
 
 class Heartbeat:
@@ -28,7 +30,8 @@ class Heartbeat:
     async def run(self) -> None:
         """While the store does not answer the lease runs out, and no send is begun."""
         while True:
-            await self._clock.sleep(self._every)
+            away = self._store.trouble is not None
+            await self._clock.sleep(min(self._every, _AWAY_SECONDS) if away else self._every)
             try:
                 await self._store.heartbeat()
             except StoreUnavailable:

@@ -5,13 +5,13 @@ the lease on it is lost or taken anew.
 from __future__ import annotations
 
 from proxy.core import events as ev
-from proxy.ports import Clock, Recorder, SessionStore, StoreUnavailable
+from proxy.ports import Clock, Recorder, SessionStore
 
 _EVERY_SECONDS = 1.0
 
 
 class Watch:
-    """`run` looks for ever; a task of its own, since a store that is away answers late."""
+    """`run` looks for ever."""
 
     def __init__(self, store: SessionStore, recorder: Recorder, clock: Clock) -> None:
         self._store = store
@@ -24,16 +24,16 @@ class Watch:
     async def run(self) -> None:
         """Once a second. What comes and goes in between is not told."""
         while True:
-            await self.look()
+            self.look()
             await self._clock.sleep(_EVERY_SECONDS)
 
-    async def look(self) -> None:
+    def look(self) -> None:
         """Tell what is another than it was."""
         store, tell = self._store, self._recorder.note
-        away = not store.ready
-        if away is not self._away:
-            self._away = away
-            tell(ev.StoreAway(await self._why()) if away else ev.StoreBack())
+        trouble = store.trouble
+        if (trouble is not None) is not self._away:
+            self._away = trouble is not None
+            tell(ev.StoreBack() if trouble is None else ev.StoreAway(trouble))
         if store.regressed != self._regressed:
             self._regressed = store.regressed
             lost = self._regressed
@@ -45,11 +45,3 @@ class Watch:
         if not leaseless and (self._leaseless or epoch != self._epoch):
             tell(ev.LeaseTaken(epoch))
         self._leaseless, self._epoch = leaseless, epoch
-
-    async def _why(self) -> str:
-        """In the store's own words, where it has any: a server tells them to whoever asks."""
-        try:
-            _ = await self._store.get("")
-        except StoreUnavailable as error:
-            return str(error)
-        return self._store.broken or "it takes no writes"

@@ -14,7 +14,7 @@ from proxy.stores.sole import SoleOwner
 class MemoryStore(SoleOwner):
     """Sessions in a dictionary. For tests, demos and routes nobody minds losing."""
 
-    ready = True
+    trouble = None
     broken = None
     epoch = 1
 

@@ -170,7 +170,7 @@ class PostgresStore:
         self._mark = randbits(_OP_BITS)
         self.epoch = 0
         self.leads = False
-        self.ready = False
+        self.trouble: str | None = "it is not open"
         self.regressed: str | None = None
         self._generation = 0
         self._lease_until = -inf  # monotonic seconds
@@ -189,10 +189,10 @@ class PostgresStore:
 
     async def close(self) -> None:
         await asyncio.gather(*self._writing, return_exceptions=True)
-        if self.ready:  # what it had in flight need not wait for the lease to run out
+        if self.trouble is None:  # what it had in flight need not wait for the lease to run out
             with contextlib.suppress(StoreUnavailable):
                 await self._server.durably(_CLOSE, self.epoch, self._mark)
-        self._lease_until, self.ready = -inf, False
+        self._lease_until, self.trouble = -inf, "it is closed"
         await self._server.close()
 
     async def bind(self, mark: str) -> None:
@@ -210,10 +210,10 @@ class PostgresStore:
                 (row,) = await self._server.apart(_REGISTER, self._mark, self._lease, __version__)
                 self.epoch = row["epoch"]
                 await self._beat()
-        except StoreUnavailable:
-            self.ready = False
+        except StoreUnavailable as error:
+            self.trouble = str(error)
             raise
-        self.ready = True
+        self.trouble = None
 
     async def _beat(self) -> bool:
         """Renew the lease, and hear what else there is to know; False: there is none any more."""

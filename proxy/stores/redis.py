@@ -79,8 +79,8 @@ class RedisStore:
         self.promise = ""
 
     @property
-    def ready(self) -> bool:
-        return self._payments.ready
+    def trouble(self) -> str | None:
+        return self._payments.trouble
 
     @property
     def leads(self) -> bool:
@@ -104,7 +104,7 @@ class RedisStore:
 
     async def close(self) -> None:
         # What it still has in flight, if anything, is unknown from now on.
-        if self._payments.ready and self.epoch:
+        if self._payments.trouble is None and self.epoch:
             with contextlib.suppress(StoreUnavailable):
                 await self._payments.ask("ZREM", f"{ROOT}:leases", self.epoch)
         for lane in (self._payments, self._aside, self._pulse):
@@ -163,7 +163,7 @@ class RedisStore:
         self._hear(int(generation), bytes(told).decode())
         if lost_it:  # it ran out, or the server has lost it, and then more than that
             self._payments.meet_again()
-        if lost_it or not self.ready:
+        if lost_it or self.trouble is not None:
             await self._look()
 
     async def _look(self) -> None:

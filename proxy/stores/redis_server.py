@@ -224,7 +224,7 @@ class Lane:
         self._stale = False
         self._waiting: list[Asked] = []
         self._pump: asyncio.Task[None] | None = None
-        self.ready = True
+        self.trouble: str | None = None  # why the last batch had no reply
 
     def ask(self, *command: str | bytes | int, durable: bool = False) -> asyncio.Future[Reply]:
         """Send a command, together with what else is asked in this turn of the loop."""
@@ -260,7 +260,7 @@ class Lane:
         loop = asyncio.get_running_loop()
         began = loop.time()
         # Whoever comes while the server is away hears of it at once.
-        deadline = began + (_PATIENCE_SECONDS if self.ready else 0.0)
+        deadline = began + (_PATIENCE_SECONDS if self.trouble is None else 0.0)
         while True:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
@@ -279,11 +279,11 @@ class Lane:
             if not batch:
                 break
             if loop.time() >= deadline:
-                self.ready = False
+                self.trouble = why
                 _fail(batch, why)
                 return
             await asyncio.sleep(_PAUSE_SECONDS)
-        self.ready = True
+        self.trouble = None
         if self._timed is not None:
             self._timed(loop.time() - began)
 

@@ -60,6 +60,7 @@ _LOCK_WAIT_SECONDS = 0.1
 _PURGE_ROWS = 20  # fewer where these take longer:
 _PURGE_SECONDS = 0.005  # what a payment may wait behind them
 _PURGE_PAUSES = 2  # as long as they took
+_FULL = "the disk is full"
 
 # Without a space too many: apsw finds a statement that it has prepared by reading its text.
 _INSERT = (
@@ -296,7 +297,7 @@ class SqliteStore(SoleOwner):
         self._closing.set()
         if self._reading_keys is not None:
             await self._reading_keys
-        if self.ready:
+        if self.trouble is None:
             await self._do(lambda _: 0)  # behind everything that was accepted
         self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
@@ -365,8 +366,8 @@ class SqliteStore(SoleOwner):
         return connection
 
     @property
-    def ready(self) -> bool:
-        return not self._full and self._broken is None
+    def trouble(self) -> str | None:
+        return self._broken or (_FULL if self._full else None)
 
     @property
     def broken(self) -> str | None:
@@ -443,7 +444,7 @@ class SqliteStore(SoleOwner):
         return hot
 
     def _unavailable(self) -> StoreUnavailable:
-        return StoreUnavailable(self._broken or "the disk is full")
+        return StoreUnavailable(self._broken or _FULL)
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -533,7 +534,7 @@ class SqliteStore(SoleOwner):
             raise StoreUnavailable(str(error)) from None
         dropped, rows = 0, _PURGE_ROWS
         while some := tuple(islice(old, rows)):
-            if not self.ready:
+            if self.trouble is not None:
                 raise self._unavailable()
 
             def drop_some(cursor: apsw.Cursor, some: tuple[int, ...] = some) -> int:
@@ -629,7 +630,7 @@ class SqliteStore(SoleOwner):
         if isinstance(error, apsw.FullError):
             self._full = True
             self._loop.call_later(_PROBE_EVERY_SECONDS, self._probe)
-            reason = "the disk is full"
+            reason = _FULL
         elif isinstance(error, apsw.ConstraintError):
             # Claimed by what a write said that then failed. The file is in order, and so is memory
             # once these are forgotten; whoever asked may ask again.

@@ -18,6 +18,7 @@ class _Shared(MemoryStore):
 
     def __init__(self, clock: LoopClock) -> None:
         super().__init__(clock)
+        self.trouble: str | None = None  # type: ignore[assignment]  # the memory store has none
         self.beats: list[float] = []
 
     async def heartbeat(self) -> None:
@@ -43,3 +44,19 @@ async def test_three_beats_to_a_lease() -> None:
         await beating
     assert store.beats == [3, 6, 9, 12]
     assert [str(bug) for bug in bugs] == ["a bug of the client library"]
+
+
+@pytest.mark.looptime
+async def test_a_store_that_is_away_is_asked_every_second() -> None:
+    """Nothing is paid until it answers, however long a lease is."""
+    clock = LoopClock()
+    store = _Shared(clock)
+    store.trouble = "away"
+    beating = asyncio.ensure_future(Heartbeat(store, 30.0, clock, lambda _: None).run())
+    await asyncio.sleep(4.5)
+    store.trouble = None
+    await asyncio.sleep(15)
+    beating.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await beating
+    assert store.beats == [1, 2, 3, 4, 5, 15]

@@ -486,7 +486,7 @@ async def test_many_at_once(store: SessionStore) -> None:
 
 async def test_a_healthy_store_is_ready(store: SessionStore) -> None:
     """Nothing is wrong until something is."""
-    assert store.ready
+    assert store.trouble is None
     assert store.broken is None
 
 

@@ -349,7 +349,7 @@ async def test_what_was_acknowledged_outlives_a_kill(version: int) -> None:
                 await store.get(intent.id)
             with pytest.raises(StoreUnavailable):
                 await store.heartbeat()
-            assert not store.ready
+            assert store.trouble is not None
             server.start(**lazy)
             await eventually(lambda: _beats(store), bool)
             assert await store.get(intent.id) == intent
@@ -432,6 +432,28 @@ async def test_a_restored_backup_is_noticed(restored: bool) -> None:
             assert after.regressed is None
 
 
+async def test_a_loss_stays_until_a_restart_or_a_persons_word() -> None:
+    """The newest server is back: who runs on still says so, who starts finds nothing lost."""
+    with postgres() as server:
+        async with replica(server.url) as store:
+            await finished(store, 1, AttemptStatus.SUCCEEDED)
+            server.stop()
+            backup = server.copy_data("backup")
+            server.start()
+            await finished(store, 2, AttemptStatus.SUCCEEDED)
+            server.stop()
+            newest = server.copy_data("newest")
+            for data in (backup, newest):
+                server.put_back(data)
+                server.start()
+                await eventually(lambda: _beats(store), bool)
+                assert "lost 1 of the payments" in str(store.regressed)
+                server.stop()
+            server.start()
+            async with replica(server.url) as started:
+                assert started.regressed is None
+
+
 async def test_a_backup_from_before_an_accepted_loss_is_noticed(
     store: PostgresStore, url: str, side: Any
 ) -> None:
@@ -498,7 +520,7 @@ async def test_what_a_standby_lacks_is_noticed() -> None:
 async def _beats(store: PostgresStore) -> bool:
     with contextlib.suppress(StoreUnavailable):
         await store.heartbeat()
-    return store.ready
+    return store.trouble is None
 
 
 async def test_a_write_that_fails_when_nobody_waits_for_it_is_no_mystery(

@@ -107,7 +107,7 @@ async def test_a_full_disk_fails_the_batch_and_what_waits(
         return_exceptions=True,
     )
     assert [type(result) for result in results] == [StoreUnavailable, StoreUnavailable]
-    assert not store.ready
+    assert store.trouble is not None
     assert store.broken is None
     assert await store.get(kept.id) == kept
     assert await store.get(news.id) is None
@@ -123,7 +123,7 @@ async def test_a_disk_with_room_again_is_used_again(store: SqliteStore, disk: Fa
     with pytest.raises(StoreUnavailable):
         await store.commit(session, session.version, None)
     disk.full = False
-    await until(lambda: store.ready)
+    await until(lambda: store.trouble is None)
     await keep(store, opened(2))
     assert await store.get("ps_0002") is not None
 
@@ -429,9 +429,9 @@ async def test_a_really_full_disk(small_disk: Path) -> None:
         for number in range(1, 5000):
             written += [await keep(store, opened(number), b"x" * 500)]
     assert len(written) < 4999
-    assert not store.ready
+    assert store.trouble is not None
     ballast.unlink()
-    await until(lambda: store.ready)
+    await until(lambda: store.trouble is None)
     for session in written:
         assert await store.get(session.id) == session
     await keep(store, opened(5000))
@@ -470,7 +470,7 @@ async def test_a_claim_that_the_file_contradicts_fails_alone(store: SqliteStore)
     with pytest.raises(StoreUnavailable):
         await store.commit(second, second.version, None)
     assert store.broken is None
-    assert store.ready
+    assert store.trouble is None
     assert await store.get(second.id) is None
     await keep(store, opened(3))
 

@@ -86,7 +86,7 @@ class RawServer:
 
 @contextlib.asynccontextmanager
 async def raw_server(
-    script: Script, context: ssl.SSLContext | None = None
+    script: Script, context: ssl.SSLContext | None = None, port: int = 0
 ) -> AsyncIterator[RawServer]:
     """Run a script for every connection; errors of a script end its connection only."""
     connections: list[RawConnection] = []
@@ -105,7 +105,7 @@ async def raw_server(
             tasks.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(run, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(run, "127.0.0.1", port, ssl=context)
     try:
         yield RawServer(server.sockets[0].getsockname()[1], connections)
     finally:
