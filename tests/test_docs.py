@@ -27,6 +27,7 @@ from proxy.settings.values import Gateway, Tokens
 from proxy.telemetry.metrics import Metrics
 from proxy.web.admin import Admin
 from proxy.web.auth import Gatekeeper
+from tests.campaigns.mutants import MUTANTS
 from tests.stores.test_conformance import STORES
 from tests.support import diagram
 from tests.support.building import a_session
@@ -304,3 +305,12 @@ def test_every_path_that_is_named_is_there(page: str) -> None:
     for path in named:
         if not re.search(r"[<>*{}…]|NAME", path):
             assert (ROOT / path).exists(), f"{page}: {path} is not there"
+
+
+# --- docs/proof.md --------------------------------------------------------------------------------
+
+
+def test_the_proof_names_every_protection_that_is_taken_out() -> None:
+    """By the names under which they are run."""
+    proof = " ".join(read("docs/proof.md").split())
+    assert f"{'; '.join(MUTANTS)}." in proof
