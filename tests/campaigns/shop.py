@@ -297,14 +297,23 @@ def _hold_store_against_ledger(
             findings.learned_late += shop.told.get(order) == "unknown" and outcome == "charged"
 
 
+async def _page(url: str, http: aiohttp.ClientSession) -> Any:
+    """One page; asked for again while a busy machine has no time for the store."""
+    for _ in range(_TRIES):
+        async with http.get(url) as answer:
+            if answer.status == 200:
+                return await answer.json()
+            said = await answer.text()
+        await asyncio.sleep(1.0)
+    raise AssertionError(said)
+
+
 async def _kept(url: str, http: aiohttp.ClientSession) -> dict[str, dict[str, Any]]:
     """Every session of a search, by its id."""
     found: dict[str, dict[str, Any]] = {}
     cursor = ""
     while True:
-        async with http.get(f"{url}{cursor}") as answer:
-            assert answer.status == 200, await answer.text()
-            page = await answer.json()
+        page = await _page(f"{url}{cursor}", http)
         found |= {session["sessionId"]: session for session in page["sessions"]}
         if page["next"] is None:
             return found
