@@ -23,6 +23,7 @@ from proxy.core.reasons import Reason
 
 CREDENTIAL = "Bearer sk_test_campaign"
 _TRIES = 2000
+_ASKED = 30  # times, for a page of sessions
 _PAUSE_SECONDS = 0.05
 _PAGE = 500
 # Of the orders that are paid, the share that is asked for once more.
@@ -299,7 +300,8 @@ def _hold_store_against_ledger(
 
 async def _page(url: str, http: aiohttp.ClientSession) -> Any:
     """One page; asked for again while a busy machine has no time for the store."""
-    for _ in range(_TRIES):
+    said = ""
+    for _ in range(_ASKED):
         async with http.get(url) as answer:
             if answer.status == 200:
                 return await answer.json()
