@@ -76,8 +76,8 @@ def refusal_for(session: Session, reason: Reason) -> Refusal:
         State.EXPIRED: Refusal.SESSION_EXPIRED,
         State.FAILED_MAX_RETRIES: Refusal.RETRIES_EXHAUSTED,
         # It has an answer, which the store does not give just now.
-        State.COMPLETED: Refusal.ANSWER_GONE,
-        State.DECLINED: Refusal.ANSWER_GONE,
+        State.COMPLETED: Refusal.IN_PROGRESS,
+        State.DECLINED: Refusal.IN_PROGRESS,
     }
     # A request that moves no money has no key that could be used up, only a reason.
     if session.durable and session.state in by_state:

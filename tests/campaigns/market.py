@@ -79,7 +79,11 @@ class Market:
         api = self.replicas[0].api
         for name, shop in self.shops.items():
             charges = self.gateways[name].ledger.per_order()
-            await judge(findings, shop, charges, api, self.http)
+            try:
+                await judge(findings, shop, charges, api, self.http)
+            except AssertionError as error:
+                error.add_note(self.replicas[0].log_path.read_text()[-4000:])
+                raise
 
 
 class Scene(NamedTuple):

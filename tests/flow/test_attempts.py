@@ -551,7 +551,7 @@ async def test_charged_while_the_next_try_waits_and_then_the_store_is_away(
 
     monkeypatch.setattr(lab.store, "get", away)
     answer = await paying
-    assert lab.transcript[-1] == "answer 409 answer-not-kept"
+    assert lab.transcript[-1] == "answer 409 request-in-progress"
     assert b'"outcome":"charged"' in answer.body
     await lab.close()
 
