@@ -180,7 +180,7 @@ def in_backoff() -> None:
 def _looking_soon() -> None:
     """Who is gone, and what is unknown, is looked after at once instead of every second."""
     reconciler._EVERY_SECONDS = _SOON_SECONDS
-    recovery.LOOKUP_SCHEDULE = (_SOON_SECONDS,) * len(recovery.LOOKUP_SCHEDULE)  # type: ignore[assignment]
+    recovery.LOOKUP_SCHEDULE = (0,) * len(recovery.LOOKUP_SCHEDULE)  # type: ignore[assignment]
 
 
 def while_looking_up() -> None:
