@@ -22,6 +22,7 @@ from pathlib import Path
 
 import structlog
 
+from proxy.folders import sync_folder
 from proxy.ports import AuditUnavailable, Clock
 
 _LINE = re.compile(rb'(\{.+),"hash":"([0-9a-f]{64})"\}\n', re.DOTALL)
@@ -146,7 +147,7 @@ class AuditFile:
                 self._refuse("is not a file")
             self._lock()
             if new:
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
             self._go_on()
         except AuditFileError:
             self._let_go()
@@ -259,11 +260,3 @@ class AuditFile:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

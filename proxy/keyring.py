@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from proxy.folders import sync_folder
 from proxy.ports import SealBroken
 
 KEY_BYTES = 32
@@ -183,7 +184,7 @@ def change_keys(path: Path, change: Callable[[Keys], Keys]) -> Keys:
             os.chown(draft, before.st_uid, before.st_gid)
             draft.chmod(stat.S_IMODE(before.st_mode))
             draft.replace(place)
-        _sync_folder(place.parent)
+        sync_folder(place.parent)
         return keys
 
 
@@ -227,7 +228,7 @@ def _make_keys(path: Path) -> Keys:
         except FileExistsError:
             keys = _read_keys(path)
     # Sessions are fingerprinted with it from now on: its name must survive what they survive.
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return keys
 
 
@@ -274,11 +275,3 @@ def _give_name(draft: Path, path: Path) -> None:
         # Who dies between the two leaves an empty file; never can two processes have two keys.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         draft.replace(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

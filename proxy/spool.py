@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from proxy.folders import sync_folder
 from proxy.ports import Clock, StoreUnavailable
 
 # Some 60,000 payments without large answers: more than are ever in flight when a store fails.
@@ -70,7 +71,7 @@ class FileSpool:
                 if not left:
                     raise
                 await self._clock.sleep(_LOCK_WAIT_SECONDS)
-        _sync_name(self._path)
+        sync_folder(self._path.parent)  # its name survives what its records survive
         whole, _, _ = self._path.read_bytes().rpartition(b"\n")
         lines = whole.split(b"\n") if whole else []
         self._waiting = dict(enumerate(lines, start=1))
@@ -124,12 +125,3 @@ class FileSpool:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-
-def _sync_name(path: Path) -> None:
-    """The file's name must survive what its records survive."""
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

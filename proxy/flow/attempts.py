@@ -340,9 +340,9 @@ class Attempts:
 
         def conclude(session: Session) -> Change:
             nonlocal verdict
-            # An answer may have been decided on what is no longer so.
-            # Another process has begun what was not begun here, or what the store has lost: what
-            # came of it here is no news of what that one has sent. But for a charge, or a doubt.
+            # An answer may have been decided on what is no longer so. And another process has begun
+            # what was not begun here, or what the store has lost: what came of it here is no news
+            # of what that one has sent. But for a charge, or a doubt.
             walk.answer, walk.elsewhere = None, of_another(session, ended)
             if walk.elsewhere and ended.result.status is not AttemptStatus.SUCCEEDED:
                 verdict = GiveUp(Suppressed.UNSAFE_TO_REPEAT)

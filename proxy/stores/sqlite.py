@@ -33,6 +33,7 @@ from typing_extensions import override
 from proxy.core.events import StoreTimed
 from proxy.core.session import Session
 from proxy.core.states import LIVE, Outcome
+from proxy.folders import sync_folder
 from proxy.ports import (
     COUNTED,
     Clock,
@@ -254,7 +255,8 @@ class SqliteStore(SoleOwner):
         writer = await asyncio.to_thread(self._migrated)
         opened.callback(writer.close)
         # The names must survive what the file survives.
-        await asyncio.to_thread(_sync_folders, [folder, *(each.parent for each in new)])
+        for each in (folder, *(each.parent for each in new)):
+            await asyncio.to_thread(sync_folder, each)
         self._reader = self._connect(read_only=True)
         opened.callback(self._reader.close)
         self._looking = self._reader.cursor()
@@ -687,15 +689,6 @@ def _closed_if_it_fails(connection: apsw.Connection) -> Iterator[None]:
     except BaseException:
         connection.close()
         raise
-
-
-def _sync_folders(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _roll_back(connection: apsw.Connection) -> None:
