@@ -75,7 +75,9 @@ class Market:
             yield
 
     async def judge(self, findings: Findings) -> None:
-        """Add what there is to find."""
+        """Add what there is to find, once the store has what waited for it on the spools."""
+        alive = [replica for replica in self.replicas if replica.there()]
+        await asyncio.gather(*(replica.settled(self.http) for replica in alive))
         api = self.replicas[0].api
         for name, shop in self.shops.items():
             charges = self.gateways[name].ledger.per_order()

@@ -19,6 +19,8 @@ from tests.support.running import ROOT, free_port
 
 _READY_STEPS = 1500
 _STEP_SECONDS = 0.008
+_SETTLED_STEPS, _SETTLED_SECONDS = 300, 0.1
+_NOTHING_SPOOLED = "holdfast_spooled_outcomes 0.0"
 
 
 class Forks:
@@ -145,4 +147,14 @@ class Replica:
                     if answer.status == 200:
                         return
             await asyncio.sleep(_STEP_SECONDS)
+        raise AssertionError(self.log_path.read_text()[-4000:])
+
+    async def settled(self, http: aiohttp.ClientSession) -> None:
+        """Wait until nothing is on its spool, which is offered to the store every second."""
+        for _ in range(_SETTLED_STEPS):
+            async with http.get(f"{self.admin}/metrics") as answer:
+                said = await answer.text()
+            if _NOTHING_SPOOLED in said.splitlines():
+                return
+            await asyncio.sleep(_SETTLED_SECONDS)
         raise AssertionError(self.log_path.read_text()[-4000:])

@@ -19,7 +19,8 @@ async def test_a_kill_at_every_point(store: str, tmp_path: Path) -> None:
     print(findings.table())
     assert findings.clean, findings
     assert findings.kills.total() == kills
-    # Nobody may come by at some in time: nothing to take over, no payment that waits.
-    assert len({*points} - {*findings.kills}) <= 2
+    # Nobody may come by at some in time: nothing to take over, no payment that waits. How many
+    # these are is the machine's affair; `test_crash_points.py` is at those on the way of a payment.
+    assert len({*points} & {*findings.kills}) > len(points) / 2
     # Without payments in flight at the kills this would prove nothing.
     assert findings.left_in_flight > 0
