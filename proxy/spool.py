@@ -114,7 +114,8 @@ class FileSpool:
                 self._end = 0
 
     async def _in_turn(self, do: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, do)
+        # Whoever stops waiting takes nothing back, not even what is still in the queue.
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, do))
 
     async def close(self) -> None:
         """Write what was begun, then let go."""

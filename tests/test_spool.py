@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,6 +144,24 @@ async def test_closing_waits_for_what_was_begun(path: Path) -> None:
     keeping.close()
     await spool.close()
     assert await left_in(path) == RECORDS[:1]
+
+
+async def test_what_waits_its_turn_is_written_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process ends while the disk is slow: a record behind another is not lost with its task."""
+    real, slow = os.fsync, threading.Event()
+    spool = await opened(path)
+    monkeypatch.setattr(os, "fsync", lambda file: (slow.wait(), real(file)))
+    keeping = [asyncio.ensure_future(spool.keep(record)) for record in RECORDS]
+    await asyncio.sleep(0)  # all are handed over, and the first is being written
+    for task in keeping:
+        task.cancel()
+    await asyncio.gather(*keeping, return_exceptions=True)
+    closing = asyncio.ensure_future(spool.close())
+    slow.set()
+    await closing
+    assert await left_in(path) == RECORDS
 
 
 # --- files that were cut off ----------------------------------------------------------------------

@@ -170,6 +170,7 @@ class History:
     charges: list[Charge] = field(default_factory=list)
     voided: list[Charge] = field(default_factory=list)  # no longer among the charges
     sent: list[Sent] = field(default_factory=list)
+    asked: list[tuple[float, str]] = field(default_factory=list)  # when, and for which payment
     told: list[Told] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
@@ -438,10 +439,21 @@ def _evidence(history: History) -> Iterator[Violation]:
     for told in history.told:
         if told.settled and told.pending and told.session is not None:
             session = history.sessions.get(told.session)
-            if session is None or session.outcome is not told.outcome:
+            otherwise = session is None or session.outcome is not told.outcome
+            if otherwise and not _asked_anew(told, history):
                 now = "gone" if session is None else session.outcome
                 what = f"{told.who} was told {told.outcome} at {told.at:.2f}, not recorded yet"
                 yield Violation("I10", f"{what}, and the outcome of {told.session} is {now}")
+
+
+def _asked_anew(told: Told, history: History) -> bool:
+    """Whether what somebody asked for after they were told "not charged" is what was charged."""
+    its = {charge.send for charge in _charges_by_session(history).get(told.session or "", ())}
+    sent_at = [sent.at for sent in history.sent if sent.number in its]
+    charged = told.outcome is Outcome.NOT_CHARGED and bool(sent_at)
+    return charged and any(
+        payment == told.payment and told.at < at <= min(sent_at) for at, payment in history.asked
+    )
 
 
 def names_of(violations: Iterable[Violation]) -> list[str]:

@@ -302,6 +302,7 @@ class Sidecar:
         walks = Walks()
         self.tasks = Tasks(around.bug)
         reconcile = Reconcile(self.journal, held, clock, secrets().digest)
+        self._spool = spool
         self._saver = Saver(self.journal, secrets(), spool, clock, self.tasks, around.bug)
         self.lanes = {name: self._lane(name) for name in settings.gateways}
         self.pipeline = Pipeline(
@@ -370,4 +371,5 @@ class Sidecar:
         """SIGTERM."""
         await self.pipeline.drain(self._around.settings.shutdown.drain)
         await self.tasks.stop()
+        await self._spool.close()
         await self.store.close()

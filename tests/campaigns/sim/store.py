@@ -65,13 +65,24 @@ class SimSpool:
         self._spooled = spooled
         self._seconds = seconds
         self._last = max(spooled, default=0)
+        self._writing: set[asyncio.Task[None]] = set()
 
     async def keep(self, record: bytes) -> int:
-        """Durable once it returns."""
+        """Durable once it returns, or a little later, if that is not waited for."""
         self._last = number = self._last + 1
+        writing = asyncio.ensure_future(self._write(number, record))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+        await asyncio.shield(writing)
+        return number
+
+    async def _write(self, number: int, record: bytes) -> None:
         await asyncio.sleep(self._seconds())
         self._spooled[number] = record
-        return number
+
+    async def close(self) -> None:
+        """Write what was begun."""
+        await asyncio.gather(*self._writing)
 
     def records(self) -> dict[int, bytes]:
         """What waits."""

@@ -18,13 +18,14 @@ from typing import Any
 
 from proxy.background.heartbeat import Heartbeat
 from proxy.core.classify import classify
+from proxy.core.lookup import ASKING_SECONDS
 from proxy.core.profile import GatewayClass
 from proxy.core.session import Session
 from proxy.core.states import LIVE, AttemptStatus, Outcome, State
 from proxy.core.wire import Answer, AnswerSource, InboundRequest, WireFacts, header
 from proxy.flow.commands import NoSuchSession, NotAllowed, Order
 from proxy.ports import Send, StoreUnavailable, Upstream
-from tests.campaigns.checker import Heard, History, Proof, Sent, Told
+from tests.campaigns.checker import SETTLE_SECONDS, Heard, History, Proof, Sent, Told
 from tests.campaigns.sim.clients import SimClient
 from tests.campaigns.sim.database import Database, Line, SharedStore
 from tests.campaigns.sim.fates import FINE, Fate
@@ -548,10 +549,16 @@ class World:
             return
         # The key may have been another session's that never sent it.
         senders = [s.session for s in self.history.sent if (s.gateway, s.key) == (gateway, key)]
-        if senders and senders[-1] is not None:
+        if senders and senders[-1] is not None and not self._being_voided(senders[-1]):
             process = current()
             assert process is not None
             self._evident(process, senders[-1], Outcome.CHARGED, "a look-up")
+
+    def _being_voided(self, session: str) -> bool:
+        """Whether what is charged there may be undone at any moment: it was asked for."""
+        steps = self.disk.sessions[session].timeline
+        asked = [s.at / 1000 - EPOCH_SECONDS for s in steps if s.event == "VoidAsked"]
+        return bool(asked) and self.loop.time() - asked[-1] < ASKING_SECONDS + SETTLE_SECONDS
 
     def _evident(self, process: Process, session: str, outcome: Outcome, how: str) -> None:
         self._evidence.append((process, Heard(self.loop.time(), session, outcome, how)))
@@ -561,6 +568,7 @@ class World:
     async def ask(self, who: str, payment: str, request: InboundRequest) -> Told | None:
         """Send a request; None if the connection broke."""
         replica, since = self._turned_to(), self.loop.time()
+        self.history.asked.append((since, payment))
         self.say(f"{who} asks {replica.name}{' for ' if replica.name else ''}{request.gateway}")
         if replica.sidecar is None:
             return None
