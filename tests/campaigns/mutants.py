@@ -247,6 +247,18 @@ def repeated_whatever_the_gateway_promises(patch: Patch) -> None:
 
 
 @mutant
+def a_key_that_an_error_ends_is_trusted(patch: Patch) -> None:
+    """A gateway that forgets a key after an error is taken for one that keeps it."""
+    real = retrying.repeat_barrier
+
+    def trusting(gateway_class: GatewayClass, *rest: Any) -> Suppressed | None:
+        weak = gateway_class is GatewayClass.A_WEAK
+        return real(GatewayClass.A_STRONG if weak else gateway_class, *rest)
+
+    _barrier(patch, trusting)
+
+
+@mutant
 def repeated_past_the_horizon(patch: Patch) -> None:
     """The key may have been forgotten at the gateway, and is sent again."""
 
@@ -581,6 +593,12 @@ def the_old_key_goes_out_for_a_new_attempt(patch: Patch) -> None:
 def a_gateway_needs_no_time_to_settle(patch: Patch) -> None:
     """What is not charged yet when it is looked up counts as not charged."""
     patch.setattr(lookup, "settled", lambda *_: True)
+
+
+@mutant
+def a_person_vouches_too_soon(patch: Patch) -> None:
+    """What the gateway's pages do not show yet counts as not charged when a person says so."""
+    patch.setattr(commands, "settled", lambda *_: True)
 
 
 @mutant

@@ -18,6 +18,7 @@ from tests.campaigns.sim.plan import Act, Client, Naming, Payment, Step
 
 _OTHER = {
     "stripe": "none", "strong": "stripe", "none": "strong", "search": "none", "void": "strong",
+    "weak": "stripe",
 }  # fmt: skip
 # Once nothing goes wrong any more: a careful backend asks until it knows.
 _AGAIN = (0.5, 2.0, 10.0, 45.0, 130.0, 600.0, 1000.0, 7200.0)

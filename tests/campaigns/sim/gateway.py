@@ -5,7 +5,8 @@ They belong to nobody's process: what has left for the gateway is executed whate
 sender. Kinds: "stripe" keeps the first answer of a key, 500s included, for the life of the key;
 "strong" honours a key as well, and asked again after a 500 it tells the truth, or tries again if
 nothing was charged; "none" executes whatever comes, and so do "search", whose payments are listed
-by key, late and not always, and "void", which voids them by key as well.
+by key, late and not always, and "void", which voids them by key as well. "weak" lists them too, and
+honours a key until it has answered with an error: then the key is a new one.
 """
 
 from __future__ import annotations
@@ -144,6 +145,8 @@ class SimGateway:
             told = truth if fate.breaks is None else broken
         if self.kind == "stripe" and told.status != 400:
             kept.told = told
+        elif self.kind == "weak" and told.status >= 300:
+            self._keys.pop((sent.credential, sent.key), None)
         elif truth is not None and truth.status != 400:
             kept.told = truth
         else:  # nothing was executed: the key is free again

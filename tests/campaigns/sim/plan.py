@@ -2,7 +2,8 @@
 
 What the plan does not say (jitter, how long a commit takes) comes from a second stream of the same
 seed, in the order in which it is asked for. Every third plan is of two replicas that share a store;
-what is about them comes from a third stream.
+what is about them comes from a third stream. In every eleventh a gateway forgets its keys after an
+error, and people vouch for what was not charged.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Verb(StrEnum):
     INTERRUPT = "interrupt"
     RESUME = "resume"
     COMPLETE = "complete"
+    NOT_CHARGED = "settle as not charged"
     GET = "get"
 
 
@@ -328,7 +330,28 @@ def plan_alone(seed: int) -> Plan:
 def plan_of(seed: int) -> Plan:
     """The plan of a seed."""
     plan = plan_alone(seed)
+    if seed % 11 == 9:
+        plan = _forgetful(plan, Random(seed + 0.25))
     return _sharing(plan, Random(seed + 0.125)) if seed % 3 == 0 else plan
+
+
+def _forgetful(plan: Plan, dice: Random) -> Plan:
+    """The plan with a gateway that forgets a key after an error, where it knew none or all."""
+    weak = {"strong": "weak", "none": "weak", "stripe": "weak"}
+    payments = tuple(
+        replace(
+            p, clients=tuple(replace(c, gateway=weak.get(c.gateway, c.gateway)) for c in p.clients)
+        )
+        for p in plan.payments
+    )
+    operations = tuple(
+        replace(o, verb=Verb.NOT_CHARGED) if dice.random() < 0.5 else o for o in plan.operations
+    )
+    late = (130.0, 200.0, 400.0, 800.0)
+    while len(operations) < 4 and dice.random() < 0.5:
+        at, which = dice.choice(late) + dice.random(), dice.randrange(4)
+        operations = (*operations, Operation(at, Verb.NOT_CHARGED, which))
+    return replace(plan, payments=payments, operations=operations)
 
 
 # Which mishap, and the moment it comes with: around what the lease is there for.

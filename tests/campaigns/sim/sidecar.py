@@ -52,6 +52,7 @@ gateways:
     upstream: "http://127.0.0.1:1"
   none: {{profile: generic, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"}}
   search: {{profile: search, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"{whole}}}
+  weak: {{profile: weak, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"{whole}}}
   void: {{profile: void, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"{whole}}}
 """
 # Gateways without a useful key. They are done with a request after 103 s (`fates.py`), their list
@@ -80,6 +81,7 @@ lookups:
     read: /v1/payments/{id}
 """
 _PROFILES = {
+    "weak": _PROFILE.replace("CLASS", "A_weak"),
     "search": _PROFILE.replace("CLASS", "B_lookup")
     + "    not_found_proves: {after: 4m, confirmations: 2}\n",
     "void": _PROFILE.replace("CLASS", "C_cancel_by_key")

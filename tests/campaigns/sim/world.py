@@ -661,7 +661,9 @@ class World:
                 f"operator: {operation.verb} {name}", lambda s: self._apply(s, operation.verb, name)
             )
 
-    async def _apply(self, sidecar: Sidecar, verb: Verb, name: str) -> None:
+    async def _apply(  # noqa: C901 -- a table of verbs
+        self, sidecar: Sidecar, verb: Verb, name: str
+    ) -> None:
         commands = sidecar.commands
         match verb:
             case Verb.CANCEL:
@@ -674,14 +676,21 @@ class World:
                 _ = await commands.resume(name)
             case Verb.GET:
                 _ = await commands.get(name)
+            case Verb.NOT_CHARGED:
+                if not self._charged(name):
+                    self._acknowledged(await commands.not_charged(name, "nothing is there"))
             case Verb.COMPLETE:
                 # A person vouches only for what the gateway's own pages show.
-                numbers = {sent.number for sent in self.history.sent if sent.session == name}
-                if any(charge.send in numbers for charge in self.history.charges):
+                if self._charged(name):
                     _ = await commands.complete(name, "seen")
 
+    def _charged(self, session: str) -> bool:
+        """Whether the gateway's own pages show a charge of it."""
+        numbers = {sent.number for sent in self.history.sent if sent.session == session}
+        return any(charge.send in numbers for charge in self.history.charges)
+
     def _acknowledged(self, session: Session) -> None:
-        """An operator was told that it is cancelled (or was over before), and not charged."""
+        """An operator was told that it is not charged, and over unless it may be sent again."""
         kept = self.disk.sessions.get(session.id)
         recorded = kept is not None and kept.state is session.state
         self.history.told.append(
@@ -693,7 +702,7 @@ class World:
                 200,
                 b"",
                 session.outcome,
-                over=True,
+                over=not session.live,
                 recorded=recorded,
             )
         )
