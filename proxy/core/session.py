@@ -399,7 +399,9 @@ def _change(  # noqa: C901, PLR0912, PLR0915
         case ev.EvidenceFound():
             move = _evidence_found(session, event, changes)
         case ev.LookedUp():
-            changes["lookups"], changes["next_at"] = session.lookups + 1, event.next_at
+            # One that a person has asked for is none of the schedule's.
+            changes["lookups"] = session.lookups + (session.state is not State.RESUMED)
+            changes["next_at"] = event.next_at
             if event.absent is not None:
                 changes["not_found"] = (*session.not_found, event.at) if event.absent else ()
             move = _INTERRUPT if session.live else None

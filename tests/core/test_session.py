@@ -719,11 +719,18 @@ def test_review_is_for_what_is_unknown() -> None:
 
 def test_an_inconclusive_lookup_only_sets_the_next_time() -> None:
     """Counted, due again later, and as unknown as before."""
-    session = apply(a_session(UNKNOWN, state=State.RESUMED), LOOKED_UP)
+    session = apply(a_session(UNKNOWN, state=State.INTERRUPTED), LOOKED_UP)
     assert (session.state, session.outcome) == (State.INTERRUPTED, Outcome.UNKNOWN)
     assert (session.lookups, session.next_at) == (1, AT + 5000)
     failed = a_session(UNKNOWN, state=State.FAILED_MAX_RETRIES, finished_at=AT)
     assert apply(failed, LOOKED_UP).state is State.FAILED_MAX_RETRIES
+
+
+def test_a_lookup_that_a_person_asked_for_is_not_counted() -> None:
+    """Who resumes again and again does not use up the look-ups that come by themselves."""
+    session = apply(a_session(UNKNOWN, state=State.RESUMED), LOOKED_UP)
+    assert (session.state, session.lookups) == (State.INTERRUPTED, 0)
+    assert session.next_at == AT + 5000
 
 
 def test_a_resume_forgets_the_next_lookup() -> None:

@@ -203,6 +203,18 @@ async def test_a_hold_says_whether_it_was_sent(
     await lab.close()
 
 
+async def test_holding_and_resuming_has_an_end(lab: Lab) -> None:
+    """Whoever does it in a loop is refused at some time, and can cancel it still."""
+    session, _ = await lab.commands.create(ORDER)
+    with pytest.raises(NotAllowed, match="too often"):
+        while True:
+            await lab.commands.interrupt(session.id, "let me look")
+            await lab.commands.resume(session.id)
+    assert len((await lab.only_session()).timeline) == 1000
+    cancelled, over = await lab.commands.cancel(session.id, "enough")
+    assert (cancelled.state, over) == (State.CANCELLED, True)
+
+
 async def test_a_resume_that_nobody_follows_expires(tmp_path: Path) -> None:
     """Resumed, and the request never came: after the deadline it is EXPIRED, nothing charged."""
     lab = Lab(settings_from(ONE_BY_ITSELF, tmp_path))

@@ -396,6 +396,22 @@ async def test_repeats_do_not_confirm_what_is_not_there(tmp_path: Path) -> None:
     await lab.close()
 
 
+async def test_impatience_uses_up_no_looks(tmp_path: Path) -> None:
+    """Resumed ten times while the gateway shows nothing: it goes on being looked up by itself."""
+    lab = lab_of(tmp_path, SEARCHED)
+    await lose_one(lab)
+    for _ in range(10):
+        lab.gateway.will(lab.gateway.answers(200, NONE_THERE))
+        await lab.commands.resume("ps_0001")
+        await lab.settle_down()
+    session = await lab.only_session()
+    assert (session.state, session.lookups) == (State.INTERRUPTED, 0)
+    assert steps_of(session).count("LookedUp") == 10
+    # The control: those that come by themselves are counted.
+    assert (await look(lab, NONE_THERE)).lookups == 1
+    await lab.close()
+
+
 async def test_looks_that_overlap_confirm_nothing(tmp_path: Path) -> None:
     """Asked at the same moment and answered apart: nobody has looked again after the first."""
     recipe = SEARCHED.replace("after: 4m", "after: 5s") + "max_processing_time: 5s\n"
