@@ -78,6 +78,8 @@ def _check(commands: _Commands[argparse.ArgumentParser]) -> None:
     text = "Check a policy file: every mistake with file, line and column; exit code 0 or 1."
     check = _command(commands, "check", "check:check", text)
     check.add_argument("file", type=Path, metavar="FILE")
+    text = "what holds for such a request, value by value, and where each was written"
+    check.add_argument("--explain", nargs=2, metavar=("METHOD", "PATH"), help=text)
 
 
 def _migrate(commands: _Commands[argparse.ArgumentParser]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.settings.profiles import Profiles, nearest, profiles_beside, read_file, validate
@@ -35,8 +36,23 @@ class ConfigError(Exception):
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy file without a mistake: what is written there, and what holds."""
+
+    document: Document
+    model: PolicyFile
+    profiles: Profiles
+    settings: Settings
+
+
 def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     """Read a policy file. Raises `ConfigError` with all mistakes; nothing is half-applied."""
+    return load_policy(path, environ).settings
+
+
+def load_policy(path: Path, environ: Mapping[str, str] | None = None) -> Policy:
+    """As `load`, with what was written where."""
     environ = os.environ if environ is None else environ
     document = read_file(path)
     if document.data is None and document.mistakes:  # there is nothing to put anything over
@@ -51,7 +67,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
     settings = Resolver(document, model, profiles, path.parent, environ).settings()
     if settings is None or document.mistakes:
         raise ConfigError(document.mistakes)
-    return settings
+    return Policy(document, model, profiles, settings)
 
 
 def _check_profile_names(document: Document, profiles: Profiles) -> None:

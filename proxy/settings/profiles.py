@@ -42,7 +42,7 @@ _STAND_INS: dict[str, Data] = {
 
 M = TypeVar("M", bound=BaseModel)
 _Fault = tuple[Place, Any]
-_NOWHERE = object()
+NOWHERE = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,27 +136,28 @@ def _without(document: Document, data: Data, faults: list[_Fault]) -> Data:
         if detail["type"] != "missing":
             paths.add(place)
         elif place[-1] in _STAND_INS:
-            _at(data, place[:-1])[place[-1]] = copy.deepcopy(_STAND_INS[str(place[-1])])
+            at(data, place[:-1])[place[-1]] = copy.deepcopy(_STAND_INS[str(place[-1])])
         else:
             paths.add(place[:-1])
     # Later list items first, so that the places of the earlier ones stay true.
     for path in sorted(paths, key=lambda path: [str(step).zfill(9) for step in path], reverse=True):
-        if path and _at(data, path) is not _NOWHERE:
-            holder = _at(data, path[:-1])
+        if path and at(data, path) is not NOWHERE:
+            holder = at(data, path[:-1])
             if isinstance(holder, list):
                 document.leave_out(path, len(holder))
             del holder[path[-1]]
     return data
 
 
-def _at(data: Any, path: Place) -> Any:
+def at(data: Any, path: Place) -> Any:
+    """What stands at a place of the data, or `NOWHERE`."""
     for step in path:
         if isinstance(data, dict):
-            data = data.get(str(step), _NOWHERE)
+            data = data.get(str(step), NOWHERE)
         elif isinstance(data, list) and isinstance(step, int) and step < len(data):
             data = data[step]
         else:
-            return _NOWHERE
+            return NOWHERE
     return data
 
 
@@ -237,17 +238,18 @@ def _inside(kind: Any, step: str | int) -> Iterator[Any]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         for name, field in kind.model_fields.items():
             if (field.alias or name) == step:
-                yield from _unwrapped(field.annotation)
+                yield from unwrapped(field.annotation)
     elif get_origin(kind) in {list, dict}:
-        yield from _unwrapped(get_args(kind)[-1])
+        yield from unwrapped(get_args(kind)[-1])
 
 
-def _unwrapped(annotation: Any) -> Iterator[Any]:
+def unwrapped(annotation: Any) -> Iterator[Any]:
+    """The types that a field's type stands for."""
     if get_origin(annotation) in {Union, UnionType}:
         for part in get_args(annotation):
-            yield from _unwrapped(part)
+            yield from unwrapped(part)
     elif hasattr(annotation, "__metadata__"):
-        yield from _unwrapped(annotation.__origin__)
+        yield from unwrapped(annotation.__origin__)
     else:
         yield annotation
 

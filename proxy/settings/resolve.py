@@ -99,8 +99,8 @@ class Resolver:
         if session.keep_for < session.replay_for:
             wrote = "keep_for" if "keep_for" in session.model_fields_set else "replay_for"
             message = (
-                f"keep_for ({_told(session.keep_for)}) is shorter than replay_for "
-                f"({_told(session.replay_for)})"
+                f"keep_for ({s.written_duration(session.keep_for)}) is shorter than replay_for "
+                f"({s.written_duration(session.replay_for)})"
             )
             self._wrong(("session", wrote), message)
         if any(gateway is None for gateway in gateways.values()):
@@ -257,7 +257,9 @@ class Resolver:
         self._check_layer(("defaults",), defaults.timeouts, defaults.retry)
         total, expiry = defaults.timeouts.total, self._model.session.expires_after
         if "total" not in defaults.timeouts.model_fields_set and total >= expiry:
-            message = f"is not longer than the default of timeouts.total ({_told(total)})"
+            message = (
+                f"is not longer than the default of timeouts.total ({s.written_duration(total)})"
+            )
             self._wrong(("session", "expires_after"), message)
         for name, gateway in self._model.gateways.items():
             here: Place = ("gateways", name)
@@ -284,10 +286,11 @@ class Resolver:
         here = wrote or (timeouts, retry)
         fields = {name for layer in here if layer is not None for name in layer.model_fields_set}
         if "attempt" in fields and timeouts.attempt > timeouts.total:
-            message = f"is longer than total ({_told(timeouts.total)}), so it would never apply"
+            total = s.written_duration(timeouts.total)
+            message = f"is longer than total ({total}), so it would never apply"
             self._wrong((*place, "timeouts", "attempt"), message)
         if "total" in fields and timeouts.total >= self._model.session.expires_after:
-            expiry = _told(self._model.session.expires_after)
+            expiry = s.written_duration(self._model.session.expires_after)
             message = f"is not shorter than session.expires_after ({expiry})"
             self._wrong((*place, "timeouts", "total"), message)
         automatic = retry.automatic_attempts or retry.max_attempts
@@ -612,7 +615,7 @@ def _absence_mistakes(recipe: s.LookupModel, processing: float) -> Iterator[tupl
         return
     here: Place = ("not_found_proves",)
     if absence.after < processing:
-        longest = f"max_processing_time ({_told(processing)})"
+        longest = f"max_processing_time ({s.written_duration(processing)})"
         yield (*here, "after"), f"is shorter than {longest}; the gateway may take as long"
     if recipe.find is None and absence.when is None:
         yield here, "must say by `when` which answer means that there is no such payment"
@@ -696,14 +699,6 @@ def _pair(model: s.HeaderModel | None) -> tuple[str, str] | None:
 
 def _body_field(model: s.BodyFieldModel | None) -> core.BodyField | None:
     return None if model is None else core.BodyField(json=model.json_path, form=model.form)
-
-
-def _told(seconds: float) -> str:
-    """Seconds as people write them in the file."""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds / size:g}{unit}"
-    return f"{seconds:g}s"
 
 
 def _clash(one: v.Address, other: v.Address) -> bool:

@@ -54,6 +54,14 @@ def parse_duration(value: object) -> object:
     raise ValueError(message)
 
 
+def written_duration(seconds: float) -> str:
+    """Seconds as they are written in the file, in the largest unit that is whole."""
+    for unit, size in reversed(_UNITS.items()):
+        if seconds >= size and round(seconds / size, 6) % 1 == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
+
+
 def parse_size(value: object) -> object:
     """`64KiB`, `1MiB` → bytes."""
     if isinstance(value, str):

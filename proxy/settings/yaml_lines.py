@@ -85,6 +85,11 @@ class Document:
                 original = (*original, step)
         return original
 
+    def origin(self, path: Path) -> str:
+        """Where a value was written: a variable, or `FILE:LINE`."""
+        line, _ = self.places.get(path, (1, 1))
+        return self.origins.get(path) or f"{self.file}:{line}"
+
     def mistake(self, path: Path, message: str) -> Mistake:
         """A mistake at a path; the nearest written ancestor gives the line."""
         path = self.written(path)

@@ -30,7 +30,7 @@ class Sizes:
     few: int = 10_000
     many: int = 1_000_000
     large_rounds: int = 10
-    large_asks: int = 100
+    large_asks: int = 300
     large_alone_seconds: float = 4.0
 
 

@@ -53,6 +53,37 @@ async def test_every_mistake_is_told(tmp_path: Path) -> None:
     assert (done.code, done.out, done.err) == (1, "", TOLD)
 
 
+async def test_what_holds_for_a_request() -> None:
+    """A line for each setting, with its value and the place it was written at."""
+    done = await holdfast("check", "config/holdfast.yaml", "--explain", "post", "/v1/refunds")
+    first, *lines = done.out.splitlines()
+    assert (done.code, done.err) == (0, "")
+    origin = "proxy/gateways/stripe.yaml"
+    assert first.startswith(f"stripe: POST /v1/refunds is route create-refund ({origin}:")
+    settings = {line.split()[0]: line.split()[1:] for line in lines}
+    assert settings["retry.max_attempts"][0] == "3"
+    assert settings["session.lease"] == ["10s", "default"]
+    page = (ROOT / "docs/cli.md").read_text()
+    shown = page.partition("--explain POST /v1/payment_intents\n")[2].partition("```")[0]
+    done = await holdfast(
+        "check", "config/holdfast.yaml", "--explain", "POST", "/v1/payment_intents"
+    )
+    assert [line for line in shown.splitlines() if line != "  …"] == [
+        line for line in done.out.splitlines() if line in shown
+    ]
+
+
+async def test_a_wrong_file_is_not_explained(tmp_path: Path) -> None:
+    """Its mistakes are told instead; and what is not a path is said to be none."""
+    (tmp_path / "bad.yaml").write_text(BAD)
+    done = await holdfast("check", "bad.yaml", "--explain", "POST", "/pay", folder=tmp_path)
+    assert (done.code, done.out) == (1, "")
+    assert "did you mean 'stripe'?" in done.err
+    done = await holdfast("check", "config/holdfast.yaml", "--explain", "POST", "v1")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "write the path of the request, like /v1/payment_intents, not 'v1'\n"
+
+
 async def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     """No line where there is none."""
     done = await holdfast("check", "missing.yaml", folder=tmp_path)

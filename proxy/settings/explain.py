@@ -1,0 +1,148 @@
+"""What holds for a request, value by value, and where each was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
+
+from proxy.settings import schema as s
+from proxy.settings.load import ConfigError, Policy
+from proxy.settings.profiles import at, unwrapped
+from proxy.settings.yaml_lines import Document
+from proxy.settings.yaml_lines import Path as Place
+
+_DEFAULT = "default"
+_LIMITS = ("max_body", "max_answer", "budget", "breaker", "concurrency")
+_OF_A_ROUTE = [f for f in s.RouteModel.model_fields if f not in {"name", "match", *_LIMITS}]
+_KIB, _MIB = 1024, 1024 * 1024
+
+
+class Held(NamedTuple):
+    """A setting, its value as it would be written, and where it was written."""
+
+    name: str
+    value: str
+    origin: str
+
+
+class Explained(NamedTuple):
+    """What holds for a request at one gateway. `origin`: where its route was written."""
+
+    gateway: str
+    route: str
+    origin: str
+    settings: list[Held]
+
+
+class _Layer(NamedTuple):
+    """A part of a file that may have a value; the nearest layer that wrote it has the say."""
+
+    model: BaseModel
+    place: Place
+    document: Document
+
+
+def explain(policy: Policy, method: str, target: str) -> list[Explained]:
+    """For each gateway, the route that a request meets there and all that holds for it. Raises
+    `ConfigError`.
+    """
+    path = urlsplit(target).path
+    return [_at_gateway(policy, name, method, path) for name in policy.model.gateways]
+
+
+def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
+    model, document = policy.model, policy.document
+    gateway, own = model.gateways[name], ("gateways", name)
+    profile, facts = policy.profiles.load(gateway.profile)
+    if profile is None:  # somebody has changed it since the policy was read
+        raise ConfigError(facts.mistakes)
+    resolved = policy.settings.gateways[name]
+    route = resolved.routes.match(method, path)
+    named = any(route is one for _, one in resolved.routes.routes)
+    routes = [
+        *_routes(gateway.routes, (*own, "routes"), document, route.name),
+        *_routes(profile.routes, ("routes",), facts, route.name),
+    ]
+    routes = routes if named else []  # what no route is for has a name of its own
+    around = [_Layer(gateway, own, document), _Layer(model.defaults, ("defaults",), document)]
+    promise = [
+        _Layer(gateway.idempotency, (*own, "idempotency"), document),
+        _Layer(profile.idempotency, ("idempotency",), facts),
+    ]
+    held = [
+        *_held(s.RouteModel, [*routes, *around], _OF_A_ROUTE),
+        *_held(s.DefaultsModel, [*routes, *around], _LIMITS),
+        *_held(s.IdempotencyModel, promise, prefix="idempotency."),
+        *_held(s.ProfileFile, [_Layer(profile, (), facts)], ["max_processing_time"]),
+        *_held(s.SessionModel, [_Layer(model.session, ("session",), document)], prefix="session."),
+    ]
+    derived = {
+        "retry.automatic_attempts": (str(route.retry.automatic_attempts), "retry.max_attempts"),
+        "idempotency.resend_horizon": (
+            s.written_duration(resolved.profile.resend_horizon),
+            "idempotency.window",
+        ),
+    }
+    for place, (setting, value, _) in enumerate(held):
+        effective, source = derived.get(setting, (value, ""))
+        if effective != value:
+            held[place] = Held(setting, effective, f"from {source}")
+    origin = routes[0].document.origin(routes[0].place) if routes else "no route is for it"
+    return Explained(name, route.name, origin, held)
+
+
+def _routes(
+    routes: Sequence[s.RouteModel], place: Place, document: Document, name: str
+) -> Iterator[_Layer]:
+    for number, route in enumerate(routes):
+        if route.name == name:
+            yield _Layer(route, (*place, number), document)
+
+
+def _held(
+    model: type[BaseModel],
+    layers: Sequence[_Layer],
+    only: Sequence[str] | None = None,
+    prefix: str = "",
+) -> Iterator[Held]:
+    """The settings of a model, each from the first layer that has it."""
+    for name in model.model_fields if only is None else only:
+        field = model.model_fields[name]
+        wrote = [layer for layer in layers if name in layer.model.model_fields_set]
+        key = field.alias or name
+        kind = next(kind for kind in unwrapped(field.annotation) if kind is not type(None))
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            inner = [_inside(layer, name, key) for layer in wrote]
+            yield from _held(kind, [i for i in inner if i], prefix=f"{prefix}{key}.")
+        elif wrote:
+            place, document = (*wrote[0].place, key), wrote[0].document
+            written = _as_written(at(document.data, place))
+            yield Held(f"{prefix}{key}", written, document.origin(place))
+        else:
+            yield Held(f"{prefix}{key}", _default(field), _DEFAULT)
+
+
+def _inside(layer: _Layer, name: str, key: str) -> _Layer | None:
+    inner = getattr(layer.model, name)
+    return None if inner is None else layer._replace(model=inner, place=(*layer.place, key))
+
+
+def _as_written(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)
+
+
+def _default(field: FieldInfo) -> str:
+    """A default as it would be written in the file."""
+    value: Any = field.default
+    readers = [m.func for m in field.metadata if isinstance(m, BeforeValidator)]
+    if s.parse_duration in readers and value is not None:
+        return s.written_duration(value)
+    if s.parse_size in readers and value is not None:
+        return f"{value // _MIB}MiB" if not value % _MIB else f"{value // _KIB}KiB"
+    return _as_written(value)
