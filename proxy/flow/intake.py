@@ -6,6 +6,9 @@ payment, everyone else is told who has it. Nothing is sent on a claim alone.
 
 from __future__ import annotations
 
+import asyncio
+from weakref import WeakValueDictionary
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -87,6 +90,7 @@ class Intake:
         self._dice = dice
         self._expires_after_ms = int(policy.expires_after * 1000)
         self._recent = Recent(clock, policy.expires_after)
+        self._binding: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def arrival(self, lane: Lane, route: RoutePolicy, request: InboundRequest) -> Arrival:
         """Read who the payment is."""
@@ -141,7 +145,10 @@ class Intake:
 
     async def _claim(self, arrival: Arrival, session_id: str | None) -> Opened | Known | Refused:
         if session_id is not None:
-            return await self._bind(arrival, session_id)
+            # One at a time: until the store has answered, nobody can tell that it is being walked.
+            binding = self._binding.setdefault(session_id, asyncio.Lock())
+            async with binding:
+                return await self._bind(arrival, session_id)
         event = ev.Opened(self._clock.now_ms())
         session = self._new(arrival, event)
         claimed = False

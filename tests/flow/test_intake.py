@@ -5,16 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.core.events import DuplicateSeen, NewKeySeen
 from proxy.core.session import Session
 from proxy.core.states import Outcome, State
-from proxy.core.wire import Answer
+from proxy.core.wire import Answer, Phase, WireFacts
 from proxy.flow.commands import Order
-from proxy.ports import StoreUnavailable
-from tests.support.lab import DECLINED, POLICY, SUCCEEDED, Lab, header_of, pay, settings_from
+from proxy.ports import Send, StoreUnavailable
+from tests.support.clocks import LoopClock
+from tests.support.lab import (
+    DECLINED,
+    POLICY,
+    SUCCEEDED,
+    Lab,
+    SharedStore,
+    header_of,
+    pay,
+    settings_from,
+)
 
 pytestmark = pytest.mark.looptime
 
@@ -373,6 +384,54 @@ async def test_a_request_that_names_only_the_order_finds_its_session(lab: Lab) -
     lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))
     answer = await lab.merchant_sends(pay(key="k-1", order="o-1"))
     assert header_of(answer, "X-Payment-Session-Id") == ahead.id
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["", "control"])
+async def test_two_names_of_one_session_at_once(
+    tmp_path: Path, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its order and by its id in the same moment, and the store is far away: one walk, and both
+    hear of its one send. The control lets both bind it, and then one takes back the other's intent.
+    """
+    settings = settings_from(POLICY, tmp_path)
+    clock = LoopClock()
+    store = SharedStore(clock, [])
+    lab = Lab(settings, store)
+    ahead, _ = await lab.commands.create(Order("o-1", None, None, None, None))
+    claim, commit = store.claim, store.commit
+
+    async def far_claim(*told: Any) -> None:
+        await claim(*told)
+        await asyncio.sleep(0.0003)  # both intents are of the same millisecond
+
+    async def far_commit(*told: Any) -> None:
+        await asyncio.sleep(0.002)
+        await commit(*told)
+
+    monkeypatch.setattr(store, "claim", far_claim)
+    monkeypatch.setattr(store, "commit", far_commit)
+    if not alone:
+        monkeypatch.setattr(asyncio.Lock, "acquire", _at_once)
+        monkeypatch.setattr(asyncio.Lock, "release", lambda _: None)
+    slow = lab.gateway.connected(_answers_later)
+    lab.gateway.will(slow, lab.gateway.answers(409, b"{}"))
+    first = asyncio.ensure_future(lab.merchant_sends(pay(order="o-1")))
+    second = asyncio.ensure_future(lab.merchant_sends(pay(session=ahead.id)))
+    await asyncio.sleep(1)
+    assert [send.method for send in lab.gateway.seen] == ["POST"]
+    assert (await lab.only_session()).in_flight is alone
+    answers = await asyncio.gather(first, second)
+    assert not alone or [answer.status for answer in answers] == [200, 200]
+    await lab.close()
+
+
+async def _at_once(_lock: asyncio.Lock) -> bool:
+    return True
+
+
+async def _answers_later(_send: Send) -> WireFacts:
+    await asyncio.sleep(2)
+    return WireFacts(True, Phase.ANSWERED, None, 200, "", (), SUCCEEDED)
 
 
 async def test_an_unknown_session_is_refused(lab: Lab) -> None:
