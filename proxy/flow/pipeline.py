@@ -277,9 +277,18 @@ class Pipeline:
                 answer = await walk.answered()
         except TimeoutError:
             self._duplicate(walk, Duplicate.IN_PROGRESS)
-            return self._in_progress(walk.lane, walk.session)
+            return self._in_progress(walk.lane, await self._on_record(walk.session))
         self._duplicate(walk, Duplicate.JOINED)
         return replayed(answer)
+
+    async def _on_record(self, session: Session) -> Session:
+        """As the store has it, if that is later: another process may have sent it meanwhile."""
+        if not self._store.shared or not session.id:
+            return session
+        current = None
+        with contextlib.suppress(StoreUnavailable):
+            current = await self._store.get(session.id)
+        return session if current is None or current.version < session.version else current
 
     async def _closed(self, lane: Lane, session: Session, verdict: Duplicate) -> Answer:
         """What a duplicate of a payment gets that will not be sent again."""

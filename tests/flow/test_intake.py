@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.core.events import DuplicateSeen, NewKeySeen
+from proxy.core.reasons import Reason
 from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.core.wire import Answer, Phase, WireFacts
@@ -363,6 +364,37 @@ async def test_an_order_that_came_to_nothing_starts_over(lab: Lab) -> None:
     assert header_of(second, "X-Payment-Session-Id") != header_of(first, "X-Payment-Session-Id")
 
 
+async def test_what_another_replica_sends_is_not_denied(tmp_path: Path) -> None:
+    """While one still connects, the other has sent: whoever asks the first hears that it may be."""
+    settings, clock = settings_from(POLICY, tmp_path), LoopClock()
+    here = Lab(settings, SharedStore(clock, []))
+    assert isinstance(here.store, SharedStore)
+    there = Lab(settings, SharedStore(clock, [], here.store))
+
+    async def connects_for_ever(_send: Send) -> WireFacts:
+        await asyncio.sleep(20)
+        return WireFacts(False, Phase.CONNECTING, Reason.CONNECT_TIMEOUT)
+
+    here.gateway.will(connects_for_ever)
+    there.gateway.will(there.gateway.answers_late(9, 200, SUCCEEDED))
+    first = asyncio.ensure_future(here.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(0.5)
+    # The control: nobody has sent it yet.
+    assert outcome_of(await here.merchant_sends(pay(key="k-1"))) == "not_charged"
+    second = asyncio.ensure_future(there.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(0.5)
+    assert outcome_of(await here.merchant_sends(pay(key="k-1"))) == "unknown"
+    await asyncio.gather(first, second)
+    for lab in (here, there):
+        await lab.close()
+
+
+def outcome_of(answer: Answer) -> str:
+    """What a refusal says of the money."""
+    assert answer.status == 409
+    return str(json.loads(answer.body)["outcome"])
+
+
 # --- sessions created ahead ----------------------------------------------------------------------
 
 
@@ -390,9 +422,7 @@ async def test_a_request_that_names_only_the_order_finds_its_session(lab: Lab) -
 async def test_two_names_of_one_session_at_once(
     tmp_path: Path, alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its order and by its id in the same moment, and the store is far away: one walk, and both
-    hear of its one send. The control lets both bind it, and then one takes back the other's intent.
-    """
+    """One walk of which both hear; the control lets both bind it: one takes back what is out."""
     settings = settings_from(POLICY, tmp_path)
     clock = LoopClock()
     store = SharedStore(clock, [])
