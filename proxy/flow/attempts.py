@@ -34,7 +34,7 @@ from proxy.core.retrying import (
 )
 from proxy.core.routing import is_safe
 from proxy.core.session import Session, apply, of_another
-from proxy.core.states import AttemptStatus, Outcome, State
+from proxy.core.states import OPEN, AttemptStatus, Outcome, State
 from proxy.core.wire import Answer, Headers, InboundRequest, Phase, WireFacts, close_stream
 from proxy.flow.answer import forwarded, not_recorded_yet, without_answer
 from proxy.flow.journal import Change, Journal
@@ -44,11 +44,7 @@ from proxy.ports import Clock, Dice, Recorder, Send, SendForbidden, StoreUnavail
 
 # Bound once: reaching a member through its enum costs more than what is done with it.
 _UNKNOWN = Outcome.UNKNOWN
-_NOT_SENT, _REJECTED, _IN_FLIGHT = (
-    AttemptStatus.NOT_SENT,
-    AttemptStatus.REJECTED,
-    AttemptStatus.IN_FLIGHT,
-)
+_NOT_SENT, _REJECTED = AttemptStatus.NOT_SENT, AttemptStatus.REJECTED
 _INTERRUPTED, _CANCELLED = State.INTERRUPTED, State.CANCELLED
 _A_STRONG, _TIMER = GatewayClass.A_STRONG, ev.ResumedBy.TIMER
 
@@ -500,9 +496,13 @@ def _not_again(verdict: Verdict) -> Verdict:
 
 
 def _intended(walk: Walk, session: Session, number: int) -> bool:
-    """Whether the walk's intent of that number is on record, without its end."""
-    mine = (number, _IN_FLIGHT, walk.intended_at, walk.epoch)
-    return any((a.number, a.status, a.started_at, a.epoch) == mine for a in session.attempts)
+    """Whether the walk's intent of that number is on record, and nobody knows what came of it: it
+    has no end, or this process was taken for gone.
+    """
+    mine = (number, walk.intended_at, walk.epoch)
+    return any(
+        a.status in OPEN and (a.number, a.started_at, a.epoch) == mine for a in session.attempts
+    )
 
 
 async def _touching(walk: Walk) -> AsyncIterator[bytes]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,7 +17,8 @@ from proxy.core.states import Outcome, State
 from proxy.core.wire import Phase, WireFacts
 from proxy.ports import Send, StoreUnavailable
 from proxy.upstream.scripted import Step
-from tests.support.lab import POLICY, SUCCEEDED, Lab, pay, settings_from
+from tests.support.clocks import LoopClock
+from tests.support.lab import POLICY, SUCCEEDED, Lab, SharedStore, pay, settings_from
 
 pytestmark = pytest.mark.looptime
 
@@ -127,6 +129,37 @@ async def test_an_intent_that_took_too_long_is_not_used(
     lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))
     await lab.merchant_sends(pay(key="k-1"))
     assert len(lab.gateway.seen) == 1
+
+
+async def test_an_intent_that_was_taken_over_unused_was_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its write outlasts the lease, and another takes it for lost; who never used it knows."""
+    settings, clock = settings_from(ONE_BY_ITSELF, tmp_path), LoopClock()
+    here = Lab(settings, SharedStore(clock, []))
+    assert isinstance(here.store, SharedStore)
+    there = Lab(settings, SharedStore(clock, [], here.store))
+    commit = here.store.commit
+
+    async def outlasts_the_lease(*told: Any) -> None:
+        await commit(*told)
+        monkeypatch.undo()
+        await asyncio.sleep(SharedStore.LEASE + 1)
+        await here.store.heartbeat()
+
+    monkeypatch.setattr(here.store, "commit", outlasts_the_lease)
+    here.gateway.will(here.gateway.answers(200, SUCCEEDED))
+    paying = asyncio.ensure_future(here.merchant_sends(pay(key="k-1", target="/pay"), "plain"))
+    await asyncio.sleep(SharedStore.LEASE + 0.5)
+    await there.store.heartbeat()
+    await there.reconciler.run_once()
+    assert (await there.only_session()).outcome is Outcome.UNKNOWN
+    await paying
+    assert here.gateway.seen == []
+    session = await there.only_session()
+    assert (session.state, session.outcome) == (State.INTERRUPTED, Outcome.NOT_CHARGED)
+    for lab in (here, there):
+        await lab.close()
 
 
 async def test_a_look_up_proves_nothing_about_a_later_send(lab: Lab) -> None:
