@@ -151,9 +151,7 @@ async def test_an_intent_that_was_taken_over_unused_was_not_sent(
     here.gateway.will(here.gateway.answers(200, SUCCEEDED))
     paying = asyncio.ensure_future(here.merchant_sends(pay(key="k-1", target="/pay"), "plain"))
     await asyncio.sleep(SharedStore.LEASE + 0.5)
-    await there.store.heartbeat()
-    await there.reconciler.run_once()
-    assert (await there.only_session()).outcome is Outcome.UNKNOWN
+    assert await there.reconciler.take_over() == 1
     await paying
     assert here.gateway.seen == []
     session = await there.only_session()
