@@ -417,7 +417,7 @@ ROWS: dict[str, list[Panel]] = {
                 "{{gateway}}, {{instance}}",
             ),
             BREAKER,
-            span=24,
+            span=16,
         ),
     ],
     "Latency": [
@@ -472,6 +472,16 @@ ROWS: dict[str, list[Panel]] = {
             unit="short",
         ),
         lines(
+            "Policy file taken up",
+            "0 since the policy file was changed and refused: what held before goes on, and the "
+            "log says why. Runbook: HoldfastPolicyRefused.",
+            Query(
+                f"min by (instance) (holdfast_config_last_reload_successful{{{INSTANCE}}})",
+                "{{instance}}",
+            ),
+            unit="short",
+        ),
+        lines(
             "Outcomes on the spool",
             "What gateways answered and the store has not taken yet. It is offered every second; "
             "what stays although the store takes writes is in the log.",
@@ -498,7 +508,7 @@ ROWS: dict[str, list[Panel]] = {
             Query(f"sum by (version) (holdfast_build_info{{{INSTANCE}}})", "{{version}}"),
             unit="short",
             stacked=True,
-            span=24,
+            span=16,
         ),
     ],
 }

@@ -21,9 +21,11 @@ import structlog
 
 from proxy import __version__
 from proxy.audit import AuditFile
+from proxy.background.gauges import Gauges
 from proxy.background.heartbeat import Heartbeat
 from proxy.background.janitor import Janitor
 from proxy.background.reconciler import Reconciler
+from proxy.background.reload import Reloader
 from proxy.background.watch import Watch
 from proxy.flow.admission import Admission
 from proxy.flow.commands import Commands
@@ -34,8 +36,9 @@ from proxy.flow.reconcile import Reconcile
 from proxy.flow.saver import Saver
 from proxy.flow.walk import Lane, Walks
 from proxy.keyring import KEY_BYTES, Keyring, read_keys, read_or_make_keys
-from proxy.ports import Clock, Recorder, SessionStore, StoreUnavailable
+from proxy.ports import Recorder, SessionStore, Upstream
 from proxy.settings.defaults import MAX_ATTEMPTS
+from proxy.settings.load import Policy
 from proxy.settings.values import Address, Gateway, Settings
 from proxy.spool import FileSpool
 from proxy.stores import make_store
@@ -51,9 +54,6 @@ from proxy.web.forward import Forward
 from proxy.web.listeners import Listeners, check_parser
 from proxy.web.sessions_api import SessionsApi
 
-# So long a scrape waits for a store that does not answer: far less than any scraper's own time-out.
-_COUNT_SECONDS = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class Doors:
@@ -65,10 +65,15 @@ class Doors:
 
 
 class Holdfast:
-    """One running sidecar. `log_stream` takes its log lines; standard output by default."""
+    """One running sidecar. `log_stream` takes its log lines; standard output by default. `policy`
+    is what the settings were read from, if they may change.
+    """
 
-    def __init__(self, settings: Settings, log_stream: Sink | None = None) -> None:
+    def __init__(
+        self, settings: Settings, log_stream: Sink | None = None, policy: Policy | None = None
+    ) -> None:
         self._settings = settings
+        self._policy = policy
         self._log_stream = log_stream
         self._log = structlog.get_logger()
         self._clock = SystemClock()
@@ -77,8 +82,8 @@ class Holdfast:
         self._listeners = Listeners()
         self._walks = Walks()
         self._lanes: dict[str, Lane] = {}
-        self._spool: FileSpool | None = None
-        self._counting: asyncio.Task[None] | None = None
+        self._forwards: dict[str, Forward] = {}
+        self._reloader: Reloader | None = None
         self._stopping = False
         # Closed in the reverse order of opening, also when opening fails half-way.
         self._open = AsyncExitStack()
@@ -101,9 +106,7 @@ class Holdfast:
         recorder = MetricsRecorder(self._metrics, LineSink(self._log_stream), clock, later)
         self._store = store = await self._open_store(recorder, keyring)
         self._audit = self._open_audit()
-        for name, gateway in settings.gateways.items():
-            self._lanes[name] = lane = _lane(gateway, clock)
-            self._open.push_async_callback(lane.upstream.close)
+        self._open_lanes()
         spool = await self._opened_spool()
         self._tasks = tasks = Tasks(self._bug)
         self._open.push_async_callback(tasks.stop)
@@ -148,9 +151,27 @@ class Holdfast:
         _ = tasks.start(reconciler.run(), "reconciler")
         _ = tasks.start(Watch(store, recorder, clock).run(), "watch")
         _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")
+        self._start_reloader(recorder)
         gatekeeper = Gatekeeper(settings.tokens, keyring)
         sessions = SessionsApi(commands, store, keyring, gatekeeper, clock, self._audit)
-        admin = Admin(self._metrics, self._refresh, self._unready, lambda: store.broken, gatekeeper)
+        gauges = Gauges(
+            metrics=self._metrics,
+            store=store,
+            walks=self._walks,
+            lanes=self._lanes,
+            spool=spool,
+            tasks=tasks,
+            clock=clock,
+            unready=self._unready,
+        )
+        admin = Admin(
+            self._metrics,
+            gauges.refresh,
+            self._unready,
+            lambda: store.broken,
+            gatekeeper,
+            self._reload,
+        )
         self._open.push_async_callback(self._listeners.close)
         # The same on every replica of an installation, so that a loop through two is one too.
         via = f"holdfast-{keyring.digest('via')[:8]}"
@@ -166,6 +187,17 @@ class Holdfast:
             self._log.warning("store", promise=store.promise)
         return store
 
+    def _open_lanes(self) -> None:
+        for name, gateway in self._settings.gateways.items():
+            limits = gateway.concurrency, gateway.breaker, gateway.budget
+            admission = Admission(*limits, self._clock)
+            self._lanes[name] = _lane(gateway, self._open_upstream(gateway), admission)
+
+    def _open_upstream(self, gateway: Gateway) -> LeanUpstream:
+        upstream = LeanUpstream(gateway.upstream, ca_file=gateway.ca_file)
+        self._open.push_async_callback(upstream.close)
+        return upstream
+
     def _open_audit(self) -> AuditFile | None:
         if self._settings.audit is None:
             self._log.warning("no audit trail", setting="audit")
@@ -178,7 +210,7 @@ class Holdfast:
     async def _opened_spool(self) -> FileSpool | None:
         if self._settings.spool is None:
             return None
-        self._spool = spool = FileSpool(self._settings.spool, self._clock)
+        spool = FileSpool(self._settings.spool, self._clock)
         await spool.open()
         self._open.push_async_callback(spool.close)
         return spool
@@ -203,10 +235,12 @@ class Holdfast:
 
     async def _open_doors(self, sessions: SessionsApi, admin: Admin, via: str) -> Doors:
         settings, listeners = self._settings, self._listeners
+        self._metrics.config_last_reload_successful.set(1)
         opened: dict[str, Address] = {}
         for name, gateway in settings.gateways.items():
             token = None if gateway.listen.loopback else settings.tokens.backend
             forward = Forward(self._pipeline, self._lanes[name], via=via, token=token)
+            self._forwards[name] = forward
             where = gateway.listen
             with _named(f"gateways.{name}.listen", where):
                 port = await listeners.open_gateway(forward.handle, where.host, where.port)
@@ -231,6 +265,36 @@ class Holdfast:
         )
         return doors
 
+    def _start_reloader(self, recorder: Recorder) -> None:
+        if self._policy is not None:
+            self._reloader = Reloader(self._policy, self._use, recorder, self._clock)
+            _ = self._tasks.start(self._reloader.run(), "reloader")
+
+    async def _reload(self) -> list[str]:
+        return [] if self._reloader is None else await self._reloader.reload()
+
+    def reload_soon(self) -> None:
+        """Take up the policy file as it is now; the log says what came of it."""
+        if self._reloader is not None and not self._stopping:
+            _ = self._tasks.start(self._reloader.soon(), "reload")
+
+    def _use(self, policy: Policy) -> None:
+        """Have everything that begins from now on go by this policy."""
+        before, gateways = self._settings.gateways, policy.settings.gateways
+        # What is under way keeps the connections it has.
+        moved = {
+            name: self._open_upstream(gateway)
+            for name, gateway in gateways.items()
+            if (gateway.upstream, gateway.ca_file) != (before[name].upstream, before[name].ca_file)
+        }
+        self._settings = policy.settings
+        for name, gateway in gateways.items():
+            lane = self._lanes[name]
+            lane.admission.use(gateway.concurrency, gateway.breaker, gateway.budget)
+            upstream = moved.get(name, lane.upstream)
+            self._lanes[name] = lane = _lane(gateway, upstream, lane.admission)
+            self._forwards[name].use(lane)
+
     async def stop(self) -> None:
         """Drain and close. In-flight payments finish, or are durably marked as interrupted."""
         shutdown = self._settings.shutdown
@@ -250,38 +314,6 @@ class Holdfast:
     def _bug(self, error: BaseException) -> None:
         self._log.error("internal error", exc_info=error)
 
-    async def _refresh(self) -> None:
-        """Read off the gauges that are a state rather than a count, whatever the store does."""
-        if self._counting is None or self._counting.done():
-            self._counting = self._tasks.start(self._count_sessions(), "count")
-        _ = await asyncio.wait({self._counting}, timeout=_COUNT_SECONDS)
-        self._metrics.store_regressed.set(self._store.regressed is not None)
-        waiting = {} if self._spool is None else self._spool.records()
-        self._metrics.spooled_outcomes.set(len(waiting))
-        self._metrics.ready.set(self._unready() is None)
-        now = self._clock.monotonic()
-        for name, lane in self._lanes.items():
-            self._metrics.breaker_state.set(lane.admission.breaker.state, name)
-            self._metrics.budget_remaining.set(lane.admission.budget.left(now), name)
-
-    async def _count_sessions(self) -> None:
-        """What is in a store is shown by one of those that share it, so that a sum over them is
-        right. While it cannot be read what was counted last stays: an alert is not over then.
-        """
-        store, walked = self._store, self._walks.by_session
-        try:
-            if store.leads:
-                sessions = {session.id: session for session in await store.listed()}
-                sessions |= {key: walk.session for key, walk in walked.items()}
-            elif store.lease_seconds() > 0:
-                sessions = {k: w.session for k, w in walked.items() if not w.session.durable}
-            else:  # who leads cannot be known
-                return
-        except StoreUnavailable:
-            return
-        now_ms = self._clock.now_ms()
-        self._metrics.show_sessions(sessions.values(), self._lanes, now_ms, walked=walked)
-
 
 @contextmanager
 def _named(setting: str, where: Address) -> Iterator[None]:
@@ -297,15 +329,15 @@ def _named(setting: str, where: Address) -> Iterator[None]:
         raise OSError(message) from None
 
 
-def _lane(gateway: Gateway, clock: Clock) -> Lane:
+def _lane(gateway: Gateway, upstream: Upstream, admission: Admission) -> Lane:
     credential = gateway.lookup_credential
     return Lane(
         name=gateway.name,
         profile=gateway.profile,
         routes=gateway.routes,
         endpoint=gateway.upstream,
-        upstream=LeanUpstream(gateway.upstream, ca_file=gateway.ca_file),
-        admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, clock),
+        upstream=upstream,
+        admission=admission,
         lookup_credential=() if credential is None else ((credential.header, credential.value),),
         lookup_sees_all=credential is not None and credential.sees_all,
     )

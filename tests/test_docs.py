@@ -250,13 +250,17 @@ async def _nothing() -> None:
     return
 
 
+async def _no_changes() -> list[str]:
+    return []
+
+
 def test_every_admin_page_is_named_somewhere() -> None:
     """A path that can be asked for can be read about."""
     gatekeeper = Gatekeeper(Tokens(), Keyring(b"k" * 32))
-    app = Admin(Metrics(), _nothing, lambda: None, lambda: None, gatekeeper).app()
+    app = Admin(Metrics(), _nothing, lambda: None, lambda: None, gatekeeper, _no_changes).app()
     text = "\n".join(map(read, PAGES))
     paths = {resource.canonical for resource in app.router.resources()}
-    assert paths >= {"/healthz", "/readyz", "/metrics"}
+    assert paths >= {"/healthz", "/readyz", "/metrics", "/-/reload"}
     assert {path for path in paths if f"`{path}`" not in text} == set()
 
 

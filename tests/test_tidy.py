@@ -17,6 +17,7 @@ TESTS = sorted(p for p in (ROOT / "tests").rglob("*.py") if "node_modules" not i
 # Aims, not laws: a file whose one thing is long may be longer, and says so here.
 MAX_LINES = 320
 LONGER = {
+    "app.py": "everything there is, and the order it is opened in",
     "core/events.py": "one class per thing that happens",
     "core/refusals.py": "one row per refusal",
     "core/session.py": "one event per case, all in one place",

@@ -13,8 +13,7 @@ import sys
 from proxy.app import Holdfast
 from proxy.keyring import KeyFileError
 from proxy.ports import StoreUnavailable
-from proxy.settings.load import ConfigError, load
-from proxy.settings.values import Settings
+from proxy.settings.load import ConfigError, Policy, load_policy
 from proxy.telemetry import logs
 from proxy.telemetry.outlet import Outlet
 from proxy.web.listeners import UnsafeParser
@@ -23,7 +22,7 @@ from proxy.web.listeners import UnsafeParser
 def serve(options: argparse.Namespace) -> int:
     """Run until told to stop."""
     try:
-        settings = load(options.config)
+        policy = load_policy(options.config)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
@@ -31,25 +30,26 @@ def serve(options: argparse.Namespace) -> int:
     logs.configure(out)
     _allow_many_sockets()
     try:
-        return _run_loop(settings, out)
+        return _run_loop(policy, out)
     finally:
         out.close()
 
 
-def _run_loop(settings: Settings, out: Outlet) -> int:
+def _run_loop(policy: Policy, out: Outlet) -> int:
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 -- the optional extra `speed`
 
-        return uvloop.run(_serve(settings, out))
-    return asyncio.run(_serve(settings, out))
+        return uvloop.run(_serve(policy, out))
+    return asyncio.run(_serve(policy, out))
 
 
-async def _serve(settings: Settings, out: Outlet) -> int:
-    holdfast = Holdfast(settings, out)
+async def _serve(policy: Policy, out: Outlet) -> int:
+    holdfast = Holdfast(policy.settings, out, policy)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, holdfast.reload_soon)
     try:
         await holdfast.start()
     except (UnsafeParser, StoreUnavailable, KeyFileError, OSError) as error:

@@ -34,6 +34,12 @@ class RetryBudget:
         most = max(policy.min_per_second, 1.0) * policy.window * 10
         return cls(policy, free, now, free, most)
 
+    def under(self, policy: BudgetPolicy) -> RetryBudget:
+        """A budget by another policy, with what is left of this one."""
+        fresh = RetryBudget.full(policy, self._refilled_at)
+        fresh.tokens = min(self.tokens, fresh._most)  # noqa: SLF001 -- its own kind
+        return fresh
+
     def deposit(self, now: float) -> None:
         """Account for a first attempt."""
         self._refill(now)

@@ -315,9 +315,23 @@ class OutcomeSaved(Struct, frozen=True, gc=False):
     session_id: str
 
 
+class PolicyReloaded(Struct, frozen=True, gc=False):
+    """A changed policy file holds from now on. `changes`: a line each, before and after."""
+
+    changes: tuple[str, ...]
+
+
+class PolicyRefused(Struct, frozen=True, gc=False):
+    """A changed policy file was not taken up; what held before it goes on."""
+
+    why: str
+
+
 # Looked for in the log first: each is a line of its own.
 Rare = (
     NewKeySeen
+    | PolicyReloaded
+    | PolicyRefused
     | StoreAway
     | StoreBack
     | StoreRegressed

@@ -44,6 +44,16 @@ class Admission:
         self._in_flight = 0
         self._queue: deque[asyncio.Future[None]] = deque()
 
+    def use(
+        self, concurrency: ConcurrencyPolicy, breaker: BreakerPolicy, budget: BudgetPolicy
+    ) -> None:
+        """Go on by another policy, with what was counted so far and who waits."""
+        self._concurrency, self.breaker.policy = concurrency, breaker
+        self.budget = self.budget.under(budget)
+        while self._queue and self._in_flight < concurrency.max_in_flight:
+            self._in_flight += 1
+            self.leave()
+
     def take(self) -> bool:
         """Whether a place was free, which is then taken."""
         if self._in_flight >= self._concurrency.max_in_flight:
@@ -77,7 +87,7 @@ class Admission:
 
     def leave(self) -> None:
         """Hand the place to the next in the queue, or free it."""
-        while self._queue:
+        while self._queue and self._in_flight <= self._concurrency.max_in_flight:
             place = self._queue.popleft()
             if not place.done():
                 place.set_result(None)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from proxy.settings import schema as s
-from proxy.settings.load import ConfigError, Policy
+from proxy.settings.load import Policy
 from proxy.settings.profiles import at, unwrapped
 from proxy.settings.yaml_lines import Document
 from proxy.settings.yaml_lines import Path as Place
@@ -47,9 +47,7 @@ class _Layer(NamedTuple):
 
 
 def explain(policy: Policy, method: str, target: str) -> list[Explained]:
-    """For each gateway, the route that a request meets there and all that holds for it. Raises
-    `ConfigError`.
-    """
+    """For each gateway, the route that a request meets there and all that holds for it."""
     path = urlsplit(target).path
     return [_at_gateway(policy, name, method, path) for name in policy.model.gateways]
 
@@ -57,9 +55,7 @@ def explain(policy: Policy, method: str, target: str) -> list[Explained]:
 def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
     model, document = policy.model, policy.document
     gateway, own = model.gateways[name], ("gateways", name)
-    profile, facts = policy.profiles.load(gateway.profile)
-    if profile is None:  # somebody has changed it since the policy was read
-        raise ConfigError(facts.mistakes)
+    profile, facts = policy.profiles[gateway.profile]
     resolved = policy.settings.gateways[name]
     route = resolved.routes.match(method, path)
     named = any(route is one for _, one in resolved.routes.routes)

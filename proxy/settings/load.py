@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
-from proxy.settings.profiles import Profiles, nearest, profiles_beside, read_file, validate
+from proxy.settings.profiles import (
+    OWN_PROFILES,
+    Profiles,
+    nearest,
+    profiles_beside,
+    read_file,
+    validate,
+)
 from proxy.settings.resolve import Resolver
-from proxy.settings.schema import PolicyFile
+from proxy.settings.schema import PolicyFile, ProfileFile
 from proxy.settings.values import Settings
 from proxy.settings.yaml_lines import Data, Document, Mistake, core_scalar
 from proxy.settings.yaml_lines import Path as Place
@@ -40,9 +49,10 @@ class ConfigError(Exception):
 class Policy:
     """A policy file without a mistake: what is written there, and what holds."""
 
+    file: Path
     document: Document
     model: PolicyFile
-    profiles: Profiles
+    profiles: Mapping[str, tuple[ProfileFile, Document]]  # those that its gateways name
     settings: Settings
 
 
@@ -64,10 +74,22 @@ def load_policy(path: Path, environ: Mapping[str, str] | None = None) -> Policy:
     model = validate(PolicyFile, document)
     if model is None:
         raise ConfigError(document.mistakes)
-    settings = Resolver(document, model, profiles, path.parent, environ).settings()
+    resolver = Resolver(document, model, profiles, path.parent, environ)
+    settings = resolver.settings()
     if settings is None or document.mistakes:
         raise ConfigError(document.mistakes)
-    return Policy(document, model, profiles, settings)
+    return Policy(path, document, model, resolver.profiles, settings)
+
+
+def content_hash(path: Path) -> str:
+    """Of a policy file and the profiles beside it, as they are now; what cannot be read counts as
+    empty.
+    """
+    found = sha256()
+    for file in (path, *sorted((path.parent / OWN_PROFILES).glob("*.yaml"))):
+        with contextlib.suppress(OSError):
+            found.update(b"%s\0%s\0" % (file.name.encode(), file.read_bytes()))
+    return found.hexdigest()
 
 
 def _check_profile_names(document: Document, profiles: Profiles) -> None:

@@ -18,6 +18,7 @@ from proxy.settings.schema import ProfileFile
 from proxy.settings.yaml_lines import MAX_DOCUMENT_BYTES, Data, Document, Mistake, read
 from proxy.settings.yaml_lines import Path as Place
 
+OWN_PROFILES = "gateways"  # the folder beside the policy file
 _BUILT_IN = Path(__file__).parent.parent / "gateways"
 
 # Leaving out one fault can bring out another (a gateway without its listener is no gateway).
@@ -65,7 +66,7 @@ class Profiles:
 
 def profiles_beside(policy_file: Path) -> Profiles:
     """Profiles in `gateways/` beside the policy file, then those that ship with Holdfast."""
-    return Profiles((policy_file.parent / "gateways", _BUILT_IN))
+    return Profiles((policy_file.parent / OWN_PROFILES, _BUILT_IN))
 
 
 def read_file(path: Path) -> Document:

@@ -83,6 +83,7 @@ class Resolver:
         self._document = document
         self._model = model
         self._profiles = profiles
+        self.profiles: dict[str, tuple[s.ProfileFile, Document]] = {}  # that were read
         self._folder = folder
         self._environ = environ
 
@@ -152,6 +153,7 @@ class Resolver:
         profile, document = self._profiles.load(name)
         if profile is not None:
             check_profile(profile, document)
+            self.profiles[name] = (profile, document)
         self._document.mistakes += document.mistakes
         return profile
 

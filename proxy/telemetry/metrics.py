@@ -134,6 +134,10 @@ class Metrics(Collector):
         )
         self.ready = Gauge("holdfast_ready", "1 while payments are taken, else 0.")
         self.ready.set(0)
+        self.config_last_reload_successful = Gauge(
+            "holdfast_config_last_reload_successful",
+            "1 while the policy file as it was last read holds, 0 if it was refused.",
+        )
         self.build_info = Gauge(
             "holdfast_build_info",
             "Always 1; the version is the label.",

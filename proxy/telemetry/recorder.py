@@ -28,6 +28,8 @@ _ENDS = (
 # Its level, and what its line says.
 _RARE: Mapping[type[ev.Rare], tuple[str, str]] = {
     ev.NewKeySeen: ("warning", "new key"),
+    ev.PolicyReloaded: ("info", "policy reloaded"),
+    ev.PolicyRefused: ("error", "policy not reloaded"),
     ev.StoreAway: ("error", "store away"),
     ev.StoreBack: ("info", "store back"),
     ev.StoreRegressed: ("error", "store regressed"),
@@ -177,6 +179,8 @@ class MetricsRecorder:
     def _told(self, fact: ev.Rare) -> None:
         """A line of its own for what is rare and is looked for in the log first."""
         level, event = _RARE[type(fact)]
+        if isinstance(fact, ev.PolicyReloaded | ev.PolicyRefused):
+            self._m.config_last_reload_successful.set(isinstance(fact, ev.PolicyReloaded))
         if isinstance(fact, ev.OutcomeUnsaved) and not fact.spooled:
             level, event = "error", "outcome in memory only"
         said = {name: getattr(fact, name) for name in fact.__struct_fields__ if name != "spooled"}

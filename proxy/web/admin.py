@@ -1,4 +1,4 @@
-"""Health and metrics, on the admin listener."""
+"""Health, metrics, and reading the policy again, on the admin listener."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
+from proxy.settings.load import ConfigError
 from proxy.telemetry.metrics import Metrics
 from proxy.web.auth import CHALLENGE, Gatekeeper, Role
 
@@ -25,12 +26,14 @@ class Admin:
         unready: Callable[[], str | None],
         broken: Callable[[], str | None],
         gatekeeper: Gatekeeper,
+        reload: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self._metrics = metrics
         self._refresh = refresh
         self._unready = unready
         self._broken = broken
         self._gatekeeper = gatekeeper
+        self._reload = reload
 
     def app(self) -> web.Application:
         """The aiohttp application of the admin listener."""
@@ -39,6 +42,7 @@ class Admin:
         app.router.add_get("/livez", self.healthz)
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/metrics", self.metrics)
+        app.router.add_post("/-/reload", self.reload)
         return app
 
     async def healthz(self, _request: web.Request) -> web.Response:
@@ -57,6 +61,16 @@ class Admin:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         body = encode(self._metrics.registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def reload(self, request: web.Request) -> web.Response:
+        """Take up the policy file as it is now: what has changed, or every mistake in it."""
+        if self._gatekeeper.role(request) < Role.OPERATOR:
+            return web.Response(status=401, text=f"{self._gatekeeper.nobody}\n", headers=CHALLENGE)
+        try:
+            changed = await self._reload()
+        except ConfigError as error:
+            return web.Response(status=422, text=f"{error}\n")
+        return web.Response(text="".join(f"{line}\n" for line in changed) or "nothing changed\n")
 
 
 def _verdict(trouble: str | None) -> web.Response:

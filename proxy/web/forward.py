@@ -37,10 +37,14 @@ class Forward:
 
     def __init__(self, pipeline: Pipeline, lane: Lane, *, via: str, token: str | None) -> None:
         self._pipeline = pipeline
-        self._lane = lane
         self._via = via
-        self._key_header = lane.profile.key_header.lower()
         self._token = token
+        self.use(lane)
+
+    def use(self, lane: Lane) -> None:
+        """Send what comes from now on through this lane."""
+        self._lane = lane
+        self._key_header = lane.profile.key_header.lower()
 
     async def handle(self, request: GatewayRequest) -> RawResponse:
         """Answer one request. There is nothing to route here."""

@@ -24,7 +24,7 @@ import proxy.stores.redis
 import proxy.stores.sqlite  # noqa: F401 -- likewise
 from proxy.app import Holdfast
 from proxy.cli import serve
-from proxy.settings.load import load as load_policy
+from proxy.settings.load import load_policy
 from proxy.telemetry import logs
 from tests.campaigns.arrangements import arrange
 from tests.support.running import policy
@@ -38,7 +38,7 @@ def main() -> None:
     _serve_once()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: the kernel may bury them
     # A policy is read here, once for all who have it.
-    load = serve.load = functools.cache(load_policy)  # type: ignore[attr-defined]
+    load = serve.load_policy = functools.cache(load_policy)  # type: ignore[attr-defined]
     for line in sys.stdin:
         _, config, log, *arrangement = line.rstrip("\n").split("\t")
         load(Path(config))
@@ -54,7 +54,7 @@ def _serve_once() -> None:
     with tempfile.TemporaryDirectory(prefix="holdfast-campaign-") as folder:
         path = Path(folder, "policy.yaml")
         path.write_text(policy(_SOMEWHERE, store="memory://"), encoding="utf-8")
-        settings = load_policy(path)
+        settings = load_policy(path).settings
 
     async def serve_once() -> None:
         holdfast = Holdfast(settings, nowhere)

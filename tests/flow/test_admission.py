@@ -151,3 +151,54 @@ async def test_a_place_that_comes_as_the_time_is_up_is_taken() -> None:
     if waiting.result() is None:
         doors.leave()
     assert await doors.enter() is None
+
+
+# --- another policy ------------------------------------------------------------------------------
+
+
+async def test_more_places_are_given_at_once() -> None:
+    """Who waits in the queue goes as soon as there is room for more."""
+    doors = admission(places=1, queue=2)
+    await doors.enter()
+    waiting = [asyncio.ensure_future(doors.enter()) for _ in range(2)]
+    await asyncio.sleep(0.1)
+    doors.use(ConcurrencyPolicy(2, 2, 1.0), doors.breaker.policy, doors.budget.policy)
+    await asyncio.sleep(0)
+    assert [place.done() for place in waiting] == [True, False]
+    doors.leave()
+    assert await asyncio.gather(*waiting) == [None, None]
+
+
+async def test_fewer_places_are_reached_by_and_by() -> None:
+    """Nobody is sent away; nobody follows until there are as few as there may be."""
+    doors = admission(places=2, queue=1)
+    for _ in range(2):
+        await doors.enter()
+    waiting = asyncio.ensure_future(doors.enter())
+    await asyncio.sleep(0.1)
+    doors.use(ConcurrencyPolicy(1, 1, 1.0), doors.breaker.policy, doors.budget.policy)
+    doors.leave()
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    doors.leave()
+    assert await waiting is None
+    assert not doors.take()
+
+
+async def test_what_was_counted_goes_on_under_another_policy() -> None:
+    """An open breaker stays open, for as long as the new policy says, and a spent budget spent."""
+    doors = admission()
+    generation = doors.breaker.generation
+    for _ in range(2):
+        doors.record(LOST, generation)
+    while doors.budget.withdraw(doors.budget._refilled_at):
+        pass
+    doors.use(
+        ConcurrencyPolicy(1, 1, 1.0),
+        BreakerPolicy(0.5, 2, 30.0, 60.0),
+        BudgetPolicy(0.5, 0.0, 10.0),
+    )
+    assert doors.breaker.state is BreakerState.OPEN
+    await asyncio.sleep(20)
+    assert not doors.may_send_first()
+    assert not doors.budget.withdraw(doors.budget._refilled_at)

@@ -167,6 +167,7 @@ def test_runbooks_that_panels_name_exist() -> None:
         "HoldfastDown",
         "HoldfastNotReady",
         "HoldfastPaymentsFailing",
+        "HoldfastPolicyRefused",
         "HoldfastStoreRegressed",
         "HoldfastStoreSlow",
         "HoldfastUnknownOutcomes",

@@ -52,6 +52,7 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "holdfast_overhead_seconds": ("histogram", ("gateway", "route")),
     "holdfast_store_seconds": ("histogram", ("operation",)),
     "holdfast_spooled_outcomes": ("gauge", ()),
+    "holdfast_config_last_reload_successful": ("gauge", ()),
     "holdfast_store_regressed": ("gauge", ()),
     "holdfast_breaker_state": ("gauge", ("gateway",)),
     "holdfast_retry_budget_remaining": ("gauge", ("gateway",)),

@@ -367,18 +367,35 @@ RARE: list[tuple[ev.Fact, dict[str, object]]] = [
         },
     ),
     (ev.OutcomeSaved("ps_1"), {"level": "info", "event": "outcome saved", "session_id": "ps_1"}),
+    (
+        ev.PolicyReloaded(("defaults.max_body: not written -> 64KiB",)),
+        {
+            "level": "info",
+            "event": "policy reloaded",
+            "changes": ["defaults.max_body: not written -> 64KiB"],
+        },
+    ),
+    (
+        ev.PolicyRefused("policy.yaml:1:1: sesion: unknown key"),
+        {
+            "level": "error",
+            "event": "policy not reloaded",
+            "why": "policy.yaml:1:1: sesion: unknown key",
+        },
+    ),
 ]
 
 
 @pytest.mark.parametrize(("fact", "wanted"), RARE)
 def test_what_is_rare_is_a_line(fact: ev.Fact, wanted: dict[str, object]) -> None:
-    """One line each, and no sample."""
+    """One line each, and no sample but that of the policy."""
     outlet = Outlet()
     outlet.recorder.note(fact)
     (line,) = outlet.lines()
     assert line.pop("timestamp")
     assert line == wanted
-    assert outlet.moved() == {}
+    taken_up = isinstance(fact, ev.PolicyReloaded)
+    assert outlet.moved() == ({("config_last_reload_successful",): 1} if taken_up else {})
 
 
 def test_every_fact_is_in_a_table() -> None:

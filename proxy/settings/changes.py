@@ -1,0 +1,87 @@
+"""What a policy file that was written anew changes, and whether that can be done while payments go
+through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from proxy.settings.load import ConfigError, Policy
+from proxy.settings.values import Settings
+from proxy.settings.yaml_lines import Data, Mistake, dotted
+from proxy.settings.yaml_lines import Path as Place
+
+_ONLY_A_RESTART = "only a restart changes this"
+# What is opened once, and what decides how long promises that were made are kept.
+_LASTING: dict[str, Place] = {
+    "sessions": ("listen", "sessions"),
+    "admin": ("listen", "admin"),
+    "store": ("store",),
+    "key_file": ("key_file",),
+    "audit": ("audit",),
+    "spool": ("spool",),
+    "session": ("session",),
+}
+_NOT_WRITTEN = object()
+
+
+def refuse_lasting(before: Policy, after: Policy) -> None:
+    """Raise `ConfigError` for changes that cannot be made while Holdfast runs, each as a mistake in
+    the new file.
+    """
+    old, new = before.settings, after.settings
+    places = [place for name, place in _LASTING.items() if getattr(old, name) != getattr(new, name)]
+    names = sorted(old.gateways.keys() ^ new.gateways.keys())
+    places += [("gateways", name) for name in names]
+    places += [
+        ("gateways", name, "listen")
+        for name in sorted(old.gateways.keys() & new.gateways.keys())
+        if old.gateways[name].listen != new.gateways[name].listen
+    ]
+    mistakes = [after.document.mistake(place, _ONLY_A_RESTART) for place in places]
+    mistakes += [Mistake(origin, 0, 0, "", _ONLY_A_RESTART) for origin in _secrets(old, new)]
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _secrets(old: Settings, new: Settings) -> Iterator[str]:
+    if old.tokens != new.tokens:
+        yield "a token"
+    if old.keys != new.keys:
+        yield "HOLDFAST_KEY"
+
+
+def changes(before: Policy, after: Policy) -> list[str]:
+    """What is written otherwise now, a line each: `place: before -> after`."""
+    old, new = _written(before), _written(after)
+    places = [place for place in {**old, **new} if _at(old, place) != _at(new, place)]
+    return [f"{dotted(p)}: {_shown(_at(old, p))} -> {_shown(_at(new, p))}" for p in places]
+
+
+def _written(policy: Policy) -> dict[Place, Data]:
+    """Every single value of the file and of the profiles it names, by its place."""
+    found = dict(_leaves(policy.document.data, ()))
+    for name, (_, document) in policy.profiles.items():
+        found |= dict(_leaves(document.data, (f"profile {name}",)))
+    return found
+
+
+def _leaves(data: Data, place: Place) -> Iterator[tuple[Place, Data]]:
+    if isinstance(data, dict) and data:
+        for key, value in data.items():
+            yield from _leaves(value, (*place, key))
+    elif isinstance(data, list) and data:
+        for number, value in enumerate(data):
+            yield from _leaves(value, (*place, number))
+    else:
+        yield place, data
+
+
+def _at(written: dict[Place, Data], place: Place) -> object:
+    return written.get(place, _NOT_WRITTEN)
+
+
+def _shown(value: object) -> str:
+    if value is _NOT_WRITTEN:
+        return "not written"
+    return str(value).lower() if isinstance(value, bool) else str(value)
