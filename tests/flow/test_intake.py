@@ -364,7 +364,10 @@ async def test_an_order_that_came_to_nothing_starts_over(lab: Lab) -> None:
     assert header_of(second, "X-Payment-Session-Id") != header_of(first, "X-Payment-Session-Id")
 
 
-async def test_what_another_replica_sends_is_not_denied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("away", [False, True], ids=["", "store away"])
+async def test_what_another_replica_sends_is_not_denied(
+    tmp_path: Path, away: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While one still connects, the other has sent: whoever asks the first hears that it may be."""
     settings, clock = settings_from(POLICY, tmp_path), LoopClock()
     here = Lab(settings, SharedStore(clock, []))
@@ -383,10 +386,17 @@ async def test_what_another_replica_sends_is_not_denied(tmp_path: Path) -> None:
     assert outcome_of(await here.merchant_sends(pay(key="k-1"))) == "not_charged"
     second = asyncio.ensure_future(there.merchant_sends(pay(key="k-1")))
     await asyncio.sleep(0.5)
+    if away:
+        monkeypatch.setattr(here.store, "get", _unreachable)
     assert outcome_of(await here.merchant_sends(pay(key="k-1"))) == "unknown"
+    monkeypatch.undo()
     await asyncio.gather(first, second)
     for lab in (here, there):
         await lab.close()
+
+
+async def _unreachable(_session_id: str) -> None:
+    raise StoreUnavailable
 
 
 def outcome_of(answer: Answer) -> str:
