@@ -94,16 +94,21 @@ class Holdfast:
         """
         check_parser()
         try:
-            return await self._start()
+            doors = await self._start()
         except BaseException:
             await self._open.aclose()
             raise
+        if self._policy is not None:  # which moves what has been opened
+            self._reloader = Reloader(self._policy, self._use, self._recorder, self._clock)
+            _ = self._tasks.start(self._reloader.run(), "reloader")
+        return doors
 
     async def _start(self) -> Doors:
         settings, clock = self._settings, self._clock
         keyring = self._keyring()
         later = asyncio.get_running_loop().call_soon
-        recorder = MetricsRecorder(self._metrics, LineSink(self._log_stream), clock, later)
+        lines = LineSink(self._log_stream)
+        self._recorder = recorder = MetricsRecorder(self._metrics, lines, clock, later)
         self._store = store = await self._open_store(recorder, keyring)
         self._audit = self._open_audit()
         self._open_lanes()
@@ -151,7 +156,6 @@ class Holdfast:
         _ = tasks.start(reconciler.run(), "reconciler")
         _ = tasks.start(Watch(store, recorder, clock).run(), "watch")
         _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")
-        self._start_reloader(recorder)
         gatekeeper = Gatekeeper(settings.tokens, keyring)
         sessions = SessionsApi(commands, store, keyring, gatekeeper, clock, self._audit)
         gauges = Gauges(
@@ -264,11 +268,6 @@ class Holdfast:
             audit_head=None if self._audit is None else self._audit.head,
         )
         return doors
-
-    def _start_reloader(self, recorder: Recorder) -> None:
-        if self._policy is not None:
-            self._reloader = Reloader(self._policy, self._use, recorder, self._clock)
-            _ = self._tasks.start(self._reloader.run(), "reloader")
 
     async def _reload(self) -> list[str]:
         return [] if self._reloader is None else await self._reloader.reload()

@@ -7,6 +7,7 @@ which there is a mistake, or that would change what only a restart can, changes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from proxy.core import events as ev
@@ -27,7 +28,7 @@ class Reloader:
         self._use = use
         self._recorder = recorder
         self._clock = clock
-        self._tried = self._seen = content_hash(policy.file)
+        self._tried = self._seen = policy.hash
         self._one_at_a_time = asyncio.Lock()
 
     async def run(self) -> None:
@@ -48,10 +49,8 @@ class Reloader:
 
     async def soon(self) -> None:
         """As `reload`, for nobody who waits for its verdict."""
-        try:
+        with contextlib.suppress(Exception):  # the log has it
             await self.reload()
-        except ConfigError:
-            return  # the log has it
 
     async def reload(self) -> list[str]:
         """Take up the file as it is now; what has changed. Raises `ConfigError`."""
@@ -62,6 +61,9 @@ class Reloader:
                 refuse_lasting(self._policy, policy)
             except ConfigError as error:
                 self._recorder.note(ev.PolicyRefused(str(error)))
+                raise
+            except Exception as error:
+                self._recorder.note(ev.PolicyRefused(repr(error)))
                 raise
             changed = changes(self._policy, policy)
             self._use(policy)

@@ -280,7 +280,6 @@ class Commands:
             obstacle = self._obstacle(current)
             if obstacle is not None:
                 raise NotAllowed(current, obstacle)
-            _check_length(current)
             stopped = state is State.INTERRUPTED
             return Change([ev.Resumed(now, ev.ResumedBy.REQUEST)] if stopped else [])
 
@@ -342,6 +341,8 @@ class Commands:
         unknown = session.outcome is Outcome.UNKNOWN
         if session.id in self._walks.by_session or session.in_flight:
             return _IN_PROGRESS
+        if len(session.timeline) >= _MOST_STEPS:
+            return _TOO_OFTEN
         may_ask = unknown and self.lookup_possible(session)
         if may_ask and session.state in {State.INTERRUPTED, State.FAILED_MAX_RETRIES}:
             return None
@@ -417,7 +418,8 @@ class Commands:
                 raise NotAllowed(current, f"it has already ended as {current.state}")
             if current.hold and current.state is State.INTERRUPTED:
                 return Change()  # held already
-            _check_length(current)
+            if len(current.timeline) >= _MOST_STEPS:
+                raise NotAllowed(current, _TOO_OFTEN)
             sent = current.outcome is Outcome.UNKNOWN  # or its answer was lost
             phase = Phase.AWAITING_RESPONSE if sent else Phase.BEFORE_SEND
             held = ev.Interrupted(now, Reason.REQUESTED, phase, sent, reason, hold=True)
@@ -544,14 +546,9 @@ def _given_up(session: Session) -> bool:
     return failed and session.outcome is Outcome.NOT_CHARGED
 
 
-def _check_length(session: Session) -> None:
-    """Who holds and resumes in a loop does not let a session grow for ever."""
-    if len(session.timeline) >= _MOST_STEPS:
-        message = "it was held and resumed too often; cancel it, or settle it"
-        raise NotAllowed(session, message)
-
-
+# Who holds and resumes in a loop does not let a session grow for ever.
 _MOST_STEPS = 1000
+_TOO_OFTEN = "it was held and resumed too often; cancel it, or settle it"
 _IN_PROGRESS = "it is in progress; wait for its answer"
 _NO_GATEWAY = "its gateway is not in the policy, so that nobody knows how long it may be at it"
 _NAME_IT = "its request named no payment; send that again with X-Payment-Session-Id and this id"

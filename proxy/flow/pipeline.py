@@ -386,6 +386,8 @@ class Pipeline:
         route = next((r for _, r in lane.routes.routes if r.name == session.route), None)
         if request is None or route is None or session.id in self._walks.by_session:
             return False
+        if not route.durable:  # by now it is said to move no money: without intent, key and barrier
+            return False
         walk = Walk(
             lane=lane,
             route=route,

@@ -5,7 +5,9 @@ through.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
+from proxy.core.policy import RoutePolicy
 from proxy.settings.load import ConfigError, Policy
 from proxy.settings.values import Settings
 from proxy.settings.yaml_lines import Data, Mistake, dotted
@@ -22,6 +24,9 @@ _LASTING: dict[str, Place] = {
     "spool": ("spool",),
     "session": ("session",),
 }
+# Of a route: how it is treated. All else says who a payment is, or what may be done with it.
+_TREATMENT = frozenset({"timeouts", "retry", "max_body_bytes", "max_answer_bytes", "new_key"})
+_WHAT_IT_IS = [field.name for field in fields(RoutePolicy) if field.name not in _TREATMENT]
 _NOT_WRITTEN = object()
 
 
@@ -33,15 +38,29 @@ def refuse_lasting(before: Policy, after: Policy) -> None:
     places = [place for name, place in _LASTING.items() if getattr(old, name) != getattr(new, name)]
     names = sorted(old.gateways.keys() ^ new.gateways.keys())
     places += [("gateways", name) for name in names]
-    places += [
-        ("gateways", name, "listen")
-        for name in sorted(old.gateways.keys() & new.gateways.keys())
-        if old.gateways[name].listen != new.gateways[name].listen
-    ]
+    for name in sorted(old.gateways.keys() & new.gateways.keys()):
+        was, now = _lasting(before, name), _lasting(after, name)
+        places += [("gateways", name, key) for key in was if was[key] != now[key]]
     mistakes = [after.document.mistake(place, _ONLY_A_RESTART) for place in places]
     mistakes += [Mistake(origin, 0, 0, "", _ONLY_A_RESTART) for origin in _secrets(old, new)]
     if mistakes:
         raise ConfigError(mistakes)
+
+
+def _lasting(policy: Policy, name: str) -> dict[str, object]:
+    """What of a gateway holds for payments that are there already, by its key in the file. Under
+    another route's name, promise or credential a repeat would be another payment, or be sent where
+    it must not.
+    """
+    model, resolved = policy.model.gateways[name], policy.settings.gateways[name]
+    table = resolved.routes
+    routes = [*(route for _, route in table.routes), table.read, table.other]
+    return {
+        "listen": resolved.listen,
+        "profile": (model.profile, policy.profiles[model.profile][1].data),
+        "idempotency": model.idempotency,
+        "routes": [[getattr(route, field) for field in _WHAT_IT_IS] for route in routes],
+    }
 
 
 def _secrets(old: Settings, new: Settings) -> Iterator[str]:

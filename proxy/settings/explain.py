@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
@@ -16,6 +15,10 @@ from proxy.settings.yaml_lines import Document
 from proxy.settings.yaml_lines import Path as Place
 
 _DEFAULT = "default"
+_HORIZON = "idempotency.resend_horizon"
+_FOLLOWS_FROM = {"retry.automatic_attempts": "retry.max_attempts", _HORIZON: "idempotency.window"}
+# `null` there is as if nothing were written.
+_SKIPS_NULL = frozenset({"max_body", "max_answer"})
 _LIMITS = ("max_body", "max_answer", "budget", "breaker", "concurrency")
 _OF_A_ROUTE = [f for f in s.RouteModel.model_fields if f not in {"name", "match", *_LIMITS}]
 _KIB, _MIB = 1024, 1024 * 1024
@@ -48,7 +51,7 @@ class _Layer(NamedTuple):
 
 def explain(policy: Policy, method: str, target: str) -> list[Explained]:
     """For each gateway, the route that a request meets there and all that holds for it."""
-    path = urlsplit(target).path
+    path = target.partition("?")[0]
     return [_at_gateway(policy, name, method, path) for name in policy.model.gateways]
 
 
@@ -76,19 +79,29 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
         *_held(s.ProfileFile, [_Layer(profile, (), facts)], ["max_processing_time"]),
         *_held(s.SessionModel, [_Layer(model.session, ("session",), document)], prefix="session."),
     ]
-    derived = {
-        "retry.automatic_attempts": (str(route.retry.automatic_attempts), "retry.max_attempts"),
-        "idempotency.resend_horizon": (
-            s.written_duration(resolved.profile.resend_horizon),
-            "idempotency.window",
-        ),
-    }
-    for place, (setting, value, _) in enumerate(held):
-        effective, source = derived.get(setting, (value, ""))
-        if effective != value:
-            held[place] = Held(setting, effective, f"from {source}")
+    horizon = s.written_duration(resolved.profile.resend_horizon)
+    automatic = str(route.retry.automatic_attempts)
+    held = [
+        _as_it_holds(_as_it_holds(one, "retry.automatic_attempts", automatic), _HORIZON, horizon)
+        for one in held
+    ]
     origin = routes[0].document.origin(routes[0].place) if routes else "no route is for it"
     return Explained(name, route.name, origin, held)
+
+
+def _as_it_holds(held: Held, setting: str, value: str) -> Held:
+    """With what it comes to, where that follows from another setting."""
+    if held.name != setting or _same(held.value, value):
+        return held
+    return Held(setting, value, f"from {_FOLLOWS_FROM[setting]}")
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two values are written alike, or are the same time in other units."""
+    try:
+        return bool(s.parse_duration(one) == s.parse_duration(other))
+    except ValueError:
+        return one == other
 
 
 def _routes(
@@ -108,12 +121,11 @@ def _held(
     """The settings of a model, each from the first layer that has it."""
     for name in model.model_fields if only is None else only:
         field = model.model_fields[name]
-        wrote = [layer for layer in layers if name in layer.model.model_fields_set]
+        wrote = [layer for layer in layers if _has(layer, name)]
         key = field.alias or name
         kind = next(kind for kind in unwrapped(field.annotation) if kind is not type(None))
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            inner = [_inside(layer, name, key) for layer in wrote]
-            yield from _held(kind, [i for i in inner if i], prefix=f"{prefix}{key}.")
+            yield from _held(kind, _inside(wrote, name, key), prefix=f"{prefix}{key}.")
         elif wrote:
             place, document = (*wrote[0].place, key), wrote[0].document
             written = _as_written(at(document.data, place))
@@ -122,9 +134,23 @@ def _held(
             yield Held(f"{prefix}{key}", _default(field), _DEFAULT)
 
 
-def _inside(layer: _Layer, name: str, key: str) -> _Layer | None:
-    inner = getattr(layer.model, name)
-    return None if inner is None else layer._replace(model=inner, place=(*layer.place, key))
+def _has(layer: _Layer, name: str) -> bool:
+    """Whether the layer has a say in it."""
+    if name not in layer.model.model_fields_set:
+        return False
+    skips = name in _SKIPS_NULL or isinstance(layer.model, s.IdempotencyOverride)
+    return not skips or getattr(layer.model, name) is not None
+
+
+def _inside(layers: Sequence[_Layer], name: str, key: str) -> list[_Layer]:
+    """What the layers have there. `null` of a route takes back what the routes after it have."""
+    found, taken_back = [], False
+    for layer in layers:
+        inner, of_a_route = getattr(layer.model, name), isinstance(layer.model, s.RouteModel)
+        if inner is not None and not (of_a_route and taken_back):
+            found.append(layer._replace(model=inner, place=(*layer.place, key)))
+        taken_back = taken_back or (of_a_route and inner is None)
+    return found
 
 
 def _as_written(value: object) -> str:

@@ -14,7 +14,9 @@ from proxy.settings.profiles import (
     Profiles,
     nearest,
     profiles_beside,
+    read_bounded,
     read_file,
+    shown,
     validate,
 )
 from proxy.settings.resolve import Resolver
@@ -23,6 +25,7 @@ from proxy.settings.values import Settings
 from proxy.settings.yaml_lines import Data, Document, Mistake, core_scalar
 from proxy.settings.yaml_lines import Path as Place
 
+_TORN_READS = 5
 PREFIX = "HOLDFAST_"
 OVERRIDE_PREFIX = "HOLDFAST__"
 SECRETS = (
@@ -50,6 +53,7 @@ class Policy:
     """A policy file without a mistake: what is written there, and what holds."""
 
     file: Path
+    hash: str  # of what was read
     document: Document
     model: PolicyFile
     profiles: Mapping[str, tuple[ProfileFile, Document]]  # those that its gateways name
@@ -62,7 +66,18 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def load_policy(path: Path, environ: Mapping[str, str] | None = None) -> Policy:
-    """As `load`, with what was written where."""
+    """As `load`, with what was written where. All of it was there at one moment: files that are
+    replaced one after the other never make a policy between them.
+    """
+    for _ in range(_TORN_READS):
+        content = content_hash(path)
+        policy = _read(path, environ, content)
+        if content_hash(path) == content:
+            return policy
+    raise ConfigError([Mistake(shown(path), 0, 0, "", "it changes while it is read")])
+
+
+def _read(path: Path, environ: Mapping[str, str] | None, content: str) -> Policy:
     environ = os.environ if environ is None else environ
     document = read_file(path)
     if document.data is None and document.mistakes:  # there is nothing to put anything over
@@ -78,7 +93,7 @@ def load_policy(path: Path, environ: Mapping[str, str] | None = None) -> Policy:
     settings = resolver.settings()
     if settings is None or document.mistakes:
         raise ConfigError(document.mistakes)
-    return Policy(path, document, model, resolver.profiles, settings)
+    return Policy(path, content, document, model, resolver.profiles, settings)
 
 
 def content_hash(path: Path) -> str:
@@ -88,7 +103,8 @@ def content_hash(path: Path) -> str:
     found = sha256()
     for file in (path, *sorted((path.parent / OWN_PROFILES).glob("*.yaml"))):
         with contextlib.suppress(OSError):
-            found.update(b"%s\0%s\0" % (file.name.encode(), file.read_bytes()))
+            data = read_bounded(file) if file.is_file() else b""
+            found.update(b"%s\0%s\0" % (os.fsencode(file.name), data))
     return found.hexdigest()
 
 

@@ -59,7 +59,8 @@ class Profiles:
 
     def load(self, name: str) -> tuple[ProfileFile | None, Document]:
         """A profile and its document, which holds the mistakes if there are any."""
-        path = next(p for f in self.folders if (p := f / f"{name}.yaml").is_file())
+        paths = [folder / f"{name}.yaml" for folder in self.folders]
+        path = next((path for path in paths if path.is_file()), paths[0])  # gone meanwhile
         document = read_file(path)
         return validate(ProfileFile, document), document
 
@@ -73,9 +74,7 @@ def read_file(path: Path) -> Document:
     """A file as a document; why it cannot be read is its one mistake."""
     document = Document(shown(path))
     try:
-        with path.open("rb") as file:
-            # Never more than is needed to see that it is too much: it may be a device.
-            data = file.read(MAX_DOCUMENT_BYTES + 1)
+        data = read_bounded(path)
     except OSError as error:
         mistake = Mistake(document.file, 0, 0, "", error.strerror or "unreadable")
     else:
@@ -89,6 +88,14 @@ def read_file(path: Path) -> Document:
             mistake = Mistake(document.file, line, column, "", "the file is not UTF-8 text")
     document.mistakes.append(mistake)
     return document
+
+
+def read_bounded(path: Path) -> bytes:
+    """What stands in a file, and never more than is needed to see that it is too much: it may be a
+    device. Raises OSError.
+    """
+    with path.open("rb") as file:
+        return file.read(MAX_DOCUMENT_BYTES + 1)
 
 
 def validate(model: type[M], document: Document) -> M | None:

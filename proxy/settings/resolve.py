@@ -451,6 +451,8 @@ class Resolver:
             self._wrong((*here, "tls", "ca_file"), "the file holds no certificate (PEM)")
         except OSError as error:
             self._wrong((*here, "tls", "ca_file"), f"cannot be read: {error.strerror}")
+        except ValueError:
+            self._wrong((*here, "tls", "ca_file"), "is not the name of a file")
         return path
 
     def _store(self) -> str:

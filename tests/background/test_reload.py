@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.background.reload import Reloader
 from proxy.core.events import PolicyRefused, PolicyReloaded
+from proxy.settings import load
 from proxy.settings.load import ConfigError, Policy, load_policy
 from proxy.system import SystemClock
 from tests.support.lab import Notes
@@ -77,6 +79,7 @@ async def test_a_file_that_is_being_written_is_waited_for(taken: Taken) -> None:
         ("gateways: {", "not YAML"),
         (POLICY.replace("max_attempts", "max_atempts"), "did you mean 'max_attempts'?"),
         (POLICY.replace("8080", "8083"), "gateways.g.listen: only a restart changes this"),
+        (POLICY.replace("profile:", 'tls: {ca_file: "a\\0b"}, profile:'), "not the name of a file"),
     ],
 )
 async def test_a_wrong_file_changes_nothing(taken: Taken, text: str, told: str) -> None:
@@ -93,6 +96,44 @@ async def test_a_wrong_file_changes_nothing(taken: Taken, text: str, told: str) 
     assert taken.used == []
     taken.write(POLICY.replace("max_attempts: 2", "max_attempts: 5"))
     assert await taken.reloader.reload() == ["defaults.retry.max_attempts: 2 -> 5"]
+
+
+async def test_files_that_are_replaced_one_by_one_are_read_whole(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the policy is read its profile is replaced: it is read again, and no mixture holds."""
+    real, reads = load._read, []
+
+    def read(*told: Any) -> Policy:
+        reads.append(real(*told))
+        if len(reads) == 1:  # the next version is there, before this one was read to its end
+            taken.write(POLICY.replace("attempts: 2", "attempts: 4"))
+        return reads[-1]
+
+    monkeypatch.setattr(load, "_read", read)
+    taken.write(POLICY.replace("attempts: 2", "attempts: 3"))
+    assert await taken.reloader.reload() == ["defaults.retry.max_attempts: 2 -> 4"]
+    assert len(reads) == 2
+
+
+async def test_a_fault_is_told_and_the_next_file_is_read(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong while a file is read, the one after it is taken up."""
+
+    def broken(*_: object) -> Policy:
+        message = "nobody thought of this"
+        raise RuntimeError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(load, "_read", broken)
+        taken.write(POLICY.replace("attempts: 2", "attempts: 3"))
+        await taken.look()
+    (refused,) = taken.notes.of(PolicyRefused)
+    assert "nobody thought of this" in str(refused)
+    taken.write(POLICY.replace("attempts: 2", "attempts: 4"))
+    await taken.look()
+    assert len(taken.used) == 1
 
 
 async def test_to_ask_for_it_needs_no_change(taken: Taken) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.events import EvidenceFound, EvidenceSource, ProcessRestarted, VoidAsked
+from proxy.core.policy import SessionKind
 from proxy.core.reasons import Reason
 from proxy.core.session import Session
 from proxy.core.states import AttemptStatus, Outcome, State
@@ -409,6 +410,22 @@ async def test_impatience_uses_up_no_looks(tmp_path: Path) -> None:
     assert steps_of(session).count("LookedUp") == 10
     # The control: those that come by themselves are counted.
     assert (await look(lab, NONE_THERE)).lookups == 1
+    await lab.close()
+
+
+async def test_nothing_is_resumed_on_a_route_that_moves_no_money(tmp_path: Path) -> None:
+    """After a restart the policy says so of its route: without key and intent nothing goes out."""
+    lab = lab_of(tmp_path, SEARCHED, "A_strong", "retry: {automatic_attempts: 1},")
+    await lose_one(lab)
+    (pattern, route), *rest = lab.lanes["plain"].routes.routes
+    assert route.name == (await lab.only_session()).route
+    stream = replace(route, session=SessionKind.EPHEMERAL)
+    table = replace(lab.lanes["plain"].routes, routes=((pattern, stream), *rest))
+    lab.lanes["plain"] = replace(lab.lanes["plain"], routes=table)
+    lab.gateway.will(lab.gateway.answers(200, NONE_THERE))
+    await lab.commands.resume("ps_0001")
+    await lab.settle_down()
+    assert lab.gateway.seen[-1].method == "GET"
     await lab.close()
 
 

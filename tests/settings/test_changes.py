@@ -35,7 +35,7 @@ def policy(
 
 
 def test_every_change_is_a_line(tmp_path: Path) -> None:
-    """What was, and what is: changed, written for the first time, and taken out; files as well."""
+    """What was, and what is: changed, written for the first time, taken out; profiles as well."""
     before = policy(tmp_path, POLICY)
     text = POLICY.replace("total: 20s", "total: 25s, connect: 1s")
     text = text.replace(", retry: {respect_retry_after: true}", "")
@@ -46,7 +46,6 @@ def test_every_change_is_a_line(tmp_path: Path) -> None:
         "profile mine.idempotency.window: 1h -> 2h",
         "defaults.timeouts.connect: not written -> 1s",
     ]
-    refuse_lasting(before, after)
     assert changes(after, after) == []
 
 
@@ -73,6 +72,66 @@ def test_what_is_opened_once_needs_a_restart(
     with pytest.raises(ConfigError) as refused:
         refuse_lasting(before, after)
     assert f"{told}: only a restart changes this" in str(refused.value).splitlines()
+
+
+WITH_A_ROUTE = """\
+gateways:
+  g:
+    profile: mine
+    listen: 127.0.0.1:8080
+    upstream: https://gw.example
+    idempotency: {class: D_none}
+    routes:
+      - {name: pay, match: {methods: [POST], path: /pay}, session: durable, lookup: null}
+"""
+ANOTHER = "routes:\n      - {name: one, match: {methods: [PUT], path: /}}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("name: pay", "name: buy", "routes"),  # the same key would be another payment's
+        ("session: durable", "session: ephemeral", "routes"),  # and go out without its intent
+        ("path: /pay", "path: /buy", "routes"),
+        ("lookup: null", "order: {json: order}", "routes"),
+        ("lookup: null", "keep_request: true", "routes"),
+        ("routes:", ANOTHER, "routes"),
+        ("{class: D_none}", "{class: A_strong}", "idempotency"),  # not what was sent was promised
+        ("{class: D_none}", "{class: D_none, window: 30m}", "idempotency"),
+        ("profile: mine", "profile: generic", "profile"),
+    ],
+)  # fmt: skip
+def test_who_a_payment_is_needs_a_restart(
+    old: str, new: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repeat of what is open or charged would not be recognised, or be sent where it must not."""
+    monkeypatch.chdir(tmp_path)
+    assert old in WITH_A_ROUTE
+    before = policy(tmp_path, WITH_A_ROUTE)
+    after = policy(tmp_path, WITH_A_ROUTE.replace(old, new))
+    with pytest.raises(ConfigError, match=f"gateways.g.{key}: only a restart changes this"):
+        refuse_lasting(before, after)
+
+
+def test_a_profile_that_says_otherwise_needs_a_restart(tmp_path: Path) -> None:
+    """What is known about the gateway is what its payments were sent by."""
+    before = policy(tmp_path, POLICY)
+    after = policy(tmp_path, POLICY, PROFILE.replace("1h", "2h"))
+    with pytest.raises(ConfigError, match=r"gateways\.g\.profile: only a restart changes this"):
+        refuse_lasting(before, after)
+    refuse_lasting(before, policy(tmp_path, POLICY, PROFILE + "# a word\n"))
+
+
+def test_how_payments_are_treated_does_not(tmp_path: Path) -> None:
+    """Times, tries, limits, sizes, and where they go: a reload is enough."""
+    before = policy(tmp_path, POLICY)
+    more = (
+        'upstream: "https://other.example", timeouts: {total: 9s, attempt: 3s}, '
+        "retry: {max_attempts: 5}, budget: {ratio: 0.1}, breaker: {min_calls: 5}, "
+        "concurrency: {max_queue: 1}"
+    )
+    text = POLICY.replace('upstream: "https://gw.example"', more)
+    refuse_lasting(before, policy(tmp_path, text + "shutdown: {drain: 1s}\n"))
 
 
 def test_secrets_need_a_restart(tmp_path: Path) -> None:

@@ -86,6 +86,41 @@ def test_the_nearest_place_that_wrote_it_is_named(
     assert (found.value, found.origin.rpartition("/")[2]) == (value, origin)
 
 
+NULLS = {
+    "order: {form: order_id}": ("order: null", "order.json", "none"),  # the profile's is taken back
+    "timeouts: {connect: 1500ms}": ("timeouts: null", "timeouts.attempt", "10s"),
+    "idempotency: {window: 2h}": ("idempotency: {window: null}", "idempotency.window", "1h"),
+}
+
+
+@pytest.mark.parametrize("written", NULLS)
+def test_null_is_shown_as_it_is_taken(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes back what the profile's route has, and is otherwise as if nothing were written."""
+    null, setting, value = NULLS[written]
+    monkeypatch.setattr(f"{__name__}.POLICY", POLICY.replace(written, null))
+    found = {held.name: held.value for held in explained(tmp_path).settings}
+    assert found[setting] == value
+    assert found["timeouts.total"] == "20s"
+
+
+def test_a_time_in_other_units_is_as_it_was_written(tmp_path: Path) -> None:
+    """No word of another setting; a horizon that a shorter window overrides has one."""
+    policy = POLICY.replace("window: 2h", "resend_horizon: 30m")
+    (tmp_path / "gateways").mkdir()
+    (tmp_path / "gateways" / "mine.yaml").write_text(PROFILE)
+    (tmp_path / "policy.yaml").write_text(policy.replace("30m", "1800s"))
+    (only,) = explain(load_policy(tmp_path / "policy.yaml", {}), "POST", "/pay/now")
+    horizon = next(held for held in only.settings if held.name == "idempotency.resend_horizon")
+    assert (horizon.value, horizon.origin.rpartition("/")[2]) == ("1800s", "policy.yaml:6")
+
+
+def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Two slashes at its beginning make no host of what follows."""
+    assert explained(tmp_path, "POST //x/pay/now").route == "other"
+
+
 def test_a_variable_is_named_as_such(tmp_path: Path) -> None:
     """What the environment has put over the file is not the file's."""
     variable = "HOLDFAST__DEFAULTS__RETRY__MAX_ATTEMPTS"
