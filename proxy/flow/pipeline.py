@@ -337,6 +337,10 @@ class Pipeline:
     async def _replay(self, lane: Lane, session: Session) -> Answer:
         sealed = await self._store.answer(session.id)
         if sealed is None:
+            on_record = await self._store.get(session.id)
+            if on_record is not None and on_record.version < session.version:
+                # What settled it could not be written: so it is not over, and its answer not gone.
+                return self._in_progress(lane, session)
             return self.refuse(lane, Refusal.ANSWER_GONE, session)
         try:
             answer = unpack(self._secrets.unseal(session.id, sealed))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from proxy.core.reasons import Reason
 from proxy.core.session import Session
@@ -158,6 +159,29 @@ async def test_an_intent_that_was_taken_over_unused_was_not_sent(
     assert (session.state, session.outcome) == (State.INTERRUPTED, Outcome.NOT_CHARGED)
     for lab in (here, there):
         await lab.close()
+
+
+async def test_an_answer_that_was_never_written_is_not_gone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settled while its write was under way, which fails: come again, not "answer not kept"."""
+    lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))
+    await lab.merchant_sends(pay(key="k-1"))
+    settled = await lab.only_session()
+
+    async def fails(_session_id: str) -> None:
+        before = replace(settled, version=settled.version - 1, state=State.INITIATED)
+        lab.store._index.put(before)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.store, "answer", fails)
+        await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript[-1] == "answer 409 request-in-progress"
+    # The control: it is on record as settled, and its answer is no longer kept.
+    lab.store._index.put(settled)
+    lab.store._answers.clear()
+    await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript[-1] == "answer 409 answer-not-kept"
 
 
 async def test_a_look_up_proves_nothing_about_a_later_send(lab: Lab) -> None:

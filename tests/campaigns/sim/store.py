@@ -143,6 +143,11 @@ class SimStore(MemoryStore):
             self._hand_over()
         await write.done
 
+    async def close(self) -> None:
+        """Write what was accepted."""
+        while self._on_their_way():  # noqa: ASYNC110 -- those who waited for it may be gone
+            await asyncio.sleep(0.01)
+
     async def get(self, session_id: str) -> Session | None:
         await self._settled(session_id)
         return await super().get(session_id)

@@ -18,14 +18,13 @@ from typing import Any
 
 from proxy.background.heartbeat import Heartbeat
 from proxy.core.classify import classify
-from proxy.core.lookup import ASKING_SECONDS
 from proxy.core.profile import GatewayClass
 from proxy.core.session import Session
 from proxy.core.states import LIVE, AttemptStatus, Outcome, State
 from proxy.core.wire import Answer, AnswerSource, InboundRequest, WireFacts, header
 from proxy.flow.commands import NoSuchSession, NotAllowed, Order
 from proxy.ports import Send, StoreUnavailable, Upstream
-from tests.campaigns.checker import SETTLE_SECONDS, Heard, History, Proof, Sent, Told
+from tests.campaigns.checker import Heard, History, Proof, Sent, Told
 from tests.campaigns.sim.clients import SimClient
 from tests.campaigns.sim.database import Database, Line, SharedStore
 from tests.campaigns.sim.fates import FINE, Fate
@@ -60,6 +59,7 @@ _BROKEN_FOR = 1.5
 # Longer than the schedule of the look-ups.
 _UNTIL_QUIET = 48 * _HOUR
 _HANDSHAKE = 0.01
+_A_LOOK_UP = "a look-up"
 _READ = Fate("read", works=0.02)
 _OVER = frozenset({"retries-exhausted", "session-cancelled", "session-expired"})
 # "Nothing is charged", say their words, whatever the field beside them says.
@@ -219,7 +219,7 @@ class World:
         for process, heard in self._evidence:
             died = process.died_at
             lived = died is None or died > max(heard.at, self._well_at) + _WRITTEN_WITHIN
-            if lived and not self._overtaken(heard):
+            if lived and not self._overtaken(heard) and not self._undone(heard):
                 history.heard.append(heard)
 
     def _overtaken(self, heard: Heard) -> bool:
@@ -229,6 +229,12 @@ class World:
         sent = self.history.sent
         later = any(s.session == heard.session and s.at > heard.at for s in sent)
         return later and heard.outcome is Outcome.NOT_CHARGED
+
+    def _undone(self, heard: Heard) -> bool:
+        """Whether what a look-up saw was voided later. Who could not write it down asks again."""
+        numbers = {sent.number for sent in self.history.sent if sent.session == heard.session}
+        voided = any(charge.send in numbers for charge in self.history.voided)
+        return heard.how == _A_LOOK_UP and voided
 
     def _proof(self, version: Version) -> Proof | None:
         session = version.after
@@ -549,16 +555,10 @@ class World:
             return
         # The key may have been another session's that never sent it.
         senders = [s.session for s in self.history.sent if (s.gateway, s.key) == (gateway, key)]
-        if senders and senders[-1] is not None and not self._being_voided(senders[-1]):
+        if senders and senders[-1] is not None:
             process = current()
             assert process is not None
-            self._evident(process, senders[-1], Outcome.CHARGED, "a look-up")
-
-    def _being_voided(self, session: str) -> bool:
-        """Whether what is charged there may be undone at any moment: it was asked for."""
-        steps = self.disk.sessions[session].timeline
-        asked = [s.at / 1000 - EPOCH_SECONDS for s in steps if s.event == "VoidAsked"]
-        return bool(asked) and self.loop.time() - asked[-1] < ASKING_SECONDS + SETTLE_SECONDS
+            self._evident(process, senders[-1], Outcome.CHARGED, _A_LOOK_UP)
 
     def _evident(self, process: Process, session: str, outcome: Outcome, how: str) -> None:
         self._evidence.append((process, Heard(self.loop.time(), session, outcome, how)))
@@ -692,7 +692,8 @@ class World:
     def _acknowledged(self, session: Session) -> None:
         """An operator was told that it is not charged, and over unless it may be sent again."""
         kept = self.disk.sessions.get(session.id)
-        recorded = kept is not None and kept.state is session.state
+        # What lives on has moved on, perhaps, before the operator hears of it.
+        recorded = session.live or (kept is not None and kept.state is session.state)
         self.history.told.append(
             Told(
                 self.loop.time(),
