@@ -15,8 +15,6 @@ from proxy.settings.yaml_lines import Document
 from proxy.settings.yaml_lines import Path as Place
 
 _DEFAULT = "default"
-_HORIZON = "idempotency.resend_horizon"
-_FOLLOWS_FROM = {"retry.automatic_attempts": "retry.max_attempts", _HORIZON: "idempotency.window"}
 # `null` there is as if nothing were written.
 _SKIPS_NULL = frozenset({"max_body", "max_answer"})
 _LIMITS = ("max_body", "max_answer", "budget", "breaker", "concurrency")
@@ -79,21 +77,21 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
         *_held(s.ProfileFile, [_Layer(profile, (), facts)], ["max_processing_time"]),
         *_held(s.SessionModel, [_Layer(model.session, ("session",), document)], prefix="session."),
     ]
-    horizon = s.written_duration(resolved.profile.resend_horizon)
-    automatic = str(route.retry.automatic_attempts)
-    held = [
-        _as_it_holds(_as_it_holds(one, "retry.automatic_attempts", automatic), _HORIZON, horizon)
-        for one in held
-    ]
+    follows = {  # what may come to something else than is written, and from which setting
+        "retry.automatic_attempts": (str(route.retry.automatic_attempts), "retry.max_attempts"),
+        "idempotency.resend_horizon": (
+            s.written_duration(resolved.profile.resend_horizon),
+            "idempotency.window",
+        ),
+    }
+    held = [_as_it_holds(one, *follows.get(one.name, (one.value, ""))) for one in held]
     origin = routes[0].document.origin(routes[0].place) if routes else "no route is for it"
     return Explained(name, route.name, origin, held)
 
 
-def _as_it_holds(held: Held, setting: str, value: str) -> Held:
+def _as_it_holds(held: Held, value: str, source: str) -> Held:
     """With what it comes to, where that follows from another setting."""
-    if held.name != setting or _same(held.value, value):
-        return held
-    return Held(setting, value, f"from {_FOLLOWS_FROM[setting]}")
+    return held if _same(held.value, value) else Held(held.name, value, f"from {source}")
 
 
 def _same(one: str, other: str) -> bool:

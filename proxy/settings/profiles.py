@@ -43,7 +43,7 @@ _STAND_INS: dict[str, Data] = {
 
 M = TypeVar("M", bound=BaseModel)
 _Fault = tuple[Place, Any]
-NOWHERE = object()
+_NOWHERE = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _without(document: Document, data: Data, faults: list[_Fault]) -> Data:
             paths.add(place[:-1])
     # Later list items first, so that the places of the earlier ones stay true.
     for path in sorted(paths, key=lambda path: [str(step).zfill(9) for step in path], reverse=True):
-        if path and at(data, path) is not NOWHERE:
+        if path and at(data, path) is not _NOWHERE:
             holder = at(data, path[:-1])
             if isinstance(holder, list):
                 document.leave_out(path, len(holder))
@@ -158,14 +158,14 @@ def _without(document: Document, data: Data, faults: list[_Fault]) -> Data:
 
 
 def at(data: Any, path: Place) -> Any:
-    """What stands at a place of the data, or `NOWHERE`."""
+    """What stands at a place of the data, or a value like no other."""
     for step in path:
         if isinstance(data, dict):
-            data = data.get(str(step), NOWHERE)
+            data = data.get(str(step), _NOWHERE)
         elif isinstance(data, list) and isinstance(step, int) and step < len(data):
             data = data[step]
         else:
-            return NOWHERE
+            return _NOWHERE
     return data
 
 
