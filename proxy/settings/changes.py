@@ -10,7 +10,7 @@ from dataclasses import fields
 from proxy.core.policy import RoutePolicy
 from proxy.settings.load import ConfigError, Policy
 from proxy.settings.values import Settings
-from proxy.settings.yaml_lines import Data, Mistake, dotted
+from proxy.settings.yaml_lines import Data, Mistake, as_written, dotted
 from proxy.settings.yaml_lines import Path as Place
 
 _ONLY_A_RESTART = "only a restart changes this"
@@ -101,6 +101,4 @@ def _at(written: dict[Place, Data], place: Place) -> object:
 
 
 def _shown(value: object) -> str:
-    if value is _NOT_WRITTEN:
-        return "not written"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "not written" if value is _NOT_WRITTEN else as_written(value)

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from proxy.settings import schema as s
 from proxy.settings.load import Policy
 from proxy.settings.profiles import at, unwrapped
-from proxy.settings.yaml_lines import Document
+from proxy.settings.yaml_lines import Document, as_written
 from proxy.settings.yaml_lines import Path as Place
 
 _DEFAULT = "default"
@@ -126,7 +126,7 @@ def _held(
             yield from _held(kind, _inside(wrote, name, key), prefix=f"{prefix}{key}.")
         elif wrote:
             place, document = (*wrote[0].place, key), wrote[0].document
-            written = _as_written(at(document.data, place))
+            written = as_written(at(document.data, place))
             yield Held(f"{prefix}{key}", written, document.origin(place))
         else:
             yield Held(f"{prefix}{key}", _default(field), _DEFAULT)
@@ -151,12 +151,6 @@ def _inside(layers: Sequence[_Layer], name: str, key: str) -> list[_Layer]:
     return found
 
 
-def _as_written(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "none" if value is None else str(value)
-
-
 def _default(field: FieldInfo) -> str:
     """A default as it would be written in the file."""
     value: Any = field.default
@@ -165,4 +159,4 @@ def _default(field: FieldInfo) -> str:
         return s.written_duration(value)
     if s.parse_size in readers and value is not None:
         return f"{value // _MIB}MiB" if not value % _MIB else f"{value // _KIB}KiB"
-    return _as_written(value)
+    return as_written(value)

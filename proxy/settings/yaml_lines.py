@@ -103,6 +103,13 @@ class Document:
         return Mistake(self.file, 1, 1, dotted(path), message)
 
 
+def as_written(value: object) -> str:
+    """A single value as people write it in a file; nothing is `none`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)
+
+
 def dotted(path: Path) -> str:
     """A path as people write it: `gateways.stripe.routes[0].name`."""
     text = ""
