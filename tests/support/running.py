@@ -26,15 +26,21 @@ from proxy.settings.load import load
 ROOT = Path(__file__).parent.parent.parent
 
 
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    """A port nobody has. Below the range from which the system serves whoever asks for any port, or
-    it would soon belong to someone else: a listener of the same test, the near end of a connection.
+    """A port nobody has, and not one that was given before: its owner may not have come to it yet.
+    Below the range from which the system serves whoever asks for any port, or it would soon belong
+    to someone else: a listener of the same test, the near end of a connection.
     """
     while True:
         port = 10_000 + secrets.randbelow(20_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _GIVEN:
+                _GIVEN.add(port)
+                return port
 
 
 def policy(upstream: str, more: str = "", *, profile: str = "stripe", store: str = "") -> str:

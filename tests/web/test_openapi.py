@@ -338,7 +338,9 @@ def for_the_test(
     """The document as schemathesis gets it: closed, with the gateways there are, and real ids."""
     document = copy.deepcopy(document)
     gateways = sorted(stage.running.doors.gateways)
-    document["components"]["schemas"]["Create"]["properties"]["gateway"] = {"enum": gateways}
+    document["components"]["schemas"]["Create"]["properties"]["gateway"] = {
+        "enum": [*gateways, None]
+    }
     if guarded:
         document["security"] = [{"token": []}]
     config: JsonObject = {
