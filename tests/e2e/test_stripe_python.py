@@ -31,7 +31,9 @@ async def test_the_asynchronous_calls_pay_too(tmp_path: Path) -> None:
     params: Any = {**PAID, "metadata": {"order_id": "o-1"}}
     options: Any = {"headers": {"X-Payment-Order-Id": "o-1"}}
     async with simulated(gateway) as origin, holdfast(tmp_path, origin) as proxy:
-        client = stripe.StripeClient(KEY, base_addresses={"api": proxy.url})
+        client = stripe.StripeClient(
+            KEY, base_addresses={"api": proxy.url}, http_client=stripe.AIOHTTPClient()
+        )
         create = client.v1.payment_intents.create_async
         try:
             intent = await create(params=params, options=options)
