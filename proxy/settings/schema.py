@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -11,11 +11,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    model_validator,
 )
 
 from proxy.core.jsonpath import parse_json_path
 from proxy.core.policy import NewKey, OrderLock, SessionKind
-from proxy.core.profile import ErrorShape, GatewayClass, Verdict
+from proxy.core.profile import GatewayClass, Verdict
 from proxy.core.routing import compile_template
 from proxy.settings import defaults as d
 
@@ -130,6 +131,22 @@ def _plain(value: object) -> object:
     raise ValueError(message)
 
 
+def _parameter(value: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9._-]{1,100}", value):
+        message = f"{value!r} is not a parameter: up to 100 letters, digits, '.', '_' and '-'"
+        raise ValueError(message)
+    return value
+
+
+def _characters(value: str) -> str:
+    try:
+        re.compile(f"[{value}]+")
+    except re.error as error:
+        message = "write the characters as between the brackets of a pattern, like A-Za-z0-9_-"
+        raise ValueError(message) from error
+    return value
+
+
 def parse_listen(value: str) -> str:
     """`127.0.0.1:8080` or `[::1]:8080`, checked."""
     match = _LISTEN.fullmatch(value)
@@ -177,6 +194,8 @@ StoreUrl = Annotated[str, AfterValidator(_store)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Plain = Annotated[str | int | float | bool, BeforeValidator(_plain)]
+# Goes into paths and bodies of look-ups as it is.
+Parameter = Annotated[str, AfterValidator(_parameter)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -253,6 +272,74 @@ class MatchModel(Model):
     path: Template
 
 
+class KeyModel(Model):
+    """Where the key of a payment goes; exactly one place. `put_in: false`: only the caller may."""
+
+    header: HeaderName | None = None
+    json_path: JsonPathText | None = Field(default=None, alias="json")
+    form: str | None = None
+    nowhere: bool = False
+    characters: Annotated[str, AfterValidator(_characters)] = " -~"
+    min_length: Annotated[int, Field(ge=1, le=32)] = 1
+    max_length: Annotated[int, Field(ge=32, le=255)] = 255
+    put_in: bool = True
+
+    @model_validator(mode="after")
+    def _one_place(self) -> KeyModel:
+        places = [self.header, self.json_path, self.form, self.nowhere or None]
+        if sum(place is not None for place in places) != 1:
+            message = "say where it goes: exactly one of header, json, form and nowhere"
+            raise ValueError(message)
+        return self
+
+
+class IdempotencyModel(Model):
+    """What a gateway promises for a repeated key."""
+
+    gateway_class: Annotated[GatewayClass, Field(strict=False)] = Field(alias="class")
+    window: Positive
+    resend_horizon: Positive | None = None
+    resend_lost_answers: bool = False
+    key: KeyModel = KeyModel(header="Idempotency-Key")
+
+
+class IdempotencyOverride(Model):
+    """What an operator knows better about a gateway, or is otherwise on one of its routes."""
+
+    gateway_class: Annotated[GatewayClass | None, Field(strict=False)] = Field(
+        default=None, alias="class"
+    )
+    window: Positive | None = None
+    resend_horizon: Positive | None = None
+    resend_lost_answers: bool | None = None
+    key: KeyModel | None = None
+
+
+class BodyTestModel(Model):
+    """A condition on what stands in the answer's body."""
+
+    path: JsonPathText
+    is_one_of: list[Plain] | None = Field(default=None, alias="in")
+    present: bool = True
+
+
+class WhenModel(Model):
+    """The conditions of a rule; all must hold."""
+
+    status: Annotated[list[StatusRange], Field(min_length=1)]
+    header: dict[HeaderName, str] = {}
+    json_tests: list[BodyTestModel] = Field(default=[], alias="json")
+    form: list[BodyTestModel] = []
+    xml: list[BodyTestModel] = []
+
+
+class RuleModel(Model):
+    """How one kind of complete answer is read."""
+
+    when: WhenModel
+    result: Annotated[Verdict, Field(strict=False)]
+
+
 class RouteModel(Model):
     """A route: of a profile (facts) or of a policy file (which may override all of it)."""
 
@@ -266,33 +353,13 @@ class RouteModel(Model):
     amount: BodyFieldModel | None = None
     currency: BodyFieldModel | None = None
     lookup: Name | None = None
+    idempotency: IdempotencyOverride = IdempotencyOverride()
+    results: list[RuleModel] = []
     keep_request: bool = False
     timeouts: TimeoutsModel | None = None
     retry: RetryModel | None = None
     max_body: Size | None = None
     max_answer: Size | None = None
-
-
-class IdempotencyModel(Model):
-    """What a gateway promises for a repeated key."""
-
-    gateway_class: Annotated[GatewayClass, Field(strict=False)] = Field(alias="class")
-    window: Positive
-    resend_horizon: Positive | None = None
-    resend_lost_answers: bool = False
-    key_header: HeaderName = "Idempotency-Key"
-    key_max_length: Annotated[int, Field(ge=32, le=255)] = 255
-
-
-class IdempotencyOverride(Model):
-    """What an operator knows better about this particular gateway."""
-
-    gateway_class: Annotated[GatewayClass | None, Field(strict=False)] = Field(
-        default=None, alias="class"
-    )
-    window: Positive | None = None
-    resend_horizon: Positive | None = None
-    resend_lost_answers: bool | None = None
 
 
 class CredentialModel(Model):
@@ -316,6 +383,7 @@ class GatewayModel(Model):
     profile: str = "generic"
     listen: Listen
     upstream: Origin
+    parameters: dict[Name, Parameter] = {}
     idempotency: IdempotencyOverride = IdempotencyOverride()
     routes: list[RouteModel] = []
     lookup_credential: CredentialModel | None = None
@@ -382,29 +450,6 @@ class PolicyFile(Model):
 # --- gateway profiles ---------------------------------------------------------------------------
 
 
-class JsonTestModel(Model):
-    """A condition on the answer's JSON."""
-
-    path: JsonPathText
-    is_one_of: list[Plain] | None = Field(default=None, alias="in")
-    present: bool = True
-
-
-class WhenModel(Model):
-    """The conditions of a rule; all must hold."""
-
-    status: Annotated[list[StatusRange], Field(min_length=1)]
-    header: dict[HeaderName, str] = {}
-    json_tests: list[JsonTestModel] = Field(default=[], alias="json")
-
-
-class RuleModel(Model):
-    """How one kind of complete answer is read."""
-
-    when: WhenModel
-    result: Annotated[Verdict, Field(strict=False)]
-
-
 class HintModel(Model):
     """The gateway's own word on retrying."""
 
@@ -457,6 +502,7 @@ class LookupModel(Model):
     """How to find out what became of a request."""
 
     find: str | None = None
+    find_body: str | None = None
     items: JsonPathText | None = None
     match: list[LookupMatchModel] = []
     id: JsonPathText | None = None
@@ -473,10 +519,18 @@ class RefusalFormModel(Model):
     error_type: str | None = None
 
 
-class ErrorsModel(Model):
-    """The form of answers Holdfast makes itself."""
+class ErrorTypesModel(Model):
+    """What goes for `{type}`: for what the caller did wrong, and for everything else."""
 
-    shape: Annotated[ErrorShape, Field(strict=False)] = ErrorShape.PROBLEM
+    caller: str = ""
+    gateway: str = ""
+
+
+class ErrorsModel(Model):
+    """What this gateway's SDK reads of an answer that Holdfast makes itself."""
+
+    body: dict[str, Any] = {}
+    types: ErrorTypesModel = ErrorTypesModel()
     refusals: dict[str, RefusalFormModel] = {}
     headers: list[HeaderModel] = []
 
@@ -488,9 +542,10 @@ class ProfileFile(Model):
     idempotency: IdempotencyModel
     credential_headers: Annotated[list[HeaderName], Field(min_length=1)] = ["Authorization"]
     results: Annotated[list[RuleModel], Field(min_length=1)]
-    replay_marker: HeaderModel | None = None
+    replayed: WhenModel | None = None
     retry_hint: HintModel | None = None
     routes: list[RouteModel] = []
+    parameters: list[Name] = []
     lookups: dict[Name, LookupModel] = {}
     errors: ErrorsModel = ErrorsModel()
     max_processing_time: Positive = d.MAX_PROCESSING_TIME
