@@ -69,7 +69,11 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
         *_routes(profile.routes, ("routes",), facts, route.name),
     ]
     routes = routes if named else []  # what no route is for has a name of its own
-    around = [_Layer(gateway, own, document), _Layer(model.defaults, ("defaults",), document)]
+    around = [
+        _Layer(gateway, own, document),
+        _Layer(profile, (), facts),
+        _Layer(model.defaults, ("defaults",), document),
+    ]
     promise = [
         *_inside(routes, "idempotency", "idempotency"),
         _Layer(gateway.idempotency, (*own, "idempotency"), document),

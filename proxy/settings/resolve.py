@@ -215,9 +215,9 @@ class Resolver:
         read = s.RouteModel(name="read", match=s.MatchModel(methods=["GET"], path="/**"))
         other = s.RouteModel(name="other", match=s.MatchModel(methods=["POST"], path="/**"))
         table = route_table(
-            tuple(self._route(route, model) for _, route in models),
-            read=self._route(read, model),
-            other=self._route(other, model),
+            tuple(self._route(route, model, profile_file) for _, route in models),
+            read=self._route(read, model, profile_file),
+            other=self._route(other, model, profile_file),
         )
         return table, of_routes
 
@@ -241,9 +241,11 @@ class Resolver:
             if route.name not in written:
                 yield here, route
 
-    def _route(self, route: s.RouteModel, model: s.GatewayModel) -> core.RoutePolicy:
-        defaults = self._model.defaults
-        timeouts = merged(defaults.timeouts, model.timeouts, route.timeouts)
+    def _route(
+        self, route: s.RouteModel, model: s.GatewayModel, profile_file: s.ProfileFile
+    ) -> core.RoutePolicy:
+        defaults, of_profile = self._model.defaults, profile_file.timeouts
+        timeouts = merged(defaults.timeouts, of_profile, model.timeouts, route.timeouts)
         retry = merged(defaults.retry, model.retry, route.retry)
         # Where only the limit is lowered, the inherited share of it comes down with it.
         automatic = min(retry.automatic_attempts or retry.max_attempts, retry.max_attempts)
@@ -795,7 +797,7 @@ def _hint(model: s.HintModel | None) -> facts.RetryHint | None:
 
 
 def _body_field(model: s.BodyFieldModel | None) -> core.BodyField | None:
-    return None if model is None else core.BodyField(json=model.json_path, form=model.form)
+    return None if model is None else core.BodyField(model.json_path, model.form, model.xml)
 
 
 def _clash(one: v.Address, other: v.Address) -> bool:

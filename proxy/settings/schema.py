@@ -263,6 +263,7 @@ class BodyFieldModel(Model):
 
     json_path: JsonPathText | None = Field(default=None, alias="json")
     form: str | None = None
+    xml: JsonPathText | None = None
 
 
 class MatchModel(Model):
@@ -545,6 +546,7 @@ class ProfileFile(Model):
     replayed: WhenModel | None = None
     retry_hint: HintModel | None = None
     routes: list[RouteModel] = []
+    timeouts: TimeoutsModel | None = None
     parameters: list[Name] = []
     lookups: dict[Name, LookupModel] = {}
     errors: ErrorsModel = ErrorsModel()

@@ -21,6 +21,7 @@ from proxy.settings.schema import (
     ProfileFile,
     RouteModel,
     RuleModel,
+    TimeoutsModel,
     parse_duration,
     parse_size,
 )
@@ -132,7 +133,7 @@ REFERENCES = [
     # What may also be written in a profile is explained there.
     pytest.param(POLICIES, PolicyFile, {KeyModel, RuleModel}, id="policies"),
     # A profile's routes are those of a policy.
-    pytest.param(PROFILES, ProfileFile, {RouteModel}, id="profiles"),
+    pytest.param(PROFILES, ProfileFile, {RouteModel, TimeoutsModel}, id="profiles"),
 ]
 
 
