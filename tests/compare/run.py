@@ -92,7 +92,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.orders < ROUNDS:
         parser.error(f"--orders must be {ROUNDS} or more: there are {ROUNDS} rounds")
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # As Ctrl-C: what was started is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     each = options.orders // ROUNDS
     plan = FaultPlan(seed=options.seed)
     print(
