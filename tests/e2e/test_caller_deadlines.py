@@ -16,7 +16,7 @@ import pytest
 from proxy.demo.gateway import SimulatedGateway
 from tests.e2e.policies import holdfast
 from tests.e2e.sdks import PAID, Opener, Params, class_name
-from tests.support.raw import exchange
+from tests.support.raw import RawConnection, exchange, raw_server
 from tests.support.running import Running, simulated
 from tests.support.tcp_faults import Fault, TcpFaults, tcp_faults
 from tests.support.wire import Message, message, soon
@@ -130,3 +130,39 @@ async def test_an_sdk_that_does_not_repeat_hears_what_is_known(sdk: Opener, tmp_
     assert (heard.raised, heard.status) == (class_name(sdk, "APIError"), 504)
     assert heard.error_code == "wait_over"
     assert heard.headers["x-payment-session-id"].startswith("ps_")
+
+
+READ = b"GET /v1/payment_intents/pi_1 HTTP/1.1\r\nHost: a\r\nprefer: wait=1\r\n\r\n"
+
+
+async def test_a_read_in_time_streams_as_ever(tmp_path: Path) -> None:
+    """Its head was waited for in another task than the one that passes its body on."""
+
+    async def script(connection: RawConnection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+        await connection.send(b"4\r\nhalf\r\n0\r\n\r\n")
+
+    async with raw_server(script) as gateway, holdfast(tmp_path, gateway.origin) as proxy:
+        answer = message(await soon(exchange(proxy.port, READ)))
+    assert answer.start == b"HTTP/1.1 200 OK"
+    assert answer.body.count(b"half") == 2
+
+
+async def test_an_answer_to_a_read_that_nobody_waits_for_is_let_go(tmp_path: Path) -> None:
+    """What comes after the deadline is not read, and its connection is closed."""
+    late, gone = asyncio.Event(), asyncio.Event()
+
+    async def script(connection: RawConnection) -> None:
+        await connection.request()
+        await late.wait()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\npiece")
+        await connection.reader.read()
+        gone.set()
+
+    async with raw_server(script) as gateway, holdfast(tmp_path, gateway.origin) as proxy:
+        answer = message(await soon(exchange(proxy.port, READ)))
+        late.set()
+        await soon(gone.wait())
+    assert answer.start == b"HTTP/1.1 504 Gateway Timeout"
+    assert json.loads(answer.body)["safeToRepeat"] is True
