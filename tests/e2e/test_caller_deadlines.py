@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from proxy.demo.gateway import SimulatedGateway
 from tests.e2e.policies import holdfast
 from tests.e2e.sdks import PAID, Opener, Params, class_name
 from tests.support.raw import RawConnection, exchange, raw_server
-from tests.support.running import Running, simulated
+from tests.support.running import Running, free_port, simulated
 from tests.support.tcp_faults import Fault, TcpFaults, tcp_faults
 from tests.support.wire import Message, message, soon
 
@@ -35,7 +36,7 @@ class Shop:
     way: TcpFaults
     answer: asyncio.Event
 
-    async def pays(self, key: bytes, *more: bytes) -> Message:
+    async def pays(self, key: bytes, *more: bytes, port: int | None = None) -> Message:
         """One request on a connection of its own, and its answer."""
         lines = [
             b"POST /v1/payment_intents HTTP/1.1",
@@ -47,7 +48,7 @@ class Shop:
             *more,
         ]
         request = b"\r\n".join(lines) + b"\r\n\r\n" + BODY
-        return message(await soon(exchange(self.proxy.port, request)))
+        return message(await soon(exchange(port or self.proxy.port, request)))
 
     def forwarded(self) -> bytes:
         """What the gateway was sent."""
@@ -64,6 +65,74 @@ async def shop(folder: Path) -> AsyncIterator[Shop]:
         holdfast(folder, way.url) as proxy,
     ):
         yield Shop(proxy, gateway, way, answer)
+
+
+ENVOY = """
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: front
+          route_config:
+            virtual_hosts:
+            - name: holdfast
+              domains: ["*"]
+              routes: [{{match: {{prefix: /}}, route: {{cluster: holdfast, timeout: 1s}}}}]
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+  clusters:
+  - name: holdfast
+    load_assignment:
+      cluster_name: holdfast
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {upstream}}}}}}}
+"""  # noqa: E501 -- a type's name
+
+
+@contextlib.asynccontextmanager
+async def envoy(folder: Path, upstream: int) -> AsyncIterator[int]:
+    """An Envoy that waits for one second; its port."""
+    port, config = free_port(), folder / "envoy.yaml"
+    config.write_text(ENVOY.format(port=port, upstream=upstream))
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("envoy"),
+        *("-c", config, "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"),
+        *("--drain-time-s", "0", "--parent-shutdown-time-s", "1"),
+    )
+    try:
+        await soon(_opened(port))
+        yield port
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _opened(port: int) -> None:
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return
+        await asyncio.sleep(0.02)
+
+
+async def test_behind_an_envoy(tmp_path: Path) -> None:
+    """It says by itself how long it waits, and hands on what is known before its own time-out."""
+    async with shop(tmp_path) as stage, envoy(tmp_path, stage.proxy.port) as front:
+        early = await stage.pays(b"k-1", port=front)
+        stage.answer.set()
+        true = await stage.pays(b"k-1", port=front)
+
+    assert json.loads(early.body)["type"] == "/problems/wait-over"
+    assert true.start == b"HTTP/1.1 200 OK"
+    assert stage.gateway.ledger.per_order() == {"o-1": 1}
 
 
 @pytest.mark.parametrize("says", DEADLINES, ids=["envoy", "grpc", "prefer"])
