@@ -200,6 +200,5 @@ def _links(recorded: Recorded, gateway: Gateway) -> str:
         return _NOTHING
     answer = Answer(facts.status, facts.status_text, facts.headers, facts.body)
     host = None if recorded.request is None else header(recorded.request.headers, "Host")
-    limit = gateway.routes.other.max_answer_bytes
-    turned = relinked(answer, Relinker(links, gateway.upstream), host or "127.0.0.1", limit)
+    turned = relinked(answer, Relinker(links, gateway.upstream), host or "127.0.0.1")
     return "rewritten" if (turned.body, turned.headers) != (facts.body, facts.headers) else "none"

@@ -21,13 +21,14 @@ class Relinker:
 
     def __init__(self, links: Links, upstream: str) -> None:
         origins = "|".join(map(re.escape, dict.fromkeys((upstream, *links.origins))))
-        keys = "|".join(map(re.escape, links.keys))
+        # That no backslash is before it is looked at last: text is searched for a quote at once.
+        keys = "|".join(rf'"{key}"(?<!\\"{key}")' for key in map(re.escape, links.keys))
         self._headers = links.headers
         self._in_header = re.compile(rf"(?:^|(?<=<))(?:{origins})(?=[/?#>]|$)")
         # Some write the slashes of a text as `\/`.
         escaped = origins.replace("/", r"\\?/")
         self._in_body = re.compile(
-            rf'(?<!\\)("(?:{keys})"[ \t\r\n]*:[ \t\r\n]*")(?:{escaped})(?=\\?/|[?#"])'.encode()
+            rf'((?:{keys})[ \t\r\n]*:[ \t\r\n]*")(?:{escaped})(?=\\?/|[?#"])'.encode()
         )
 
     def in_body(self, body: bytes, host: str) -> bytes:

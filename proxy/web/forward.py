@@ -77,8 +77,7 @@ class Forward:
         )
         answer = await self._pipeline.handle(lane, inbound, RequestBody(request, values))
         if relinker is not None:
-            limit = lane.routes.match(method, inbound.path).max_answer_bytes
-            answer = relinked(answer, relinker, values.get("host", ""), limit)
+            answer = relinked(answer, relinker, values.get("host", ""))
         # A body that was not read would be taken for the next request.
         return RawResponse(answer, close=not request.content.is_eof())
 

@@ -47,14 +47,14 @@ LINKED = answer(BODY, HAL, "Location: https://api.gw.example/v2/payments/tr_1")
 
 @contextlib.asynccontextmanager
 async def between(
-    folder: Path, script: Script | bytes, profile: str = PROFILE, more: str = ""
+    folder: Path, script: Script | bytes, profile: str = PROFILE
 ) -> AsyncIterator[tuple[Running, RawServer]]:
     """A Holdfast in front of a raw gateway whose profile is this one."""
     (folder / "gateways").mkdir(exist_ok=True)
     (folder / "gateways/hal.yaml").write_text(profile)
     play = always(script) if isinstance(script, bytes) else script
     async with raw_server(play) as gateway:
-        text = policy(gateway.origin, more, profile="hal", store="memory://")
+        text = policy(gateway.origin, profile="hal", store="memory://")
         async with running(folder, text) as holdfast:
             yield holdfast, gateway
 
@@ -149,17 +149,17 @@ async def test_what_is_left_as_it_came(
         assert body_of(raw) == given.partition(b"\r\n\r\n")[2]
 
 
+@pytest.mark.parametrize("method", ["POST", "GET"], ids=["durable", "streamed"])
 @pytest.mark.parametrize("sized", [True, False], ids=["by length", "chunked"])
-async def test_a_body_over_the_bound_is_passed_on(tmp_path: Path, sized: bool) -> None:
+async def test_a_body_over_the_bound_is_passed_on(tmp_path: Path, sized: bool, method: str) -> None:
     """It is not held in memory for its links: as it came, and whole."""
     filler = b'{"href": "https://api.gw.example/a", "x": "' + b"x" * 3 * 1024 * 1024 + b'"}'
     given = answer(filler, HAL)
     if not sized:
         head = f"HTTP/1.1 200 OK\r\n{HAL}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         given = head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(filler), filler)
-    bound = "defaults: {max_answer: 2MiB}\n"
-    async with between(tmp_path, given, more=bound) as (holdfast, _):
-        request = asked("GET", "shop.internal", "Connection: close")
+    async with between(tmp_path, given) as (holdfast, _):
+        request = asked(method, "shop.internal", "Connection: close")
         raw = await exchange(holdfast.port, request, until_closed=True)
         assert body_of(raw) == filler
 
