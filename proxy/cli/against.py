@@ -168,15 +168,14 @@ def _next(
         return "sent again"
     if not unknown:
         return "settled" if result.reason is None else "handed on"
-    # Where the request is not known: whether anything can be looked up.
-    recipes = (
-        profile.lookups.values() if request is None else (profile.lookups.get(route.lookup or ""),)
-    )
-    recipe = next(iter(recipes), None)
-    if recipe is None:
-        return "a person"
-    voids = promise is GatewayClass.C_CANCEL_BY_KEY and recipe.void is not None
-    return "voided by its key" if voids and recipe.read_target is None else "looked up"
+    # Where the request is not known: whether any can be looked up.
+    lookups = profile.lookups
+    some = next(iter(lookups.values()), None)
+    recipe = some if request is None else lookups.get(route.lookup or "")
+    if recipe is not None and recipe.read_target is not None:
+        return "looked up"
+    voids = promise is GatewayClass.C_CANCEL_BY_KEY and recipe is not None
+    return "voided by its key" if voids else "a person"
 
 
 def _payment(profile: GatewayProfile, request: InboundRequest | None) -> Session:
