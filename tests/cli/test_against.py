@@ -102,6 +102,60 @@ async def test_everything_that_is_told(tmp_path: Path) -> None:
     ]
 
 
+BY_ROUTE = """\
+title: Acme
+idempotency: {class: A_strong, window: 24h}
+results:
+  - {when: {status: [200]}, result: succeeded}
+parameters: [merchant]
+routes:
+  - name: pay
+    match: {methods: [POST], path: /pay}
+    session: durable
+    lookup: list
+    idempotency: {key: {header: X-Key, put_in: false, max_length: 40}}
+    results:
+      - {when: {status: [200], form: [{path: state, in: [no]}]}, result: declined}
+  - name: read-by-post
+    match: {methods: [POST], path: /read}
+  - {name: move, match: {methods: [POST], path: /move}, session: durable}
+lookups:
+  list:
+    find: /{merchant}/list?since={since}
+    items: items[*]
+    match: [{path: key, value: "{gateway_key}"}]
+    id: id
+    read: /payments/{id}
+"""
+
+
+async def test_what_is_known_of_a_route_counts(tmp_path: Path) -> None:
+    """Its own rules before those of the gateway, and whether a payment there bears a key."""
+    done = await checked(
+        tmp_path,
+        "POST /pay\nX-Key: k-1\n\n###\nHTTP/1.1 200 OK\n\nstate=no",
+        "POST /pay\nX-Key: k-1\n\n###\nHTTP/1.1 200 OK\n\nstate=yes",
+        "POST /pay\nX-Key: k-1\n\n###\nHTTP/1.1 500 No\n\n",
+        # Without a key, and none may be put in: what is promised for keys does not hold.
+        "POST /pay\n\n###\nHTTP/1.1 500 No\n\n",
+        f"POST /pay\nX-Key: {'k' * 41}\n\n###\nHTTP/1.1 500 No\n\n",
+        "POST /move\n\n###\nHTTP/1.1 500 No\n\n",
+        "POST /read\n\n###\nHTTP/1.1 500 No\n\n",
+        profile=BY_ROUTE,
+    )
+    assert (done.code, done.err) == (0, "")
+    told = [[row[name] for name in ("ROUTE", "VERDICT", "RULE", "NEXT")] for row in rows(done)]
+    assert told == [
+        ["pay", "declined", "acme.yaml:13", "settled"],
+        ["pay", "succeeded", "acme.yaml:4", "settled"],
+        ["pay", "unknown", "-", "sent again"],
+        ["pay", "unknown", "-", "looked up"],
+        ["pay", "unknown", "-", "refused"],
+        ["move", "unknown", "-", "sent again"],
+        ["read-by-post", "unknown", "-", "passed on"],
+    ]
+
+
 async def test_what_is_not_as_expected_is_told(tmp_path: Path) -> None:
     """The rest is shown all the same; 1."""
     paid = 'HTTP/1.1 200 OK\n\n{"state": "paid"}'
