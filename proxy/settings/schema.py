@@ -30,6 +30,7 @@ _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
 _LISTEN = re.compile(rf"{_HOST}:([0-9]{{1,5}})")
 _ORIGIN = re.compile(rf"https?://{_HOST}(?::([0-9]{{1,5}}))?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_LINK_KEY = re.compile(r"[A-Za-z0-9_$@:-]{1,64}")
 _LAST_PORT = 65535
 # What others call a store that is known here.
 _OTHER_SCHEMES = {
@@ -108,6 +109,13 @@ def _status(value: object) -> tuple[int, int]:
         message = "write a status as 402, 4xx or 500-599"
         raise ValueError(message)
     return int(match.group(1)), int(match.group(2) or match.group(1))
+
+
+def _link_key(value: str) -> str:
+    if not _LINK_KEY.fullmatch(value):
+        message = f"{value!r} is not the name of a key, like href (a path is not needed)"
+        raise ValueError(message)
+    return value
 
 
 def _header_name(value: str) -> str:
@@ -191,6 +199,7 @@ StatusRange = Annotated[tuple[int, int], BeforeValidator(_status)]
 Listen = Annotated[str, AfterValidator(parse_listen)]
 Origin = Annotated[str, AfterValidator(_origin)]
 StoreUrl = Annotated[str, AfterValidator(_store)]
+LinkKey = Annotated[str, AfterValidator(_link_key)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Plain = Annotated[str | int | float | bool, BeforeValidator(_plain)]
@@ -536,6 +545,14 @@ class ErrorsModel(Model):
     headers: list[HeaderModel] = []
 
 
+class LinksModel(Model):
+    """Absolute links in answers that are turned to Holdfast."""
+
+    origins: list[Origin] = []
+    keys: Annotated[list[LinkKey], Field(min_length=1)] = ["href"]
+    headers: list[HeaderName] = []
+
+
 class ProfileFile(Model):
     """A whole gateway profile. Each fact names its source in a comment of the file."""
 
@@ -552,3 +569,4 @@ class ProfileFile(Model):
     errors: ErrorsModel = ErrorsModel()
     max_processing_time: Positive = d.MAX_PROCESSING_TIME
     replay_headers: list[HeaderName] = []
+    links: LinksModel | None = None
