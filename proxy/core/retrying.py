@@ -12,6 +12,7 @@ from http import HTTPStatus
 
 from msgspec import Struct
 
+from proxy.core.events import VoidAsked
 from proxy.core.keys import Carrier
 from proxy.core.policy import Condition, RetryPolicy, Statuses
 from proxy.core.profile import GatewayClass, GatewayProfile, Rule, RulesByStatus
@@ -205,10 +206,14 @@ def _may_be_unknown(rules: RulesByStatus, status: int) -> bool:
 
 def dares(policy: RetryPolicy, session: Session, epoch: int) -> bool:
     """Whether the operator has taken the risk of a second charge for what is in doubt: all of it
-    sent since this process last began (`epoch`), so never what was taken over.
+    sent since this process last began (`epoch`), so never what was taken over, and nobody has had
+    it voided, which could undo the repeat unheard.
     """
+    if not policy.may_charge_twice:
+        return False
     doubtful = (a for a in session.attempts if a.status is AttemptStatus.UNKNOWN)
-    return policy.may_charge_twice and all(attempt.epoch == epoch for attempt in doubtful)
+    voided = any(step.event == VoidAsked.__name__ for step in session.timeline)
+    return not voided and all(attempt.epoch == epoch for attempt in doubtful)
 
 
 # --- when -----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 from msgspec.structs import replace
 
+from proxy.core.events import VoidAsked
 from proxy.core.policy import Backoff, Condition, RetryPolicy, Statuses
 from proxy.core.profile import GatewayClass, rules_by_status
 from proxy.core.reasons import Reason, Suppressed
@@ -25,7 +26,8 @@ from proxy.core.retrying import (
     wanted,
     wanted_again,
 )
-from proxy.core.states import AttemptStatus, Outcome
+from proxy.core.session import apply
+from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
 from proxy.settings.values import Gateway
 from tests.support.building import AT, a_session
@@ -403,3 +405,11 @@ def test_who_dares(*, risk: bool, epochs: tuple[int, ...], taken: bool) -> None:
     session = a_session(*[AttemptStatus.UNKNOWN] * len(epochs))
     attempts = (replace(a, epoch=e) for a, e in zip(session.attempts, epochs, strict=True))
     assert dares(policy, replace(session, attempts=tuple(attempts)), 7) is taken
+
+
+def test_nobody_dares_once_a_void_was_asked_for() -> None:
+    """It could come after the repeat, and undo what the backend has heard is paid."""
+    policy = dataclasses.replace(policy_on(Condition.ATTEMPT_TIMEOUT), may_charge_twice=True)
+    session = a_session(AttemptStatus.UNKNOWN, state=State.INTERRUPTED)
+    assert dares(policy, session, 0)
+    assert not dares(policy, apply(session, VoidAsked(AT)), 0)

@@ -169,6 +169,23 @@ async def test_who_brings_it_again_takes_no_risk(tmp_path: Path) -> None:
     await lab.close()
 
 
+@pytest.mark.parametrize(("more", "sends"), [("", 1), ("automatic_attempts: 4,", 4)])
+async def test_a_walk_that_a_repeat_began_takes_no_risk(
+    tmp_path: Path, more: str, sends: int
+) -> None:
+    """What was not sent at first goes out when the client brings it again, and then once only."""
+    retry = f"{_RISK}, max_attempts: 6, {more or 'automatic_attempts: 1,'} backoff: {{max: 1s}}"
+    lab = lab_with(tmp_path, retry)
+    first = [lab.gateway.refuses_connection()] if not more else []
+    lab.gateway.will(*first, *[lab.gateway.loses_answer()] * 4)
+    if first:
+        await lab.merchant_sends(pay(key="k-1"), "plain")
+        assert lab.transcript[-1] == "answer 502 not-sent"
+    answer = await lab.merchant_sends(pay(key="k-1"), "plain")
+    assert (answer.status, len(lab.gateway.seen)) == (504, sends)
+    await lab.close()
+
+
 async def test_after_a_restart_no_risk_is_taken(tmp_path: Path) -> None:
     """A process died over the first send: the next one lists it, and sends nothing."""
     store = SharedStore(LoopClock(), [])
@@ -262,6 +279,29 @@ async def test_only_a_charge_settles_it_from_outside(tmp_path: Path) -> None:
     for status in (AttemptStatus.DECLINED, AttemptStatus.VOIDED, AttemptStatus.ACCEPTED):
         assert (await heard(status)).outcome is Outcome.UNKNOWN
     assert (await heard(AttemptStatus.SUCCEEDED)).outcome is Outcome.CHARGED
+    await lab.close()
+
+
+async def test_a_look_up_settles_it_by_a_charge_only(tmp_path: Path) -> None:
+    """A payment that is found canceled is one of the sends; the other may have charged."""
+    route = "name: create-payment, match: {methods: [POST], path: /v1/payment_intents}"
+    more = f"profile: stripe, idempotency: {{class: D_none}}, routes: [{{{route}, "
+    retry = f"retry: {{{_RISK}, automatic_attempts: 2, max_attempts: 9}}}}],"
+    lab = Lab(settings_from(POLICY.replace("profile: stripe,", more + retry), tmp_path))
+    lab.gateway.will(*[lab.gateway.loses_answer()] * 2)
+    await lab.merchant_sends(pay(key="k-1"))
+    caused = (
+        b'{"id":"evt_1","request":{"idempotency_key":"k-1"},'
+        b'"data":{"object":{"object":"payment_intent","id":"pi_7"}}}'
+    )
+    event = b'{"data":[%s],"has_more":false}' % caused
+    for status, outcome in ((b"canceled", Outcome.UNKNOWN), (b"succeeded", Outcome.CHARGED)):
+        await asyncio.sleep(300)  # the gateway is done with it
+        intent = b'{"id":"pi_7","object":"payment_intent","status":"%s"}' % status
+        lab.gateway.will(lab.gateway.answers(200, event), lab.gateway.answers(200, intent))
+        await lab.merchant_sends(pay(key="k-1"))
+        assert (await lab.only_session()).outcome is outcome
+    assert [send.method for send in lab.gateway.seen] == ["POST"] * 2 + ["GET"] * 4
     await lab.close()
 
 
