@@ -119,6 +119,16 @@ async def test_at_risk_it_is_charged_twice(tmp_path: Path, reason: Reason) -> No
     await lab.close()
 
 
+async def test_so_it_is_where_there_is_no_key_at_all(tmp_path: Path) -> None:
+    """The risk is not about a key: the same bytes go out again, and charge again."""
+    lab = lab_with(tmp_path, _RISK, gateway="idempotency: {key: {nowhere: true}},")
+    lab.gateway.will(lab.gateway.loses_answer(), lab.gateway.answers(200, SUCCEEDED))
+    answer = await lab.merchant_sends(pay(), "plain")
+    first, again = lab.gateway.seen
+    assert (answer.status, first.headers, first.body) == (200, again.headers, again.body)
+    await lab.close()
+
+
 @pytest.mark.parametrize(
     "fails",
     [

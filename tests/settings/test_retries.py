@@ -86,6 +86,17 @@ def test_a_profile_is_told_in_its_own_file(tmp_path: Path) -> None:
     assert "g (B_lookup) knows no keys" in mistake
 
 
+def test_a_route_is_told_by_its_own_promise(tmp_path: Path) -> None:
+    """One that honours no keys at a gateway that does; and the other way round it is fine."""
+    weaker = ROUTE + "idempotency: {class: A_weak}, retry: null}]"
+    policy = POLICY.replace("routes: []", weaker).replace("[connect]", "[in_progress]")
+    (mistake,) = told(tmp_path, policy)
+    assert mistake.startswith("policy.yaml:7:18: gateways.g.retry.on[0]: could charge twice")
+    assert "g (A_weak) forgets a key after an error" in mistake
+    stronger = policy.replace("A_strong", "D_none").replace("A_weak", "A_strong")
+    assert settings_from(stronger, tmp_path).gateways
+
+
 def test_a_profile_takes_no_risk(tmp_path: Path) -> None:
     """Whether customers may be charged twice is not a fact about a gateway."""
     profile = PROFILE.replace("[attempt_timeout]", "[attempt_timeout], risk: may_charge_twice")
