@@ -39,6 +39,7 @@ from proxy.keyring import KEY_BYTES, Keyring, read_keys, read_or_make_keys
 from proxy.ports import Recorder, SessionStore, Upstream
 from proxy.settings.defaults import MAX_ATTEMPTS
 from proxy.settings.load import Policy
+from proxy.settings.retries import risky_routes
 from proxy.settings.values import Address, Gateway, Settings
 from proxy.spool import FileSpool
 from proxy.stores import make_store
@@ -191,7 +192,12 @@ class Holdfast:
             self._log.warning("store", promise=store.promise)
         return store
 
+    def _warn_of_risks(self) -> None:
+        for risk in risky_routes(self._settings.gateways.values()):
+            self._log.warning("may charge twice", **risk)
+
     def _open_lanes(self) -> None:
+        self._warn_of_risks()
         for name, gateway in self._settings.gateways.items():
             limits = gateway.concurrency, gateway.breaker, gateway.budget
             admission = Admission(*limits, self._clock)
@@ -287,6 +293,7 @@ class Holdfast:
             if (gateway.upstream, gateway.ca_file) != (before[name].upstream, before[name].ca_file)
         }
         self._settings = policy.settings
+        self._warn_of_risks()
         for name, gateway in gateways.items():
             lane = self._lanes[name]
             lane.admission.use(gateway.concurrency, gateway.breaker, gateway.budget)

@@ -8,6 +8,7 @@ import sys
 from proxy.cli.against import against
 from proxy.settings.explain import explain
 from proxy.settings.load import ConfigError, Policy, load_policy
+from proxy.settings.retries import risky_routes
 
 
 def check(options: argparse.Namespace) -> int:
@@ -37,6 +38,11 @@ def check(options: argparse.Namespace) -> int:
         print(
             f"{gateway.name}: {gateway.listen} -> {gateway.upstream}, profile "
             f"{gateway.profile.name} ({gateway.profile.gateway_class}), {counted} durable"
+        )
+    for risk in risky_routes(settings.gateways.values()):
+        print(
+            f"{risk['gateway']}: route {risk['route']} may charge twice: it is repeated after "
+            f"{risk['repeated_after']}"
         )
     if settings.audit is None:
         print("no audit trail: `audit` names no file for what people do to sessions by hand")

@@ -64,14 +64,15 @@ def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> Attem
         return settled[replayed]
     reason = _reason(verdict, facts.status)
     retry_after = retry_after_seconds(facts.headers, now_ms)
+    more = (retry_after, replayed, hint is Repeat.YES)
     if verdict is Verdict.NOT_EXECUTED:
         repeat = Repeat.NO if hint is Repeat.NO else Repeat.YES
-        return AttemptResult(AttemptStatus.REJECTED, reason, repeat, retry_after, replayed)
+        return AttemptResult(AttemptStatus.REJECTED, reason, repeat, *more)
     # A replayed error never changes by asking again (a gateway that stores errors keeps answering
     # it for the life of the key): look it up instead.
     stop = hint is Repeat.NO or (replayed and hint is not Repeat.YES)
     repeat = Repeat.NO if stop else Repeat.BY_CLASS
-    return AttemptResult(AttemptStatus.UNKNOWN, reason, repeat, retry_after, replayed)
+    return AttemptResult(AttemptStatus.UNKNOWN, reason, repeat, *more)
 
 
 def classify_read(facts: WireFacts, *, now_ms: int) -> AttemptResult:

@@ -19,7 +19,7 @@ from proxy.core.lookup import may_be_void, seconds_since_send, settled, voiding_
 from proxy.core.policy import SessionPolicy
 from proxy.core.reasons import Reason
 from proxy.core.recovery import Care, care_for
-from proxy.core.retrying import promised, repeat_barrier
+from proxy.core.retrying import promised, repeat_barrier, wanted_again
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
@@ -535,15 +535,17 @@ class Commands:
             now,
             gateway_class=promised(lane.profile, session),
             lookup_possible=self._reconcile.possible(lane, session),
-            repeat_possible=self._repeat_possible(session, now),
+            repeat_possible=self._repeat_possible(lane, session, now),
         )
 
-    def _repeat_possible(self, session: Session, now: int) -> bool:
+    def _repeat_possible(self, lane: Lane, session: Session, now: int) -> bool:
         """Whether Holdfast may send it again by itself: its gateway promises that the same key does
-        not charge twice, the bytes are here, and nobody wants otherwise.
+        not charge twice, the bytes are here, and neither a person nor the policy wants otherwise.
         """
-        wanted = not session.cancel_requested and not session.hold and now < session.expires_at
-        return wanted and self._reconcile.holds(session) and self._may_repeat(session)
+        open_still = not session.cancel_requested and not session.hold and now < session.expires_at
+        here = open_still and self._reconcile.holds(session) and self._may_repeat(session)
+        route = next((r for _, r in lane.routes.routes if r.name == session.route), None)
+        return here and route is not None and wanted_again(route.retry, session)
 
 
 def _given_up(session: Session) -> bool:

@@ -260,7 +260,7 @@ class Pipeline:
         return self._store.regressed is not None and not strong and unsent
 
     def _begin(self, walk: Walk, opened: Opened) -> None:
-        walk.session = opened.session
+        walk.session, walk.first = opened.session, True
         walk.limit = walk.route.retry.automatic_attempts
         if opened.twin is not None:
             self._duplicate(walk, Duplicate.NEW_KEY)

@@ -120,7 +120,8 @@ class Reconcile:
         """What the gateway says by itself (a webhook) about the payment it has under a key.
 
         A charge always counts. Anything else speaks for what was sent last, so it counts only for
-        the key in use, and once the gateway is done with that; sooner, a look-up will tell.
+        the key in use, and once the gateway is done with that; sooner, a look-up will tell. Not for
+        a session at risk: another send may have charged.
         """
         now, charged = self._clock.now_ms(), status is AttemptStatus.SUCCEEDED
 
@@ -128,6 +129,7 @@ class Reconcile:
             if current.outcome is Outcome.CHARGED:
                 return Change()
             over = lookup.settled(lane.profile, current, now) and not current.in_flight
+            over = over and not current.at_risk
             counts = current.outcome is Outcome.UNKNOWN and over and current.gateway_key == key
             if not charged and not counts:
                 return Change()
@@ -174,6 +176,9 @@ class Reconcile:
         while isinstance(step, lookup.Ask):
             facts = await lane.upstream.send(_question(step, credential))
             step = lookup.proceed(recipe, lane.profile, session, step, facts, now_ms=begun)
+        charged = isinstance(step, lookup.Found) and step.status is AttemptStatus.SUCCEEDED
+        if session.at_risk and not charged:
+            return lookup.Inconclusive("it speaks for one send, and another may have charged")
         return step
 
     def _in_vain(

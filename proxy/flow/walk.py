@@ -78,6 +78,7 @@ class Walk(Struct, eq=False):
     stream: AsyncIterator[bytes] | None = None
     limit: int = 0  # how many attempts this walk may bring the session to
     resumed_by: ResumedBy = ResumedBy.TIMER
+    first: bool = False  # its session began with it: nothing was sent before
     stream_touched: bool = False
     # Evidence from elsewhere settled the session before the walk's own answer did.
     settled_elsewhere: bool = False

@@ -29,6 +29,7 @@ from proxy.settings import defaults as d
 from proxy.settings import schema as s
 from proxy.settings import values as v
 from proxy.settings.profiles import Profiles, nearest
+from proxy.settings.retries import Layer, retry_mistakes, risk_mistakes
 from proxy.settings.secret_files import read_secret, secret_from
 from proxy.settings.yaml_lines import Document, Mistake
 from proxy.settings.yaml_lines import Path as Place
@@ -137,12 +138,14 @@ class Resolver:
         profile = build_profile(model.profile, profile_file, model.parameters)
         promise = self._promise(profile_file.idempotency, model.idempotency, here)
         routes, of_routes = self._routes(model, profile_file, promise, profile, here)
+        profile = _promising(profile, promise)
+        self._check_retries(name, profile, routes, of_routes)
         defaults = self._model.defaults
         return v.Gateway(
             name=name,
             listen=_address(model.listen),
             upstream=model.upstream,
-            profile=_promising(profile, promise),
+            profile=profile,
             routes=routes,
             of_routes=of_routes,
             budget=core.BudgetPolicy(**merged(defaults.budget, model.budget).model_dump()),
@@ -269,6 +272,8 @@ class Resolver:
                     full_jitter=retry.backoff.jitter == "full",
                 ),
                 respect_retry_after=retry.respect_retry_after,
+                on=None if retry.on is None else tuple(retry.on),
+                may_charge_twice=retry.risk is not None,
             ),
             max_body_bytes=route.max_body or defaults.max_body,
             max_answer_bytes=route.max_answer or defaults.max_answer,
@@ -327,6 +332,38 @@ class Resolver:
         if "automatic_attempts" in fields and automatic > retry.max_attempts:
             message = f"is more than max_attempts ({retry.max_attempts})"
             self._wrong((*place, "retry", "automatic_attempts"), message)
+
+    def _check_retries(
+        self,
+        name: str,
+        profile: facts.GatewayProfile,
+        table: RouteTable,
+        of_routes: Mapping[str, facts.GatewayProfile],
+    ) -> None:
+        """What a route repeats by itself must not charge twice, wherever that is written."""
+        model, here = self._model.gateways[name], ("gateways", name)
+        facts_file, document = self.profiles[model.profile]
+        around = [
+            Layer(self._document, here, model.retry),
+            Layer(self._document, ("defaults",), self._model.defaults.retry),
+        ]
+        of_profile = {
+            route.name: Layer(document, ("routes", number), route.retry)
+            for number, route in enumerate(facts_file.routes)
+        }
+        own: dict[str, Layer] = {}
+        for number, route in enumerate(model.routes):
+            own[route.name] = Layer(self._document, (*here, "routes", number), route.retry)
+            if route.retry is None and "retry" in route.model_fields_set:  # takes it back
+                of_profile.pop(route.name, None)
+        mistakes = self._document.mistakes
+        mistakes += risk_mistakes([*of_profile.values(), *around])
+        for _, resolved in table.routes:
+            nowhere = Layer(self._document, here, None)
+            between = of_profile.get(resolved.name, nowhere)
+            layers = [own.get(resolved.name, nowhere), between, *around]
+            known = of_routes.get(resolved.name, profile)
+            mistakes += retry_mistakes(name, resolved, known, layers)
 
     def _check_gateways(self) -> None:
         data = self._document.data if isinstance(self._document.data, dict) else {}

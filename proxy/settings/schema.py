@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from proxy.core.jsonpath import parse_json_path
-from proxy.core.policy import NewKey, OrderLock, SessionKind
+from proxy.core.policy import Condition, NewKey, OrderLock, SessionKind, Statuses
 from proxy.core.profile import GatewayClass, Verdict
 from proxy.core.routing import compile_template
 from proxy.settings import defaults as d
@@ -118,6 +118,18 @@ def _link_key(value: str) -> str:
     return value
 
 
+def _condition(value: object) -> object:
+    """`attempt_timeout`, or `{status: [502, 500-599]}` → its ranges."""
+    if isinstance(value, dict) and list(value) == ["status"]:
+        statuses = value["status"]
+        if isinstance(statuses, list) and statuses:
+            return tuple(map(_status, statuses))
+    elif isinstance(value, str) and value in list(Condition):
+        return Condition(value)
+    message = f"write one of {', '.join(Condition)}, or statuses as {{status: [502, 5xx]}}"
+    raise ValueError(message)
+
+
 def _header_name(value: str) -> str:
     if not _HEADER.fullmatch(value):
         message = f"{value!r} is not the name of a header"
@@ -196,6 +208,7 @@ Method = Annotated[str, AfterValidator(_method)]
 Template = Annotated[str, AfterValidator(_template)]
 JsonPathText = Annotated[str, AfterValidator(_json_path)]
 StatusRange = Annotated[tuple[int, int], BeforeValidator(_status)]
+RetryCondition = Annotated[Condition | Statuses, BeforeValidator(_condition)]
 Listen = Annotated[str, AfterValidator(parse_listen)]
 Origin = Annotated[str, AfterValidator(_origin)]
 StoreUrl = Annotated[str, AfterValidator(_store)]
@@ -234,12 +247,14 @@ class BackoffModel(Model):
 
 
 class RetryModel(Model):
-    """How often a session may be sent, and how often Holdfast does so by itself."""
+    """How often a session may be sent, how often Holdfast does so by itself, and after what."""
 
     max_attempts: Annotated[int, Field(ge=1, le=50)] = d.MAX_ATTEMPTS
     automatic_attempts: Annotated[int, Field(ge=1, le=50)] | None = None
     backoff: BackoffModel = BackoffModel()
     respect_retry_after: bool = True
+    on: Annotated[list[RetryCondition], Field(min_length=1)] | None = None
+    risk: Literal["may_charge_twice"] | None = None
 
 
 class BudgetModel(Model):

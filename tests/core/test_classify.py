@@ -141,7 +141,13 @@ STRIPE_ANSWERS: list[tuple[int, bytes, Headers, AttemptStatus, Reason | None, Re
     [
         pytest.param(
             answered(status, body, headers),
-            AttemptResult(known, reason, repeat, replayed=headers[:1] == REPLAYED),
+            AttemptResult(
+                known,
+                reason,
+                repeat,
+                replayed=headers[:1] == REPLAYED,
+                asked_for=reason is not None and headers[-1:] == SHOULD_RETRY,
+            ),
             id=f"{status} {body[:70].decode('latin-1')} {known}",
         )
         for status, body, headers, known, reason, repeat in STRIPE_ANSWERS
