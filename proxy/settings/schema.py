@@ -7,7 +7,8 @@ behind `Why:` is the reason for its default (json_schema.py reads both).
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from enum import Enum
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,7 +16,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    WithJsonSchema,
 )
+from pydantic.fields import FieldInfo
 
 from proxy.core.jsonpath import parse_json_path
 from proxy.core.policy import NewKey, OrderLock, SessionKind
@@ -74,6 +77,18 @@ def parse_size(value: object) -> object:
             return int(match.group(1)) * _SIZE_UNITS[match.group(2)]
     message = "write a size with its unit: 64KiB or 1MiB"
     raise ValueError(message)
+
+
+def written_default(field: FieldInfo) -> Any:
+    """A field's default as it would be written in the file."""
+    value = field.default
+    readers = [m.func for m in field.metadata if isinstance(m, BeforeValidator)]
+    if parse_duration in readers and value is not None:
+        return written_duration(value)
+    if parse_size in readers and value is not None:
+        unit = "MiB" if not value % _SIZE_UNITS["MiB"] else "KiB"
+        return f"{value // _SIZE_UNITS[unit]}{unit}"
+    return value.value if isinstance(value, Enum) else value
 
 
 def _name(value: str) -> str:
@@ -167,20 +182,96 @@ def _store(value: str) -> str:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-Positive = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
-Name = Annotated[str, AfterValidator(_name)]
-Method = Annotated[str, AfterValidator(_method)]
-Template = Annotated[str, AfterValidator(_template)]
-JsonPathText = Annotated[str, AfterValidator(_json_path)]
-StatusRange = Annotated[tuple[int, int], BeforeValidator(_status)]
-Listen = Annotated[str, AfterValidator(parse_listen)]
-Origin = Annotated[str, AfterValidator(_origin)]
-StoreUrl = Annotated[str, AfterValidator(_store)]
-HeaderName = Annotated[str, AfterValidator(_header_name)]
-HeaderValue = Annotated[str, AfterValidator(_header_value)]
-Plain = Annotated[str | int | float | bool, BeforeValidator(_plain)]
+def _text(pattern: str, otherwise: str) -> WithJsonSchema:
+    """How an editor checks it, and what it says where the text does not fit. It refuses nothing
+    that is read here.
+    """
+    return WithJsonSchema(
+        {"type": "string", "pattern": f"^(?:{pattern})$", "patternErrorMessage": otherwise}
+    )
+
+
+_A_DURATION = "a duration has a unit: 200ms, 2s, 15m, 24h or 35d"
+_A_SIZE = "a size has a unit: 64KiB or 1MiB"
+_PORT = "(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[0-5]?[0-9]{1,4})"
+_KEY, _ITEM = r"[^.\[\]]+", r"\[(?:[0-9]+|\*)\]"
+_STORES = (
+    r"memory://|sqlite://(?:.*/)?(?!\.{1,2}$)[^/]+|(?:postgresql|redis)://(?![^/@]*:[^/@]*@).+"
+)
+
+Duration = Annotated[float, BeforeValidator(parse_duration), _text(_DURATION.pattern, _A_DURATION)]
+Positive = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    Field(gt=0),
+    _text(rf"(?=.*[1-9]){_DURATION.pattern}", f"{_A_DURATION}; it cannot be 0 here"),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    Field(gt=0),
+    _text(rf"(?=.*[1-9]){_SIZE.pattern}", _A_SIZE),
+]
+Name = Annotated[
+    str,
+    AfterValidator(_name),
+    _text(_NAME.pattern, "a name is up to 63 lower-case letters, digits and '-'"),
+]
+Method = Annotated[
+    str, AfterValidator(_method), _text(_METHOD.pattern, "write it in capitals, like POST")
+]
+Template = Annotated[
+    str,
+    AfterValidator(_template),
+    _text(
+        r"(?=/)(?:[^{}*?#]|\{[^{}/]*\}|\*\*)*",
+        "a path, where {name} stands for one segment and ** for the rest",
+    ),
+]
+JsonPathText = Annotated[
+    str,
+    AfterValidator(_json_path),
+    _text(
+        rf"(?![.]|$)(?:{_KEY})?(?:\.?{_ITEM}(?:{_KEY})?|\.{_KEY})*",
+        "a place in JSON, like metadata.order_id or items[0].id",
+    ),
+]
+StatusRange = Annotated[
+    tuple[int, int],
+    BeforeValidator(_status),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 100, "maximum": 599},
+                {"type": "string", "pattern": "^(?:[1-5]xx|[1-5][0-9]{2}(?:-[1-5][0-9]{2})?)$"},
+            ]
+        }
+    ),
+]
+Listen = Annotated[
+    str,
+    AfterValidator(parse_listen),
+    _text(rf"{_HOST}:{_PORT}", "host:port, like 127.0.0.1:8080 or '[::1]:8080'"),
+]
+Origin = Annotated[
+    str,
+    AfterValidator(_origin),
+    _text(rf"https?://{_HOST}(?::{_PORT})?", "an origin, like https://api.example.com, no path"),
+]
+StoreUrl = Annotated[
+    str,
+    AfterValidator(_store),
+    _text(_STORES, "sqlite:///FILE, postgresql://…, redis://… (no password) or memory://"),
+]
+HeaderName = Annotated[
+    str, AfterValidator(_header_name), _text(_HEADER.pattern, "the name of a header")
+]
+HeaderValue = Annotated[str, AfterValidator(_header_value), _text("[ -~]*", "printable ASCII text")]
+Plain = Annotated[
+    str | int | float | bool,
+    BeforeValidator(_plain),
+    WithJsonSchema({"type": ["string", "number", "boolean"]}),
+]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -441,6 +532,15 @@ class IdempotencyOverride(Model):
 
 class CredentialModel(Model):
     """Where the credential for look-ups comes from; exactly one. Never the file itself."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [one], "properties": {one: {"type": "string"}}}
+                for one in ("env", "file")
+            ]
+        }
+    )
 
     env: str | None = None
     """The variable that holds the whole header value, like `Bearer rk_…`. Exactly one of `env`
