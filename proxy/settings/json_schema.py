@@ -88,7 +88,8 @@ def _describe(
     """Say of each key what it does, and its default as it would be written."""
     for name, field in model.model_fields.items():
         part = schema["properties"][field.alias or name]
-        part.pop("title", None)
+        if part.get("title", "").istitle():  # the field's name once more; a kind is lower-case
+            del part["title"]
         part.pop("default", None)
         text = known.get((model.__name__, name))
         if text is not None:

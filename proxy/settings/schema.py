@@ -182,13 +182,12 @@ def _store(value: str) -> str:
     return value
 
 
-def _text(pattern: str, otherwise: str) -> WithJsonSchema:
-    """How an editor checks it, and what it says where the text does not fit. It refuses nothing
-    that is read here.
+def _text(kind: str, pattern: str, otherwise: str) -> WithJsonSchema:
+    """What kind of text it is, how an editor checks it, and what it says where it does not fit. It
+    refuses nothing that is read here.
     """
-    return WithJsonSchema(
-        {"type": "string", "pattern": f"^(?:{pattern})$", "patternErrorMessage": otherwise}
-    )
+    checked = {"pattern": f"^(?:{pattern})$", "patternErrorMessage": otherwise}
+    return WithJsonSchema({"type": "string", "title": kind, **checked})
 
 
 _A_DURATION = "a duration has a unit: 200ms, 2s, 15m, 24h or 35d"
@@ -199,31 +198,36 @@ _STORES = (
     r"memory://|sqlite://(?:.*/)?(?!\.{1,2}$)[^/]+|(?:postgresql|redis)://(?![^/@]*:[^/@]*@).+"
 )
 
-Duration = Annotated[float, BeforeValidator(parse_duration), _text(_DURATION.pattern, _A_DURATION)]
+Duration = Annotated[
+    float, BeforeValidator(parse_duration), _text("duration", _DURATION.pattern, _A_DURATION)
+]
 Positive = Annotated[
     float,
     BeforeValidator(parse_duration),
     Field(gt=0),
-    _text(rf"(?=.*[1-9]){_DURATION.pattern}", f"{_A_DURATION}; it cannot be 0 here"),
+    _text("duration", rf"(?=.*[1-9]){_DURATION.pattern}", f"{_A_DURATION}; it cannot be 0 here"),
 ]
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
     Field(gt=0),
-    _text(rf"(?=.*[1-9]){_SIZE.pattern}", _A_SIZE),
+    _text("size", rf"(?=.*[1-9]){_SIZE.pattern}", _A_SIZE),
 ]
 Name = Annotated[
     str,
     AfterValidator(_name),
-    _text(_NAME.pattern, "a name is up to 63 lower-case letters, digits and '-'"),
+    _text("name", _NAME.pattern, "a name is up to 63 lower-case letters, digits and '-'"),
 ]
 Method = Annotated[
-    str, AfterValidator(_method), _text(_METHOD.pattern, "write it in capitals, like POST")
+    str,
+    AfterValidator(_method),
+    _text("method", _METHOD.pattern, "write it in capitals, like POST"),
 ]
 Template = Annotated[
     str,
     AfterValidator(_template),
     _text(
+        "path template",
         r"(?=/)(?:[^{}*?#]|\{[^{}/]*\}|\*\*)*",
         "a path, where {name} stands for one segment and ** for the rest",
     ),
@@ -232,6 +236,7 @@ JsonPathText = Annotated[
     str,
     AfterValidator(_json_path),
     _text(
+        "path in JSON",
         rf"(?![.]|$)(?:{_KEY})?(?:\.?{_ITEM}(?:{_KEY})?|\.{_KEY})*",
         "a place in JSON, like metadata.order_id or items[0].id",
     ),
@@ -241,36 +246,47 @@ StatusRange = Annotated[
     BeforeValidator(_status),
     WithJsonSchema(
         {
+            "title": "status",
             "anyOf": [
                 {"type": "integer", "minimum": 100, "maximum": 599},
                 {"type": "string", "pattern": "^(?:[1-5]xx|[1-5][0-9]{2}(?:-[1-5][0-9]{2})?)$"},
-            ]
+            ],
         }
     ),
 ]
 Listen = Annotated[
     str,
     AfterValidator(parse_listen),
-    _text(rf"{_HOST}:{_PORT}", "host:port, like 127.0.0.1:8080 or '[::1]:8080'"),
+    _text("host:port", rf"{_HOST}:{_PORT}", "host:port, like 127.0.0.1:8080 or '[::1]:8080'"),
 ]
 Origin = Annotated[
     str,
     AfterValidator(_origin),
-    _text(rf"https?://{_HOST}(?::{_PORT})?", "an origin, like https://api.example.com, no path"),
+    _text(
+        "origin",
+        rf"https?://{_HOST}(?::{_PORT})?",
+        "an origin, like https://api.example.com, no path",
+    ),
 ]
 StoreUrl = Annotated[
     str,
     AfterValidator(_store),
-    _text(_STORES, "sqlite:///FILE, postgresql://…, redis://… (no password) or memory://"),
+    _text(
+        "URL of a store",
+        _STORES,
+        "sqlite:///FILE, postgresql://…, redis://… (no password) or memory://",
+    ),
 ]
 HeaderName = Annotated[
-    str, AfterValidator(_header_name), _text(_HEADER.pattern, "the name of a header")
+    str, AfterValidator(_header_name), _text("header", _HEADER.pattern, "the name of a header")
 ]
-HeaderValue = Annotated[str, AfterValidator(_header_value), _text("[ -~]*", "printable ASCII text")]
+HeaderValue = Annotated[
+    str, AfterValidator(_header_value), _text("header value", "[ -~]*", "printable ASCII text")
+]
 Plain = Annotated[
     str | int | float | bool,
     BeforeValidator(_plain),
-    WithJsonSchema({"type": ["string", "number", "boolean"]}),
+    WithJsonSchema({"title": "value", "type": ["string", "number", "boolean"]}),
 ]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
