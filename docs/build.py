@@ -262,7 +262,11 @@ def _from(page: Path, link: str) -> str:
 
 def main() -> None:
     """Renew what has changed, and say what that was."""
-    for path, text in built().items():
+    try:
+        files = built()
+    except WrongError as error:
+        raise SystemExit(str(error)) from None
+    for path, text in files.items():
         if path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             print(f"{path.relative_to(ROOT)} renewed")

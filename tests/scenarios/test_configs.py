@@ -29,10 +29,12 @@ def lab(config: str) -> Lab:
 
 @dataclass(frozen=True, slots=True)
 class AnswerLost(FaultPlan):
-    """The first request of an order is charged, and its answer lost."""
+    """What the first request of an order meets: unless it is said, it is charged and reset."""
+
+    first: Fault = Fault.RESET_AFTER
 
     def fault(self, order: str, arrival: int) -> Fault:  # noqa: ARG002 -- each order alike
-        return Fault.RESET_AFTER if arrival == 1 else Fault.NONE
+        return self.first if arrival == 1 else Fault.NONE
 
 
 class Forgetful(SimulatedGateway):
@@ -66,14 +68,35 @@ def under(config: str, folder: Path, upstream: str) -> Any:
     return running(folder, (ROOT / "config" / config).read_text(encoding="utf-8"), here)
 
 
-async def test_never_resend_sends_a_lost_answer_once(tmp_path: Path) -> None:
-    """A reset before the answer: one send and one charge, also when the backend asks again."""
-    gateway = Forgetful(AnswerLost())
+@pytest.mark.parametrize(
+    ("fault", "charges"),
+    [
+        (Fault.RESET_AFTER, 1),
+        (Fault.TRUNCATED, 1),
+        (Fault.RESET_BEFORE, 0),  # not charged, which nobody can know
+        (Fault.UNAVAILABLE, 0),  # nor of a 5xx
+    ],
+)
+async def test_never_resend_sends_a_lost_answer_once(
+    fault: Fault, charges: int, tmp_path: Path
+) -> None:
+    """Whatever became of the first send, there is no second, also when the backend asks again."""
+    gateway = Forgetful(AnswerLost(first=fault))
     async with simulated(gateway) as upstream, under("never-resend.yaml", tmp_path, upstream) as it:
-        assert await buy(it) == (504, "1")
+        assert (await buy(it))[1] == "1"
         assert (await buy(it))[1] == "1"
     assert gateway.arrivals == {"o-1": 1}
-    assert gateway.ledger.per_order() == {"o-1": 1}
+    assert len(gateway.ledger.charges) == charges
+
+
+@pytest.mark.looptime
+async def test_never_resend_sends_what_did_not_leave() -> None:
+    """No connection: provably nothing was sent, so the payment is made by the next try."""
+    flow = lab("never-resend.yaml")
+    flow.gateway.will(flow.gateway.refuses_connection(), flow.gateway.answers(200, SUCCEEDED))
+    assert (await flow.merchant_sends(pay(key="k-1"))).status == 200
+    assert len(flow.gateway.seen) == 1
+    await flow.close()
 
 
 async def test_never_resend_takes_no_other_key_either(tmp_path: Path) -> None:
