@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from proxy.core.refusals import Refusal
 from proxy.settings import schema as s
 
 # What editors know best.
@@ -64,7 +65,10 @@ def policy_schema() -> dict[str, Any]:
 
 def profile_schema() -> dict[str, Any]:
     """What a gateway profile may be, as a JSON Schema."""
-    return _schema(s.ProfileFile, "A gateway profile of Holdfast")
+    schema = _schema(s.ProfileFile, "A gateway profile of Holdfast")
+    refusals = schema["$defs"]["ErrorsModel"]["properties"]["refusals"]
+    refusals["propertyNames"] = {"enum": sorted(refusal.code for refusal in Refusal)}
+    return schema
 
 
 def _schema(model: type[BaseModel], title: str) -> dict[str, Any]:

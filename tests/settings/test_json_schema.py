@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from proxy.settings import schema as s
 from proxy.settings.json_schema import policy_schema, printed, profile_schema, texts
 from proxy.settings.yaml_lines import read
+from tests.settings.test_load import WRONG_PROFILE
 from tests.settings.wrong_policies import wrong_policies
 
 ROOT = Path(__file__).parent.parent.parent
@@ -91,6 +92,28 @@ def test_the_exceptions_are_cases() -> None:
     """So that the lists above do not outlive what they are about."""
     cases = {case.id for case in wrong_policies() if isinstance(case, type(pytest.param()))}
     assert cases >= BEYOND_A_SCHEMA | NOT_YAML
+
+
+def test_a_wrong_profile_is_refused_where_it_is_wrong() -> None:
+    """Each place of a profile full of mistakes, but for what takes two places to know."""
+    document = read("mine.yaml", WRONG_PROFILE)
+    assert sorted(error.json_path for error in PROFILE.iter_errors(document.data)) == [
+        "$",  # titel is unknown
+        "$",  # and title missing
+        "$.errors.headers[0].value",
+        "$.errors.refusals",  # there is no order-alredy-paid
+        "$.errors.refusals['order-alredy-paid'].status",
+        "$.errors.shape",
+        "$.idempotency.class",
+        "$.idempotency.key_header",
+        "$.idempotency.window",
+        "$.results[0].result",
+        "$.results[0].when.status[0]",
+        "$.results[0].when.status[1]",
+        "$.results[1].when.json[0].in",
+        "$.results[1].when.json[0].path",
+        "$.routes[0].match.path",
+    ]
 
 
 def joined(*parts: str) -> list[str]:
