@@ -69,8 +69,8 @@ def settings(model: type[BaseModel], shared: tuple[type[BaseModel], ...] = ()) -
         # The gateways come last: what they share with the defaults is explained there.
         for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] in _LAST):
             key, part = f"{prefix}{field.alias or name}", schema["properties"][field.alias or name]
-            if field.is_required() or not isinstance(field.default, BaseModel):
-                text = known.get((model.__name__, name), Text("", ""))
+            text = known.get((model.__name__, name), Text("", ""))
+            if text.does or not isinstance(field.default, BaseModel):
                 default = _default(field, required=(field.alias or name) in schema["required"])
                 _complain(f"{model.__name__}.{name}", field, text)
                 yield Setting(key, _kind(part, whole["$defs"]), default, text)
@@ -94,21 +94,28 @@ def _complain(place: str, field: FieldInfo, text: Text) -> None:
     if not text.does:
         raise WrongError(f'{where}: say what it does in a docstring below it: """…"""')
     default = None if field.is_required() else s.written_default(field)
-    if default not in (None, [], {}) and not text.why:
+    plain = isinstance(default, BaseModel) or default in (None, [], {}, "")
+    if not plain and not text.why:
         raise WrongError(f"{where}: its default is {default}; end its text with `Why: …`")
 
 
 def _default(field: FieldInfo, *, required: bool) -> str:
-    default = None if required else s.written_default(field)
     if required:
         return "required"
-    if default is None:
-        return "none"
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    if isinstance(default, list):
-        return f"`[{', '.join(default)}]`"
-    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+    match s.written_default(field):
+        case None:
+            words = "none"
+        case BaseModel():
+            words = "below"
+        case bool(value):
+            words = f"`{str(value).lower()}`"
+        case list(values):
+            words = f"`[{', '.join(values)}]`"
+        case float(number):
+            words = f"`{number:g}`"
+        case value:
+            words = f"`{value}`" if value != "" else '`""`'
+    return words
 
 
 def _kind(part: dict[str, Any], defs: dict[str, Any]) -> str:
@@ -167,13 +174,17 @@ def _inside(part: dict[str, Any], defs: dict[str, Any]) -> Iterator[tuple[str, s
             yield from ((inner, f".NAME{mark}") for inner, mark in _inside(value, defs))
 
 
+# What may be written in both is explained where it is written most.
+_OF_PROFILES = (s.KeyModel, s.RuleModel)
+_OF_POLICIES = (s.RouteModel, s.TimeoutsModel)
+
 # --- the pages ----------------------------------------------------------------------------------
 
 
 def built() -> dict[Path, str]:
     """Every generated file with what should be in it."""
-    policy = (settings(s.PolicyFile), [INDEX, *PAGES])
-    profile = (settings(s.ProfileFile, shared=(s.RouteModel,)), [PROFILES])
+    policy = (settings(s.PolicyFile, _OF_PROFILES), [INDEX, *PAGES])
+    profile = (settings(s.ProfileFile, _OF_POLICIES), [PROFILES])
     found = {ROOT / name: printed(schema()) for name, schema in SCHEMAS.items()}
     for known, pages in (policy, profile):
         found |= _filled(known, {page: page.read_text(encoding="utf-8") for page in pages})

@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -195,7 +195,7 @@ class Holdfast:
         for name, gateway in self._settings.gateways.items():
             limits = gateway.concurrency, gateway.breaker, gateway.budget
             admission = Admission(*limits, self._clock)
-            self._lanes[name] = _lane(gateway, self._open_upstream(gateway), admission)
+            self._lanes[name] = make_lane(gateway, self._open_upstream(gateway), admission)
 
     def _open_upstream(self, gateway: Gateway) -> LeanUpstream:
         upstream = LeanUpstream(gateway.upstream, ca_file=gateway.ca_file)
@@ -291,7 +291,7 @@ class Holdfast:
             lane = self._lanes[name]
             lane.admission.use(gateway.concurrency, gateway.breaker, gateway.budget)
             upstream = moved.get(name, lane.upstream)
-            self._lanes[name] = lane = _lane(gateway, upstream, lane.admission)
+            self._lanes[name] = lane = make_lane(gateway, upstream, lane.admission)
             self._forwards[name].use(lane)
 
     async def stop(self) -> None:
@@ -328,9 +328,10 @@ def _named(setting: str, where: Address) -> Iterator[None]:
         raise OSError(message) from None
 
 
-def _lane(gateway: Gateway, upstream: Upstream, admission: Admission) -> Lane:
+def make_lane(gateway: Gateway, upstream: Upstream, admission: Admission) -> Lane:
+    """A gateway as a walk through it needs it, route by route."""
     credential = gateway.lookup_credential
-    return Lane(
+    lane = Lane(
         name=gateway.name,
         profile=gateway.profile,
         routes=gateway.routes,
@@ -340,3 +341,5 @@ def _lane(gateway: Gateway, upstream: Upstream, admission: Admission) -> Lane:
         lookup_credential=() if credential is None else ((credential.header, credential.value),),
         lookup_sees_all=credential is not None and credential.sees_all,
     )
+    of_routes = {r: replace(lane, profile=known) for r, known in gateway.of_routes.items()}
+    return replace(lane, of_routes=of_routes)

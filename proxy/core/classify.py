@@ -6,17 +6,15 @@ answer, then the gateway's own retry hint. What no rule names is unknown, never 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-import orjson
-
+from proxy.core.documents import NO_DOCUMENT, document
 from proxy.core.profile import (
+    BodyTest,
     GatewayProfile,
-    JsonTest,
     RetryHint,
     Rule,
     RulesByStatus,
@@ -28,7 +26,6 @@ from proxy.core.results import AttemptResult, Repeat
 from proxy.core.states import AttemptStatus
 from proxy.core.wire import Headers, WireFacts, header
 
-_NOT_JSON = object()
 _PLAIN = (str, int, float)
 _NONE = StatusRules(())
 
@@ -55,8 +52,7 @@ def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> Attem
     # The first value of each.
     headers = {name.lower(): value for name, value in reversed(facts.headers)}
     verdict = _verdict(facts, headers, profile.rules)
-    marker = profile.replay_marker
-    replayed = marker is not None and headers.get(marker[0]) == marker[1]
+    replayed = profile.replayed is not None and _fits(facts, headers, profile.replayed)
     hint = _hint(headers, profile.retry_hint)
     if verdict is _REJECTED and hint is Repeat.YES:
         # The gateway itself says these bytes are worth another try, so it executed nothing.
@@ -101,56 +97,48 @@ def _without_answer(facts: WireFacts) -> AttemptResult:
 def fits(facts: WireFacts, rules: RulesByStatus) -> bool:
     """Whether a complete answer is one that these rules are about, whatever their verdict."""
     headers = {name.lower(): value for name, value in reversed(facts.headers)}
-    return facts.reason is None and _verdict(facts, headers, rules) is not Verdict.UNKNOWN
+    return facts.reason is None and _fits(facts, headers, rules)
+
+
+def _fits(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> bool:
+    return _verdict(facts, headers, rules) is not Verdict.UNKNOWN
 
 
 def _verdict(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> Verdict:
     few = rules.by_status.get(facts.status, _NONE)
-    document = _parse(facts.body) if few.read_json else None
-    for rule in _left(few, document):
+    read = document(facts.body) if few.read_json else None
+    for rule in _left(few, read):
         for name, value in rule.headers:
             if headers.get(name) != value:
                 break
         else:
             for test in rule.json:
-                if not _holds(test, document):
+                if not _holds(test, read):
                     break
             else:
-                return rule.verdict
+                if all(_holds(test, document(facts.body, test.kind)) for test in rule.others):
+                    return rule.verdict
     return Verdict.UNKNOWN
 
 
-def _left(few: StatusRules, document: object) -> Sequence[Rule]:
+def _left(few: StatusRules, read: object) -> Sequence[Rule]:
     """Those rules of a status that the document does not rule out at once."""
-    if few.key is None or not isinstance(document, dict):
+    if few.key is None or not isinstance(read, dict):
         return few.rules
-    value = document.get(few.key)
+    value = read.get(few.key)
     return few.by_value.get(value, few.others) if isinstance(value, _PLAIN) else few.others
 
 
-def _parse(body: bytes) -> object:
-    """What `json.loads` makes of it. Nearly every answer is read by orjson, which is stricter."""
-    document: object
-    try:
-        document = orjson.loads(body)
-    except ValueError:
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):  # nested too deeply to be an answer
-            return _NOT_JSON
-    return document
-
-
-def _holds(test: JsonTest, document: object) -> bool:
-    if document is _NOT_JSON:
+def _holds(test: BodyTest, read: object) -> bool:
+    if read is NO_DOCUMENT:
         return False
     key = test.path.key
-    if key is not None and isinstance(document, dict):  # most are one key of an object
-        value = document.get(key)
+    if key is not None and isinstance(read, dict):  # most are one key of an object
+        value = read.get(key)
         if test.values is None:
             return (value is not None) is test.present
         return isinstance(value, _PLAIN) and value in test.values
-    reached = test.path.values(document)
+    reached = test.path.values(read)
     if test.values is None:
         there = any(value is not None for value in reached)
         return there is test.present

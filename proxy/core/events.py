@@ -29,7 +29,7 @@ class Bound(Struct, frozen=True, gc=False):
     operation: str
     tenant: str
     key_hash: str
-    gateway_key: str
+    gateway_key: str | None
     fingerprint: str
     order_locks: bool
     named: bool

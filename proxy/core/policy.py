@@ -112,10 +112,11 @@ class NewKey(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BodyField:
-    """Where a value stands in a request body: a JSON path and/or a form field."""
+    """Where a value stands in a request body: a path into JSON, a form's field, a path into XML."""
 
     json: str | None = None
     form: str | None = None
+    xml: str | None = None
     # The form field as clients write it, where one begins: brackets escaped or not.
     spellings: tuple[bytes, ...] = field(init=False)
 

@@ -7,11 +7,12 @@ whether a charge is possible, and whether the same request may be repeated with 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from proxy.core.http_rules import ATTEMPTS_HEADER, SESSION_HEADER
-from proxy.core.profile import ErrorShape, GatewayProfile, RefusalForm
+from proxy.core.profile import ErrorForm, GatewayProfile, RefusalForm
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Blame, Refusal
 from proxy.core.session import Session
@@ -75,7 +76,7 @@ def problem(
     if retry_after_ms is not None:
         document["retryAfterMs"] = retry_after_ms
     if profile is not None:
-        document |= ERROR_SHAPES[profile.error_shape](refusal, status, form)
+        document |= _in_its_form(profile.error_form, refusal, status, form)
     headers: list[tuple[str, str]] = [
         ("Content-Type", "application/problem+json"),
         ("Cache-Control", "no-store"),
@@ -119,22 +120,29 @@ def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase
 
 
-def _no_shape(_refusal: Refusal, _status: int, _form: RefusalForm) -> dict[str, object]:
-    return {}
-
-
-def _stripe_shape(refusal: Refusal, status: int, form: RefusalForm) -> dict[str, object]:
-    """Stripe's error object (stripe-python `_api_requestor.py` picks the exception
-    class from it).
-    """
+def _in_its_form(
+    errors: ErrorForm, refusal: Refusal, status: int, form: RefusalForm
+) -> dict[str, Any]:
+    """What the gateway's own SDK reads: its exception is picked by it."""
     row = refusal.value
     caller = row.blame is Blame.CALLER and status < HTTPStatus.INTERNAL_SERVER_ERROR
-    kind = form.error_type or ("invalid_request_error" if caller else "api_error")
-    message = f"{row.title}. {row.detail}"
-    return {"error": {"type": kind, "code": row.code.replace("-", "_"), "message": message}}
+    slots = {
+        "{type}": form.error_type or errors.types[0 if caller else 1],
+        "{code}": row.code.replace("-", "_"),
+        "{message}": f"{row.title}. {row.detail}",
+        "{status}": status,
+    }
+    return {key: _filled(value, slots) for key, value in errors.body.items()}
 
 
-ERROR_SHAPES: Mapping[ErrorShape, Callable[[Refusal, int, RefusalForm], dict[str, object]]] = {
-    ErrorShape.PROBLEM: _no_shape,
-    ErrorShape.STRIPE: _stripe_shape,
-}
+def _filled(value: Any, slots: Mapping[str, object]) -> Any:
+    """A part of the form; what is nothing but a slot becomes what goes there, a number too."""
+    match value:
+        case dict():
+            return {key: _filled(inner, slots) for key, inner in value.items()}
+        case list():
+            return [_filled(inner, slots) for inner in value]
+        case str():
+            return slots.get(value, value)
+        case _:
+            return value

@@ -90,7 +90,9 @@ def may_be_voided(session: Session, recipe: LookupRecipe, gateway_class: Gateway
 
     Not by itself where a process died over it: its backend may have heard that it was charged.
     """
-    if recipe.void is None or session.outcome is not Outcome.UNKNOWN or session.in_flight:
+    if recipe.void is None or session.gateway_key is None:
+        return False
+    if session.outcome is not Outcome.UNKNOWN or session.in_flight:
         return False
     if session.cancel_requested:
         return True

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
+from proxy.core.keys import Carrier
 from proxy.core.policy import RetryPolicy
 from proxy.core.profile import GatewayClass, GatewayProfile
 from proxy.core.reasons import Reason, Suppressed
@@ -103,6 +104,13 @@ def delay_seconds(
     return delay
 
 
+def promised(profile: GatewayProfile, session: Session) -> GatewayClass:
+    """What the gateway promises for this session: nothing that rests on a key holds without one."""
+    keyless = session.gateway_key is None or profile.key.carrier is Carrier.NOWHERE
+    rests_on_a_key = profile.gateway_class is not GatewayClass.B_LOOKUP
+    return GatewayClass.D_NONE if keyless and rests_on_a_key else profile.gateway_class
+
+
 def repeat_barrier(
     gateway_class: GatewayClass, first_send_ms: int | None, now_ms: int, horizon_seconds: float
 ) -> Suppressed | None:
@@ -139,7 +147,7 @@ def barrier_to_ask_again(
     """
     if session.in_doubt_at_another(endpoint):
         return Suppressed.UNSAFE_TO_REPEAT
-    promise = profile.gateway_class
+    promise = promised(profile, session)
     if promise is GatewayClass.A_WEAK and profile.resend_lost_answers and _unheard(session):
         promise = GatewayClass.A_STRONG
     return repeat_barrier(promise, session.first_send_at, now_ms, profile.resend_horizon)

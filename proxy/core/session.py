@@ -234,7 +234,7 @@ def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them
     operation: str,
     tenant: str,
     key_hash: str,
-    gateway_key: str,
+    gateway_key: str | None,
     generation: int,
     fingerprint: str,
     *,

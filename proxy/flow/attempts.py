@@ -20,6 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_before
 
 from proxy.core import events as ev
 from proxy.core.classify import classify, classify_read
+from proxy.core.keys import Unfit
 from proxy.core.profile import GatewayClass
 from proxy.core.reasons import Reason, Suppressed
 from proxy.core.retrying import (
@@ -30,6 +31,7 @@ from proxy.core.retrying import (
     Verdict,
     barrier_to_ask_again,
     decide,
+    promised,
     repeat_barrier,
 )
 from proxy.core.routing import is_safe
@@ -229,13 +231,21 @@ class Attempts:
     def _send(self, walk: Walk, number: int, endpoint: str) -> Send:
         route = walk.route
         remaining = max(0.001, walk.deadline - self._clock.monotonic())
-        weak = walk.lane.profile.gateway_class is not _A_STRONG
+        weak = promised(walk.lane.profile, walk.session) is not _A_STRONG
         request, timeouts, durable = walk.request, route.timeouts, route.durable
+        before_bytes: Callable[[], Awaitable[None]] = partial(self._intent, walk, number, endpoint)
+        headers, body = self._headers(walk), request.body
+        if durable and walk.session.gateway_key is not None:
+            try:
+                place = walk.lane.profile.key
+                headers, body = place.put(request, headers, walk.session.gateway_key)
+            except Unfit:  # its key was proved to have charged nothing, and cannot be changed
+                before_bytes = _no_key
         return Send(  # in the order of the fields: naming them takes longest
             request.method,
             request.target,
-            self._headers(walk),
-            request.body,
+            headers,
+            body,
             _touching(walk) if walk.stream is not None else None,
             durable,  # answer_whole
             route.max_answer_bytes,
@@ -243,28 +253,18 @@ class Attempts:
             min(timeouts.attempt, remaining),
             # Where a lost answer cannot be repeated, a connection that may be dying is not used.
             durable and weak,
-            partial(self._intent, walk, number, endpoint),
+            before_bytes,
             walk.lane.profile.max_processing_time if durable else 0.0,  # late_seconds
         )
 
     def _headers(self, walk: Walk) -> Headers:
-        """The headers to send: the caller's, and the gateway key if it did not send one."""
+        """The caller's headers."""
         headers = walk.request.headers
         length = walk.request.values.get("content-length")
         if walk.stream is not None and length is not None:
             # A body that is passed on keeps its framing: some gateways refuse chunked requests.
             headers = (*headers, ("Content-Length", length))
-        if not walk.route.durable or walk.session.gateway_key is None:
-            return headers
-        key_header = walk.lane.profile.key_header
-        key = walk.session.gateway_key
-        if walk.request.client_key == key:
-            return headers
-        if walk.request.client_key is not None:
-            # The same key spelled in another way (quoted, bare) would be another key there.
-            lower = key_header.lower()
-            return tuple((n, key if n.lower() == lower else v) for n, v in headers)
-        return (*headers, (key_header, key))
+        return headers
 
     async def _intent(self, walk: Walk, number: int, endpoint: str) -> None:
         """T1: the last thing before the first byte, and the last chance to say no."""
@@ -323,7 +323,8 @@ class Attempts:
         if store.lease_seconds() <= 0:
             message = "the lease on the store has run out"
             raise StoreUnavailable(message)
-        if store.regressed is not None and walk.lane.profile.gateway_class is not _A_STRONG:
+        promise = promised(walk.lane.profile, walk.session)
+        if store.regressed is not None and promise is not _A_STRONG:
             raise StoreUnavailable(store.regressed)
 
     # --- what it came to ----------------------------------------------------------------------
@@ -425,8 +426,8 @@ class Attempts:
         if not walk.route.durable:
             return None if is_safe(walk.request.method) else Suppressed.UNSAFE_TO_REPEAT
         profile = walk.lane.profile
-        first = session.first_send_at
-        return repeat_barrier(profile.gateway_class, first, now_ms, profile.resend_horizon)
+        promise, first = promised(profile, session), session.first_send_at
+        return repeat_barrier(promise, first, now_ms, profile.resend_horizon)
 
     def _admitted(self, walk: Walk) -> Suppressed | None:
         admission = walk.lane.admission
@@ -467,6 +468,11 @@ def _untold(walk: Walk, reason: Reason, *, retry_after_ms: int | None = None) ->
     walk.settled_elsewhere = walk.session.state in _SETTLED
     session, profile = walk.session, walk.lane.profile
     return without_answer(session, profile, reason, retry_after_ms=retry_after_ms)
+
+
+async def _no_key() -> None:
+    message = "its request cannot bear the key that it would be sent under"
+    raise SendForbidden(message)
 
 
 def _delay(state: RetryCallState) -> float:

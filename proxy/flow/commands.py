@@ -19,7 +19,7 @@ from proxy.core.lookup import may_be_void, seconds_since_send, settled, voiding_
 from proxy.core.policy import SessionPolicy
 from proxy.core.reasons import Reason
 from proxy.core.recovery import Care, care_for
-from proxy.core.retrying import repeat_barrier
+from proxy.core.retrying import promised, repeat_barrier
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
@@ -137,7 +137,7 @@ class Commands:
         looked up first. A gateway that is slow to tell is not waited for.
         """
         session = await self.get(session_id)
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         busy = session.in_flight or session_id in self._walks.by_session
         if lane is None or busy or session.outcome is not Outcome.UNKNOWN:
             return session
@@ -172,10 +172,15 @@ class Commands:
         `NoSuchSession`.
         """
         session = await self.get(session_id)
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         if lane is None:
             return session
         return await self._reconcile.learn(lane, session, status, reference, key=key)
+
+    def _lane(self, session: Session) -> Lane | None:
+        """What its gateway and its route are like; None if the gateway is not in the policy."""
+        lane = self._lanes.get(session.gateway or "")
+        return None if lane is None else lane.of(session.route)
 
     def knows(self, gateway: str) -> bool:
         """Whether there is such a gateway."""
@@ -187,7 +192,7 @@ class Commands:
 
     def _not_asked(self, session: Session) -> str | None:
         """Why the gateway cannot be asked about it."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         if lane is None:
             return "its gateway is not in the policy"
         return self._reconcile.missing(lane, session)
@@ -215,7 +220,7 @@ class Commands:
 
     async def recall(self, session: Session) -> None:
         """Bring back what a session's process that is gone had in memory, where that was kept."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         if lane is not None:
             await self._reconcile.recall(lane, session)
 
@@ -290,7 +295,7 @@ class Commands:
 
     def _go_on(self, session: Session) -> Resumption:
         """Send what was resumed, have it looked up, or wait for its request."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         unknown = session.outcome is Outcome.UNKNOWN
         mode = Mode.RECONCILE if unknown else Mode.SEND
         last = len(session.attempts)
@@ -365,12 +370,13 @@ class Commands:
 
     def _may_repeat(self, session: Session) -> bool:
         """Whether its gateway promises that the same key does not charge again."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         if lane is None or session.in_doubt_at_another(lane.endpoint):
             return False
         first, profile = session.first_send_at, lane.profile
         now = self._clock.now_ms()
-        return repeat_barrier(profile.gateway_class, first, now, profile.resend_horizon) is None
+        promise = promised(profile, session)
+        return repeat_barrier(promise, first, now, profile.resend_horizon) is None
 
     async def cancel(
         self, session_id: str, reason: str, check: Check = _as_it_is
@@ -401,7 +407,7 @@ class Commands:
 
     def _ask_soon(self, session: Session) -> None:
         """Ask the gateway about it now instead of at its next turn."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         busy = session.in_flight or session.id in self._walks.by_session
         if lane is not None and not busy and self._reconcile.possible(lane, session):
             _ = self._tasks.start(self._look_up(lane, session), "look up")
@@ -431,7 +437,7 @@ class Commands:
     async def complete(self, session_id: str, reference: str, check: Check = _as_it_is) -> Session:
         """A person or backend vouches, with the gateway's reference, that it was charged."""
         session = await self.get(session_id)
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         now = self._clock.now_ms()
 
         def settle(current: Session) -> Change:
@@ -467,7 +473,7 @@ class Commands:
         will not: what is sent next, if anything, is a new attempt.
         """
         session = await self.get(session_id)
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         now = self._clock.now_ms()
 
         def settle(current: Session) -> Change:
@@ -504,7 +510,7 @@ class Commands:
 
     async def look_after(self, session: Session) -> None:
         """The next step for a session nobody is walking (see `core.recovery`)."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         if session.id in self._walks.by_session:
             return
         now = self._clock.now_ms()
@@ -527,7 +533,7 @@ class Commands:
         return care_for(
             session,
             now,
-            gateway_class=lane.profile.gateway_class,
+            gateway_class=promised(lane.profile, session),
             lookup_possible=self._reconcile.possible(lane, session),
             repeat_possible=self._repeat_possible(session, now),
         )

@@ -19,12 +19,13 @@ from msgspec.structs import replace
 from proxy.core import events as ev
 from proxy.core.classify import classify
 from proxy.core.idempotency import Duplicate, closed_verdict
+from proxy.core.keys import Unfit
 from proxy.core.policy import RoutePolicy, SessionPolicy
 from proxy.core.problems import problem
 from proxy.core.profile import GatewayClass
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Refusal
-from proxy.core.retrying import barrier_to_ask_again
+from proxy.core.retrying import barrier_to_ask_again, promised
 from proxy.core.session import Session, apply
 from proxy.core.states import Outcome, State
 from proxy.core.wire import Answer, InboundRequest
@@ -116,15 +117,19 @@ class Pipeline:
             return self.refuse(lane, Refusal.DRAINING)
         if not route.durable:
             return await self._pass_through(lane, route, request, body)
-        if self._intake.key_too_long(lane, request):
-            return self.refuse(lane, Refusal.KEY_INVALID)
+        lane = lane.of(route.name)
         try:
             whole = await body.read(route.max_body_bytes)
         except BodyTooLarge:
             return self.refuse(lane, Refusal.BODY_TOO_LARGE)
         except BodyIncomplete:
             return self.refuse(lane, Refusal.BODY_INCOMPLETE)
-        return await self._pay(self._intake.arrival(lane, route, request.with_body(whole)))
+        request = request.with_body(whole)
+        try:
+            request = replace(request, client_key=lane.profile.key.of(request))
+        except Unfit:
+            return self.refuse(lane, Refusal.KEY_INVALID)
+        return await self._pay(self._intake.arrival(lane, route, request))
 
     def refuse(self, lane: Lane, refusal: Refusal, session: Session | None = None) -> Answer:
         """Say no before anything was sent."""
@@ -213,7 +218,7 @@ class Pipeline:
 
     def _forgotten(self, lane: Lane, session: Session) -> bool:
         """Whether the store may have lost that it was sent, and the gateway would not know it."""
-        strong = lane.profile.gateway_class is GatewayClass.A_STRONG
+        strong = promised(lane.profile, session) is GatewayClass.A_STRONG
         unsent = session.outcome is Outcome.NOT_CHARGED and session.last_send_at is None
         return self._store.regressed is not None and not strong and unsent
 
@@ -261,7 +266,7 @@ class Pipeline:
         now = self._clock.now_ms()
         if now >= session.expires_at:  # past its deadline nobody expects a charge any more
             return False
-        if profile.gateway_class is GatewayClass.A_WEAK and session.next_at is None:
+        if promised(profile, session) is GatewayClass.A_WEAK and session.next_at is None:
             return False  # not looked up since it was sent
         return barrier_to_ask_again(profile, session, now, walk.lane.endpoint) is None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -52,6 +52,18 @@ class Lane:
     admission: Admission
     lookup_credential: Headers
     lookup_sees_all: bool = False
+    # Where something else is known of a route than of its gateway: the lane as that route has it.
+    of_routes: Mapping[str, Lane] = field(default_factory=dict)
+
+    def of(self, route: str | None) -> Lane:
+        """The lane as a route has it, by the route's name."""
+        return self.of_routes.get(route or "", self)
+
+    @property
+    def key_headers(self) -> frozenset[str]:
+        """Every header that bears a payment's key on some route, in lower case."""
+        lanes = (self, *self.of_routes.values())
+        return frozenset(h for lane in lanes if (h := lane.profile.key.header) is not None)
 
 
 class Walk(Struct, eq=False):

@@ -17,12 +17,13 @@ from pydantic import (
     ConfigDict,
     Field,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
 from proxy.core.jsonpath import parse_json_path
 from proxy.core.policy import NewKey, OrderLock, SessionKind
-from proxy.core.profile import ErrorShape, GatewayClass, Verdict
+from proxy.core.profile import GatewayClass, Verdict
 from proxy.core.routing import compile_template
 from proxy.settings import defaults as d
 
@@ -36,6 +37,7 @@ _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
 _LISTEN = re.compile(rf"{_HOST}:([0-9]{{1,5}})")
 _ORIGIN = re.compile(rf"https?://{_HOST}(?::([0-9]{{1,5}}))?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_PARAMETER = re.compile("[A-Za-z0-9._-]{1,100}")
 _LAST_PORT = 65535
 # What others call a store that is known here.
 _OTHER_SCHEMES = {
@@ -147,6 +149,22 @@ def _plain(value: object) -> object:
         return value
     message = "write text, a number, true or false"
     raise ValueError(message)
+
+
+def _parameter(value: str) -> str:
+    if not _PARAMETER.fullmatch(value):
+        message = f"{value!r} is not a parameter: up to 100 letters, digits, '.', '_' and '-'"
+        raise ValueError(message)
+    return value
+
+
+def _characters(value: str) -> str:
+    try:
+        re.compile(f"[{value}]+")
+    except re.error as error:
+        message = "write the characters as between the brackets of a pattern, like A-Za-z0-9_-"
+        raise ValueError(message) from error
+    return value
 
 
 def parse_listen(value: str) -> str:
@@ -288,7 +306,22 @@ Plain = Annotated[
     BeforeValidator(_plain),
     WithJsonSchema({"title": "value", "type": ["string", "number", "boolean"]}),
 ]
+# Goes into paths and bodies of look-ups as it is.
+Parameter = Annotated[
+    str,
+    AfterValidator(_parameter),
+    _text("parameter", _PARAMETER.pattern, "up to 100 letters, digits, '.', '_' and '-'"),
+]
 Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+def _exactly_one(**written: dict[str, Any]) -> ConfigDict:
+    """That one of these keys is written, and only one."""
+    each: Any = [{"required": [key], "properties": {key: how}} for key, how in written.items()]
+    return ConfigDict(json_schema_extra={"oneOf": each})
+
+
+_WRITTEN = {"type": "string"}
 
 
 class Model(BaseModel):
@@ -417,6 +450,8 @@ class BodyFieldModel(Model):
     """In a JSON body: `order_id`, `metadata.order_id`, `items[0].id`."""
     form: str | None = None
     """In a form: the field's name, like `metadata[order_id]`."""
+    xml: JsonPathText | None = None
+    """In XML: the names of its elements, like `transaction.order-id`."""
 
 
 class MatchModel(Model):
@@ -426,6 +461,151 @@ class MatchModel(Model):
     """Methods in capitals: `[POST]`."""
     path: Template
     """A path, where `{anything}` stands for one segment and `**` for the rest."""
+
+
+class KeyModel(Model):
+    """Where the key of a payment goes; exactly one place. `put_in: false`: only the caller may."""
+
+    model_config = _exactly_one(
+        header=_WRITTEN, json=_WRITTEN, form=_WRITTEN, nowhere={"const": True}
+    )
+
+    header: HeaderName | None = None
+    """A request header: `Idempotency-Key` unless something else is written."""
+    json_path: JsonPathText | None = Field(default=None, alias="json")
+    """A place in the JSON of the request. Holdfast puts its own only at the top:
+    `idempotency_key`, not `payment.key`.
+    """
+    form: str | None = None
+    """A field of the request's form."""
+    nowhere: bool = False
+    """`true`: there is no key. Then the class can only be `B_lookup` or `D_none`. Why: nearly
+    every gateway takes one.
+    """
+    characters: Annotated[str, AfterValidator(_characters)] = " -~"
+    """What it may be made of, as between the brackets of a pattern: `A-Za-z0-9_-`. Why:
+    printable ASCII, as a header takes; what a gateway narrows is said in its profile.
+    """
+    min_length: Annotated[int, Field(ge=1, le=32)] = 1
+    """The shortest key the gateway takes (1 to 32). Holdfast's own have 32 characters,
+    `0-9a-f`. Why: few gateways ask for more than one character.
+    """
+    max_length: Annotated[int, Field(ge=32, le=255)] = 255
+    """The longest (32 to 255). A key of the caller's that the gateway would not take is
+    refused, never rewritten. Why: what Stripe takes, and most others; none is known to take
+    more.
+    """
+    put_in: bool = True
+    """`false`: only the caller may name a key, since requests are signed or the key is a name
+    of the merchant's own. A request without one is then sent once: nothing the gateway promises
+    for keys holds for it. Why: a payment without a key cannot be sent again after a lost
+    answer.
+    """
+
+    @model_validator(mode="after")
+    def _one_place(self) -> KeyModel:
+        places = [self.header, self.json_path, self.form, self.nowhere or None]
+        if sum(place is not None for place in places) != 1:
+            message = "say where it goes: exactly one of header, json, form and nowhere"
+            raise ValueError(message)
+        return self
+
+
+class IdempotencyModel(Model):
+    """What a gateway promises for a repeated key."""
+
+    gateway_class: Annotated[GatewayClass, Field(strict=False)] = Field(alias="class")
+    """`A_strong`: the key is honoured whatever the first answer was, so an unknown outcome may
+    be sent again. `A_weak`: the key is forgotten after an error. `B_lookup`: no useful key, but
+    a payment can be looked up. `C_cancel_by_key`: a payment can be voided by its key. `D_none`:
+    nothing; never sent again once a byte may have arrived. What may follow a lost answer is
+    [below](../../proxy/gateways/README.md#what-follows-a-lost-answer).
+    """
+    window: Positive
+    """How long the gateway keeps a key. Afterwards the same key is a new charge."""
+    resend_horizon: Positive | None = None
+    """How long after the first send a repeat may still be made; without it, three quarters of
+    `window`, since clocks differ and retries take time. Never longer than `window`.
+    """
+    resend_lost_answers: bool = False
+    """Of class `A_weak` only: a request of which no answer at all was seen may be sent again
+    under its key when it is brought again, once a look-up has been in vain. The risk that
+    stays: an error that the gateway answered, and whose answer was lost, is executed a second
+    time. Why: being wrong about it charges twice.
+    """
+    key: KeyModel = KeyModel(header="Idempotency-Key")
+    """Where the key goes; exactly one of the next four. The caller's own key is never touched."""
+
+
+class IdempotencyOverride(Model):
+    """What an operator knows better about a gateway, or is otherwise on one of its routes."""
+
+    gateway_class: Annotated[GatewayClass | None, Field(strict=False)] = Field(
+        default=None, alias="class"
+    )
+    """What you know better than the profile of what the gateway promises for a repeated key:
+    `A_strong`, `A_weak`, `B_lookup`, `C_cancel_by_key`, `D_none`. Only `A_strong` lets Holdfast
+    send again after a lost answer. A promise the gateway does not make charges customers twice.
+    """
+    window: Positive | None = None
+    """How long the gateway keeps a key; the profile's unless written."""
+    resend_horizon: Positive | None = None
+    """How long after the first send a repeat may be made; three quarters of a `window` written
+    here, else the profile's. Never longer than the window: after it, the same key is a new
+    charge.
+    """
+    resend_lost_answers: bool | None = None
+    """Whether a request of which no answer was seen may be sent again at a gateway of class
+    `A_weak`, once a look-up has been in vain; else as the profile says. [What is
+    risked](../../proxy/gateways/README.md#the-file).
+    """
+    key: KeyModel | None = None
+    """Where the key goes and what it may be, instead of what the profile says: as in [a
+    profile](../../proxy/gateways/README.md#the-file).
+    """
+
+
+class BodyTestModel(Model):
+    """A condition on what stands in the answer's body."""
+
+    path: JsonPathText
+    """Where to look: `status`, `error.type`, `data[*].id`, `errors[0].category`. In XML, names
+    of elements: `transaction.status`.
+    """
+    is_one_of: list[Plain] | None = Field(default=None, alias="in")
+    """The value is one of these. Without it: it is there and not null."""
+    present: bool = True
+    """`false`, without `in`: it is not there, or null. Why: a condition that is written is
+    mostly one that must hold.
+    """
+
+
+class WhenModel(Model):
+    """The conditions of a rule; all must hold."""
+
+    status: Annotated[list[StatusRange], Field(min_length=1)]
+    """A list of statuses: `402`, `4xx` or `500-599`."""
+    header: dict[HeaderName, str] = {}
+    """Answer headers that must have exactly these values."""
+    json_tests: list[BodyTestModel] = Field(default=[], alias="json")
+    """Conditions on the answer's JSON. An answer that is not JSON fulfils none of them."""
+    form: list[BodyTestModel] = []
+    """The same for an answer that is a form."""
+    xml: list[BodyTestModel] = []
+    """The same for one that is XML."""
+
+
+class RuleModel(Model):
+    """How one kind of complete answer is read."""
+
+    when: WhenModel
+    """The rule's conditions; all must hold."""
+    result: Annotated[Verdict, Field(strict=False)]
+    """`succeeded`: money moved, or is on its way. `accepted`: done, and nothing is charged yet.
+    `declined`: executed, and the answer is no. `rejected`: not executed, and never will be with
+    these bytes. `not_executed`: not executed, may be tried again (throttled). `in_progress`:
+    the same key is being executed right now. `unknown`.
+    """
 
 
 class RouteModel(Model):
@@ -473,6 +653,14 @@ class RouteModel(Model):
     """Where the currency stands."""
     lookup: Name | None = None
     """The profile's look-up by which an unknown outcome of this route is found out."""
+    idempotency: IdempotencyOverride = IdempotencyOverride()
+    """As `gateways.NAME.idempotency`, for a route of which the gateway promises something else,
+    or takes the key elsewhere.
+    """
+    results: list[RuleModel] = []
+    """How this route's complete answers are read, before the profile's rules: as
+    [`results`](../../proxy/gateways/README.md#the-file) of a profile.
+    """
     keep_request: bool = False
     """Keep the request itself, credential included, in the store while its payment is open:
     sealed like the answers (AES-GCM), and dropped with the payment's end. A resume and a
@@ -490,73 +678,10 @@ class RouteModel(Model):
     """As `defaults.max_answer`."""
 
 
-class IdempotencyModel(Model):
-    """What a gateway promises for a repeated key."""
-
-    gateway_class: Annotated[GatewayClass, Field(strict=False)] = Field(alias="class")
-    """`A_strong`: the key is honoured whatever the first answer was, so an unknown outcome may
-    be sent again. `A_weak`: the key is forgotten after an error. `B_lookup`: no useful key, but
-    a payment can be looked up. `C_cancel_by_key`: a payment can be voided by its key. `D_none`:
-    nothing; never sent again once a byte may have arrived. What may follow a lost answer is
-    [below](../../proxy/gateways/README.md#what-follows-a-lost-answer).
-    """
-    window: Positive
-    """How long the gateway keeps a key. Afterwards the same key is a new charge."""
-    resend_horizon: Positive | None = None
-    """How long after the first send a repeat may still be made; without it, three quarters of
-    `window`, since clocks differ and retries take time. Never longer than `window`.
-    """
-    resend_lost_answers: bool = False
-    """Of class `A_weak` only: a request of which no answer at all was seen may be sent again
-    under its key when it is brought again, once a look-up has been in vain. The risk that
-    stays: an error that the gateway answered, and whose answer was lost, is executed a second
-    time. Why: being wrong about it charges twice.
-    """
-    key_header: HeaderName = "Idempotency-Key"
-    """The request header that carries the key. Why: the name in the draft standard, which most
-    gateways took.
-    """
-    key_max_length: Annotated[int, Field(ge=32, le=255)] = 255
-    """The longest key the gateway takes (32 to 255). A longer one from the client is refused,
-    never rewritten. Why: what Stripe takes, and most others; none is known to take more.
-    """
-
-
-class IdempotencyOverride(Model):
-    """What an operator knows better about this particular gateway."""
-
-    gateway_class: Annotated[GatewayClass | None, Field(strict=False)] = Field(
-        default=None, alias="class"
-    )
-    """What you know better than the profile of what the gateway promises for a repeated key:
-    `A_strong`, `A_weak`, `B_lookup`, `C_cancel_by_key`, `D_none`. Only `A_strong` lets Holdfast
-    send again after a lost answer. A promise the gateway does not make charges customers twice.
-    """
-    window: Positive | None = None
-    """How long the gateway keeps a key; the profile's unless written."""
-    resend_horizon: Positive | None = None
-    """How long after the first send a repeat may be made; three quarters of a `window` written
-    here, else the profile's. Never longer than the window: after it, the same key is a new
-    charge.
-    """
-    resend_lost_answers: bool | None = None
-    """Whether a request of which no answer was seen may be sent again at a gateway of class
-    `A_weak`, once a look-up has been in vain; else as the profile says. [What is
-    risked](../../proxy/gateways/README.md#the-file).
-    """
-
-
 class CredentialModel(Model):
     """Where the credential for look-ups comes from; exactly one. Never the file itself."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [
-                {"required": [one], "properties": {one: {"type": "string"}}}
-                for one in ("env", "file")
-            ]
-        }
-    )
+    model_config = _exactly_one(env=_WRITTEN, file=_WRITTEN)
 
     env: str | None = None
     """The variable that holds the whole header value, like `Bearer rk_…`. Exactly one of `env`
@@ -600,6 +725,10 @@ class GatewayModel(Model):
     """The gateway's origin, without a path; never one of Holdfast's own listeners. The client
     never chooses the host. Where it is changed while a payment is in doubt, that one is not
     sent again: at another address its key means nothing.
+    """
+    parameters: dict[Name, Parameter] = {}
+    """What only you know and the profile's look-ups need, by the names in its `parameters`:
+    `{merchant: acme}`.
     """
     idempotency: IdempotencyOverride = IdempotencyOverride()
     routes: list[RouteModel] = []
@@ -748,43 +877,6 @@ class PolicyFile(Model):
 # --- gateway profiles ---------------------------------------------------------------------------
 
 
-class JsonTestModel(Model):
-    """A condition on the answer's JSON."""
-
-    path: JsonPathText
-    """Where to look: `status`, `error.type`, `data[*].id`, `errors[0].category`."""
-    is_one_of: list[Plain] | None = Field(default=None, alias="in")
-    """The value is one of these. Without it: it is there and not null."""
-    present: bool = True
-    """`false`, without `in`: it is not there, or null. Why: a condition that is written is
-    mostly one that must hold.
-    """
-
-
-class WhenModel(Model):
-    """The conditions of a rule; all must hold."""
-
-    status: Annotated[list[StatusRange], Field(min_length=1)]
-    """A list of statuses: `402`, `4xx` or `500-599`."""
-    header: dict[HeaderName, str] = {}
-    """Answer headers that must have exactly these values."""
-    json_tests: list[JsonTestModel] = Field(default=[], alias="json")
-    """Conditions on the answer's JSON. An answer that is not JSON fulfils none of them."""
-
-
-class RuleModel(Model):
-    """How one kind of complete answer is read."""
-
-    when: WhenModel
-    """The rule's conditions; all must hold."""
-    result: Annotated[Verdict, Field(strict=False)]
-    """`succeeded`: money moved, or is on its way. `accepted`: done, and nothing is charged yet.
-    `declined`: executed, and the answer is no. `rejected`: not executed, and never will be with
-    these bytes. `not_executed`: not executed, may be tried again (throttled). `in_progress`:
-    the same key is being executed right now. `unknown`.
-    """
-
-
 class HintModel(Model):
     """The gateway's own word on retrying."""
 
@@ -811,7 +903,7 @@ class LookupMatchModel(Model):
     path: JsonPathText
     """A place in the candidate."""
     value: str
-    """What stands there; `{gateway_key}` is the key."""
+    """What stands there; `{gateway_key}`, `{order}` and `{amount}` as in `find`."""
 
 
 class LookupPageModel(Model):
@@ -869,15 +961,17 @@ class LookupModel(Model):
 
     find: str | None = None
     """The GET that lists candidates. `{since}` and `{until}` are epoch seconds around the
-    sends, `{gateway_key}` is the key.
+    sends, `{gateway_key}` is the key, `{order}` and `{amount}` what the request's body says.
     """
+    find_body: str | None = None
+    """With it, the list is asked for by POST, of this JSON or XML."""
     items: JsonPathText | None = None
     """Where the candidates stand in its answer: `data[*]`. Required with `find`, as are
     `match`, `id` and `read`.
     """
     match: list[LookupMatchModel] = []
     """What the wanted candidate looks like; all must hold. `find` or one of these must name
-    `{gateway_key}`.
+    `{gateway_key}` or `{order}`.
     """
     id: JsonPathText | None = None
     """Where the candidate names the payment."""
@@ -902,13 +996,24 @@ class RefusalFormModel(Model):
     """The `error.type` instead of the usual one."""
 
 
-class ErrorsModel(Model):
-    """The form of answers Holdfast makes itself."""
+class ErrorTypesModel(Model):
+    """What goes for `{type}`: for what the caller did wrong, and for everything else."""
 
-    shape: Annotated[ErrorShape, Field(strict=False)] = ErrorShape.PROBLEM
-    """The form of answers that Holdfast makes itself: `problem` (RFC 9457), or `stripe` (an
-    `error` object beside it). Why: the standard; a gateway's own form is only for its own SDK.
+    caller: str = ""
+    """`{type}` of what the caller did wrong."""
+    gateway: str = ""
+    """`{type}` of everything else."""
+
+
+class ErrorsModel(Model):
+    """What this gateway's SDK reads of an answer that Holdfast makes itself."""
+
+    body: dict[str, Any] = {}
+    """What the gateway's SDK reads of an answer that Holdfast makes itself; it stands beside
+    the fields of the problem (RFC 9457), and wins over one of the same name. A value that is
+    `"{type}"`, `"{code}"`, `"{message}"` or `"{status}"` is filled in.
     """
+    types: ErrorTypesModel = ErrorTypesModel()
     refusals: dict[str, RefusalFormModel] = {}
     """Refusals that must look different to the gateway's SDK, by code
     ([docs/problems.md](../problems.md)).
@@ -931,15 +1036,25 @@ class ProfileFile(Model):
     """
     results: Annotated[list[RuleModel], Field(min_length=1)]
     """How complete answers are read: a list of rules, the first that holds decides."""
-    replay_marker: HeaderModel | None = None
-    """The header by which the gateway marks a stored answer that is given again. A marked error
-    is looked up instead of asked for once more.
+    replayed: WhenModel | None = None
+    """Which answers the gateway has given before and gives again, written like
+    `results[].when`. A marked error is looked up instead of asked for once more.
     """
     retry_hint: HintModel | None = None
     """The header by which the gateway itself says whether to retry; it outranks the status."""
     routes: list[RouteModel] = []
     """The requests that are something special; each key as in a policy file's routes
-    ([docs/policies.md](../policies.md)), first match wins.
+    ([docs/policies.md](../policies.md)), first match wins. `idempotency` and `results` of a
+    route hold for it before those of the gateway.
+    """
+    timeouts: TimeoutsModel | None = None
+    """As `defaults.timeouts` of a policy, which they stand over: where the gateway's own SDK
+    gives up sooner than Holdfast would. What the policy writes for the gateway or a route
+    stands over these.
+    """
+    parameters: list[Name] = []
+    """Names that look-ups need and only the merchant knows (an account, a location):
+    `{merchant}` there. The policy must give them as `gateways.NAME.parameters`.
     """
     lookups: dict[Name, LookupModel] = {}
     """How to find out, by reading, what became of a request; by name, for the routes' `lookup`."""

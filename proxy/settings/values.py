@@ -55,6 +55,7 @@ class Gateway:
     upstream: str
     profile: GatewayProfile
     routes: RouteTable
+    of_routes: Mapping[str, GatewayProfile]  # what is known of those that differ, by their names
     budget: BudgetPolicy
     breaker: BreakerPolicy
     concurrency: ConcurrencyPolicy

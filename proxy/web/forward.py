@@ -44,13 +44,13 @@ class Forward:
     def use(self, lane: Lane) -> None:
         """Send what comes from now on through this lane."""
         self._lane = lane
-        self._key_header = lane.profile.key_header.lower()
+        self._key_headers = lane.key_headers
 
     async def handle(self, request: GatewayRequest) -> RawResponse:
         """Answer one request. There is nothing to route here."""
         message = request.message
         method, target = request.method, message.path
-        checked = check_request(method, target, message.raw_headers, self._via, self._key_header)
+        checked = check_request(method, target, message.raw_headers, self._via, self._key_headers)
         if isinstance(checked, Refusal):
             return self._refused(checked)
         values = checked.values
@@ -65,11 +65,10 @@ class Forward:
             checked.forward,
             b"",
             checked.has_body,
-            checked.client_key,
-            values.get(_SESSION),
-            values.get(_ORDER),
-            values.get(_USER),
-            values,
+            session_id=values.get(_SESSION),
+            order_ref=values.get(_ORDER),
+            user_ref=values.get(_USER),
+            values=values,
         )
         answer = await self._pipeline.handle(self._lane, inbound, RequestBody(request, values))
         # A body that was not read would be taken for the next request.

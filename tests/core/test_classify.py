@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.core.classify import classify, classify_read, retry_after_seconds
 from proxy.core.jsonpath import parse_json_path
-from proxy.core.profile import JsonTest, Rule, Verdict, rules_by_status
+from proxy.core.profile import BodyTest, Rule, Verdict, rules_by_status
 from proxy.core.reasons import Reason
 from proxy.core.results import AttemptResult, Repeat
 from proxy.core.states import AttemptStatus
@@ -200,11 +200,11 @@ def test_rules_are_asked_in_order(plain: Gateway) -> None:
             Rule(
                 ((200, 299),),
                 (("X-Result", "no"),),
-                (JsonTest(state, frozenset({"done"})),),
+                (BodyTest(state, frozenset({"done"})),),
                 Verdict.DECLINED,
             ),
-            Rule(((200, 200),), (), (JsonTest(state, None, present=False),), Verdict.REJECTED),
-            Rule(((200, 201),), (), (JsonTest(state, frozenset({"done", 1})),), Verdict.SUCCEEDED),
+            Rule(((200, 200),), (), (BodyTest(state, None, present=False),), Verdict.REJECTED),
+            Rule(((200, 201),), (), (BodyTest(state, frozenset({"done", 1})),), Verdict.SUCCEEDED),
         ]
     )
     profile = replace(plain.profile, rules=rules)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.problems import ERROR_SHAPES, PROXY_ERRORS, problem, session_headers
-from proxy.core.profile import ErrorShape
+from proxy.core.problems import PROXY_ERRORS, problem, session_headers
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Blame, Refusal
 from proxy.core.states import AttemptStatus, State
@@ -184,11 +183,6 @@ def test_the_last_fault_is_named(reason: Reason | None, token: str) -> None:
 def test_error_tokens_are_registered() -> None:
     """Only tokens that RFC 9209 knows."""
     assert set(PROXY_ERRORS.values()) <= PROXY_ERROR_TOKENS
-
-
-def test_every_shape_has_its_function() -> None:
-    """A shape that a profile may name must be one that can be made."""
-    assert set(ERROR_SHAPES) == set(ErrorShape)
 
 
 def test_session_headers() -> None:

@@ -100,12 +100,12 @@ def test_a_wrong_profile_is_refused_where_it_is_wrong() -> None:
     assert sorted(error.json_path for error in PROFILE.iter_errors(document.data)) == [
         "$",  # titel is unknown
         "$",  # and title missing
+        "$.errors",  # boby is unknown
         "$.errors.headers[0].value",
         "$.errors.refusals",  # there is no order-alredy-paid
         "$.errors.refusals['order-alredy-paid'].status",
-        "$.errors.shape",
         "$.idempotency.class",
-        "$.idempotency.key_header",
+        "$.idempotency.key.header",
         "$.idempotency.window",
         "$.results[0].result",
         "$.results[0].when.status[0]",
@@ -114,6 +114,29 @@ def test_a_wrong_profile_is_refused_where_it_is_wrong() -> None:
         "$.results[1].when.json[0].path",
         "$.routes[0].match.path",
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "taken"),
+    [
+        ({"header": "Key"}, True),
+        ({"json": "key", "header": None}, True),
+        ({"nowhere": True}, True),
+        ({"form": "key", "nowhere": False}, True),
+        ({"header": "Key", "form": "key"}, False),
+        ({"header": "Key", "nowhere": True}, False),
+        ({"nowhere": False}, False),
+        ({}, False),
+    ],
+)
+def test_what_is_one_of_several_is_written_once(key: dict[str, object], *, taken: bool) -> None:
+    """The schema counts the places of a key as the loader does."""
+    with contextlib.nullcontext() if taken else pytest.raises(ValidationError):
+        s.KeyModel.model_validate(key)
+    idempotency = {"class": "A_strong", "window": "24h", "key": key}
+    rule = {"when": {"status": ["2xx"]}, "result": "succeeded"}
+    whole = {"title": "Mine", "idempotency": idempotency, "results": [rule]}
+    assert PROFILE.is_valid(whole) is taken
 
 
 def joined(*parts: str) -> list[str]:

@@ -112,7 +112,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     idempotency: {gateway_class: A_strong}
-=> 5:19: gateways.g.idempotency.gateway_class: unknown key; known here: class, resend_horizon, resend_lost_answers, window
+=> 5:19: gateways.g.idempotency.gateway_class: unknown key; known here: class, key, resend_horizon, resend_lost_answers, window
 
 ## body field key
 gateways:
