@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 
+from proxy.cli.against import against
 from proxy.settings.explain import explain
 from proxy.settings.load import ConfigError, Policy, load_policy
 
 
 def check(options: argparse.Namespace) -> int:
     """Say every mistake, or that there is none, or what holds for a request."""
+    if options.profile is not None and options.explain is None:
+        return against(options)
+    if options.profile is not None or options.against is not None:
+        print("--explain goes with FILE, --against with --profile", file=sys.stderr)
+        return 2
     try:
         policy = load_policy(options.file)
         if options.explain is not None:

@@ -40,7 +40,7 @@ _SETTLED = {
     )
 }
 # Looked up once: in Python 3.11 that takes longer than what is done with it.
-_REJECTED = Verdict.REJECTED
+_REJECTED, _UNKNOWN = Verdict.REJECTED, Verdict.UNKNOWN
 
 
 def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> AttemptResult:
@@ -51,7 +51,8 @@ def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> Attem
         return _without_answer(facts)
     # The first value of each.
     headers = {name.lower(): value for name, value in reversed(facts.headers)}
-    verdict = _verdict(facts, headers, profile.rules)
+    rule = _deciding(facts, headers, profile.rules)
+    verdict = _UNKNOWN if rule is None else rule.verdict
     replayed = profile.replayed is not None and _fits(facts, headers, profile.replayed)
     hint = _hint(headers, profile.retry_hint)
     if verdict is _REJECTED and hint is Repeat.YES:
@@ -101,10 +102,17 @@ def fits(facts: WireFacts, rules: RulesByStatus) -> bool:
 
 
 def _fits(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> bool:
-    return _verdict(facts, headers, rules) is not Verdict.UNKNOWN
+    rule = _deciding(facts, headers, rules)
+    return rule is not None and rule.verdict is not _UNKNOWN
 
 
-def _verdict(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> Verdict:
+def deciding_rule(facts: WireFacts, rules: RulesByStatus) -> Rule | None:
+    """The rule that says what a complete answer means; none if it is unknown for want of one."""
+    headers = {name.lower(): value for name, value in reversed(facts.headers)}
+    return _deciding(facts, headers, rules)
+
+
+def _deciding(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> Rule | None:
     few = rules.by_status.get(facts.status, _NONE)
     read = document(facts.body) if few.read_json else None
     for rule in _left(few, read):
@@ -117,8 +125,8 @@ def _verdict(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus)
                     break
             else:
                 if all(_holds(test, document(facts.body, test.kind)) for test in rule.others):
-                    return rule.verdict
-    return Verdict.UNKNOWN
+                    return rule
+    return None
 
 
 def _left(few: StatusRules, read: object) -> Sequence[Rule]:

@@ -81,7 +81,7 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
         *_held(s.RouteModel, [*routes, *around], _OF_A_ROUTE),
         *_held(s.DefaultsModel, [*routes, *around], _LIMITS),
         *_held(s.IdempotencyModel, promise, prefix="idempotency."),
-        *_held(s.ProfileFile, [_Layer(profile, (), facts)], ["max_processing_time"]),
+        *_held(s.ProfileFile, [_Layer(profile, (), facts)], _of_a_profile(profile)),
         *_held(s.SessionModel, [_Layer(model.session, ("session",), document)], prefix="session."),
     ]
     follows = {  # what may come to something else than is written, and from which setting
@@ -94,6 +94,11 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
     held = [_as_it_holds(one, *follows.get(one.name, (one.value, ""))) for one in held]
     origin = routes[0].document.origin(routes[0].place) if routes else "no route is for it"
     return Explained(name, route.name, origin, held)
+
+
+def _of_a_profile(profile: s.ProfileFile) -> list[str]:
+    """What of a profile decides how a request is treated. Links are turned where it says so."""
+    return ["max_processing_time", *(["links"] if profile.links is not None else [])]
 
 
 def _as_it_holds(held: Held, value: str, source: str) -> Held:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -204,11 +204,13 @@ class Resolver:
     ) -> tuple[RouteTable, dict[str, facts.GatewayProfile]]:
         """The routes, and what is known of those that are not as the rest of the gateway is."""
         models = [*self._route_models(model, profile_file, here)]
-        of_routes = {}
+        of_routes, in_file = {}, [*enumerate(profile_file.routes)]
         for place, route in models:
             if route.idempotency.model_fields_set or route.results:
                 own = self._promise(promise, route.idempotency, place)
-                rules = [_rule(rule) for rule in (*route.results, *profile_file.results)]
+                number = next((n for n, one in in_file if one is route), None)
+                written: Place = () if number is None else ("routes", number, "results")
+                rules = _rules(route.results, written) + _rules(profile_file.results, _RESULTS)
                 of_routes[route.name] = replace(
                     _promising(profile, own), rules=facts.rules_by_status(rules)
                 )
@@ -514,6 +516,8 @@ class Resolver:
 
 # --- profiles -----------------------------------------------------------------------------------
 
+_RESULTS: Place = ("results",)
+
 
 def build_profile(
     name: str, model: s.ProfileFile, parameters: Mapping[str, str] = MappingProxyType({})
@@ -526,7 +530,7 @@ def build_profile(
         key=_key(promise.key),
         resend_horizon=promise.resend_horizon or promise.window * d.RESEND_HORIZON_SHARE,
         credential_headers=tuple(name.lower() for name in model.credential_headers),
-        rules=facts.rules_by_status([_rule(rule) for rule in model.results]),
+        rules=facts.rules_by_status(_rules(model.results, _RESULTS)),
         replayed=None if model.replayed is None else _answers(model.replayed),
         retry_hint=_hint(model.retry_hint),
         lookups={
@@ -544,6 +548,7 @@ def build_profile(
         replay_headers=_REPLAYED | {name.lower() for name in model.replay_headers},
         resend_lost_answers=promise.resend_lost_answers,
         max_processing_time=model.max_processing_time,
+        links=_links(model.links),
     )
 
 
@@ -711,16 +716,20 @@ def _absence_mistakes(recipe: s.LookupModel, processing: float) -> Iterator[tupl
         yield ("items",), "must end in [*], so that an empty list can be told from none"
 
 
-def _rule(model: s.RuleModel) -> facts.Rule:
-    return _rule_when(model.when, model.result)
+def _rules(models: Sequence[s.RuleModel], place: Place) -> list[facts.Rule]:
+    """Rules that are written at a place of the profile's file; at none, if it is the policy's."""
+    return [
+        _rule_when(model.when, model.result, place and (*place, number))
+        for number, model in enumerate(models)
+    ]
 
 
-def _rule_when(when: s.WhenModel, verdict: facts.Verdict) -> facts.Rule:
+def _rule_when(when: s.WhenModel, verdict: facts.Verdict, place: Place = ()) -> facts.Rule:
     json = tuple(_body_test(test, BodyKind.JSON) for test in when.json_tests)
     form = tuple(_body_test(test, BodyKind.FORM) for test in when.form)
     xml = tuple(_body_test(test, BodyKind.XML) for test in when.xml)
     headers = tuple(when.header.items())
-    return facts.Rule(tuple(when.status), headers, json, verdict, (*form, *xml))
+    return facts.Rule(tuple(when.status), headers, json, verdict, (*form, *xml), place)
 
 
 def _body_test(test: s.BodyTestModel, kind: BodyKind) -> facts.BodyTest:
@@ -794,6 +803,13 @@ def _hint(model: s.HintModel | None) -> facts.RetryHint | None:
     if model is None:
         return None
     return facts.RetryHint(model.header.lower(), frozenset(model.retry), frozenset(model.stop))
+
+
+def _links(model: s.LinksModel | None) -> facts.Links | None:
+    if model is None:
+        return None
+    headers = frozenset(name.lower() for name in model.headers)
+    return facts.Links(tuple(model.origins), tuple(model.keys), headers)
 
 
 def _body_field(model: s.BodyFieldModel | None) -> core.BodyField | None:

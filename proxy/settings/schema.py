@@ -38,6 +38,7 @@ _LISTEN = re.compile(rf"{_HOST}:([0-9]{{1,5}})")
 _ORIGIN = re.compile(rf"https?://{_HOST}(?::([0-9]{{1,5}}))?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _PARAMETER = re.compile("[A-Za-z0-9._-]{1,100}")
+_LINK_KEY = re.compile(r"[A-Za-z0-9_$@:-]{1,64}")
 _LAST_PORT = 65535
 # What others call a store that is known here.
 _OTHER_SCHEMES = {
@@ -128,6 +129,13 @@ def _status(value: object) -> tuple[int, int]:
         message = "write a status as 402, 4xx or 500-599"
         raise ValueError(message)
     return int(match.group(1)), int(match.group(2) or match.group(1))
+
+
+def _link_key(value: str) -> str:
+    if not _LINK_KEY.fullmatch(value):
+        message = f"{value!r} is not the name of a key, like href (a path is not needed)"
+        raise ValueError(message)
+    return value
 
 
 def _header_name(value: str) -> str:
@@ -294,6 +302,9 @@ StoreUrl = Annotated[
         _STORES,
         "sqlite:///FILE, postgresql://…, redis://… (no password) or memory://",
     ),
+]
+LinkKey = Annotated[
+    str, AfterValidator(_link_key), _text("key", _LINK_KEY.pattern, "the name of a key, like href")
 ]
 HeaderName = Annotated[
     str, AfterValidator(_header_name), _text("header", _HEADER.pattern, "the name of a header")
@@ -1022,6 +1033,21 @@ class ErrorsModel(Model):
     """Headers on final answers, so that the SDK does not start over."""
 
 
+class LinksModel(Model):
+    """Absolute links in answers that are turned to Holdfast."""
+
+    origins: list[Origin] = []
+    """The origins by which the gateway names itself: `https://api.example.com`. The `upstream` of
+    the policy is one without being listed.
+    """
+    keys: Annotated[list[LinkKey], Field(min_length=1)] = ["href"]
+    """The keys of a JSON answer, at any depth, whose text is a link. Why: HAL and most others call
+    it so.
+    """
+    headers: list[HeaderName] = []
+    """Answer headers that hold a link: `Location`, `Link`."""
+
+
 class ProfileFile(Model):
     """A whole gateway profile. Each fact names its source in a comment of the file."""
 
@@ -1067,4 +1093,9 @@ class ProfileFile(Model):
     replay_headers: list[HeaderName] = []
     """Answer headers that are kept for a replay, beside Content-Type, Content-Encoding,
     Content-Language and Location. Never name Set-Cookie.
+    """
+    links: LinksModel | None = None
+    """Absolute links in answers that are turned to Holdfast,
+    [below](../../proxy/gateways/README.md#links-in-answers). Without it, answers go back byte for
+    byte.
     """

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.core import policy as core
 from proxy.core.policy import OrderLock, RoutePolicy, SessionKind
-from proxy.core.profile import GatewayClass
+from proxy.core.profile import GatewayClass, Links
 from proxy.settings import defaults as d
 from proxy.settings.load import ConfigError, load
 from proxy.settings.values import Address, Settings
@@ -530,6 +530,45 @@ def test_only_a_weak_gateway_may_be_asked_for_a_lost_answer(tmp_path: Path) -> N
     assert told.endswith("idempotency.resend_lost_answers: is only meant for class A_weak")
     made = settings_from(gateway(f"    profile: mine\n    {weak}\n"), tmp_path)
     assert made.gateways["g"].profile.resend_lost_answers
+
+
+LINKS = {
+    "{origins: [https://api.gw.example/v2]}": (
+        "links.origins[0]: write the gateway's origin, like https://api.example.com "
+        "(no path, no user)"
+    ),
+    "{keys: [_links.*.href]}": (
+        "links.keys[0]: '_links.*.href' is not the name of a key, like href (a path is not needed)"
+    ),
+    "{keys: []}": "links.keys: should be a list of at least one, not an empty list",
+    "{headers: ['X Y']}": "links.headers[0]: 'X Y' is not the name of a header",
+    "{origin: []}": "links.origin: unknown key; did you mean 'origins'?",
+}
+
+
+@pytest.mark.parametrize("links", LINKS)
+def test_what_links_cannot_be(links: str, tmp_path: Path) -> None:
+    """An origin with a path, a path for a key, no key at all, a header that is none."""
+    (tmp_path / "gateways").mkdir()
+    (tmp_path / "gateways/mine.yaml").write_text(f"{MINE}links: {links}\n")
+    (told,) = mistakes(tmp_path, gateway("    profile: mine\n"))
+    assert told.split(": ", 1)[1] == LINKS[links]
+
+
+def test_a_profile_says_where_links_are(tmp_path: Path) -> None:
+    """Without a word there are none; with an empty one, those to the configured address."""
+    (tmp_path / "gateways").mkdir()
+    policy = gateway("    profile: mine\n")
+    expected = {
+        "": None,
+        "links: {}\n": Links((), ("href",), frozenset()),
+        "links: {origins: [https://a.example], keys: [url], headers: [Location]}\n": Links(
+            ("https://a.example",), ("url",), frozenset({"location"})
+        ),
+    }
+    for text, links in expected.items():
+        (tmp_path / "gateways/mine.yaml").write_text(MINE + text)
+        assert settings_from(policy, tmp_path).gateways["g"].profile.links == links
 
 
 def test_a_profiles_mistakes_name_the_profiles_file(tmp_path: Path) -> None:
