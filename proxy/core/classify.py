@@ -11,6 +11,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
+from proxy.core.coding import plain
 from proxy.core.documents import NO_DOCUMENT, document
 from proxy.core.profile import (
     BodyTest,
@@ -114,7 +115,8 @@ def deciding_rule(facts: WireFacts, rules: RulesByStatus) -> Rule | None:
 
 def _deciding(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> Rule | None:
     few = rules.by_status.get(facts.status, _NONE)
-    read = document(facts.body) if few.read_json else None
+    body = plain(facts.body, headers) if "content-encoding" in headers else facts.body
+    read = document(body) if few.read_json else None
     for rule in _left(few, read):
         for name, value in rule.headers:
             if headers.get(name) != value:
@@ -124,7 +126,7 @@ def _deciding(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus
                 if not _holds(test, read):
                     break
             else:
-                if all(_holds(test, document(facts.body, test.kind)) for test in rule.others):
+                if all(_holds(test, document(body, test.kind)) for test in rule.others):
                     return rule
     return None
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 from proxy.core.classify import classify, fits
+from proxy.core.coding import plain
 from proxy.core.documents import NO_DOCUMENT, BodyKind, document, kind_of
 from proxy.core.events import VoidAsked
 from proxy.core.profile import GatewayProfile, ListRecipe, LookupRecipe
@@ -121,7 +122,8 @@ def proceed(
         return _read(profile, session, asked.reading, facts, now_ms)
     if facts.status != HTTPStatus.OK or recipe.find is None:
         return Inconclusive(f"the look-up was answered with status {facts.status}")
-    shown = document(facts.body, kind_of(facts.body))
+    body = plain(facts.body, {name.lower(): value for name, value in facts.headers})
+    shown = document(body, kind_of(body))
     if shown is NO_DOCUMENT:
         return Inconclusive("the look-up's answer cannot be read")
     found = _search(recipe, recipe.find, session, asked, shown)

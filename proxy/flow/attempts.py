@@ -20,6 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_before
 
 from proxy.core import events as ev
 from proxy.core.classify import classify, classify_read
+from proxy.core.coding import readably
 from proxy.core.keys import Unfit
 from proxy.core.profile import GatewayClass
 from proxy.core.reasons import Reason, Suppressed
@@ -260,6 +261,9 @@ class Attempts:
     def _headers(self, walk: Walk) -> Headers:
         """The caller's headers."""
         headers = walk.request.headers
+        signed = not walk.lane.profile.key.put_in
+        if walk.route.durable and not signed and "accept-encoding" in walk.request.values:
+            headers = readably(headers)
         length = walk.request.values.get("content-length")
         if walk.stream is not None and length is not None:
             # A body that is passed on keeps its framing: some gateways refuse chunked requests.
