@@ -24,10 +24,11 @@ from proxy.audit import AuditFile
 from proxy.background.gauges import Gauges
 from proxy.background.heartbeat import Heartbeat
 from proxy.background.janitor import Janitor
+from proxy.background.prober import Prober
 from proxy.background.reconciler import Reconciler
 from proxy.background.reload import Reloader
 from proxy.background.watch import Watch
-from proxy.flow.admission import Admission
+from proxy.flow.admission import Admissions
 from proxy.flow.commands import Commands
 from proxy.flow.held import HeldRequests
 from proxy.flow.journal import Journal
@@ -153,9 +154,13 @@ class Holdfast:
                 Heartbeat(store, settings.session.lease, clock, self._bug).run(), "heartbeat"
             )
         await self._catch_up(saver, reconciler)
-        _ = tasks.start(reconciler.run(), "reconciler")
-        _ = tasks.start(Watch(store, recorder, clock).run(), "watch")
-        _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")
+        for work, name in (
+            (reconciler, "reconciler"),
+            (Prober(self._lanes, clock, self._bug), "prober"),
+            (Watch(store, recorder, clock), "watch"),
+            (Janitor(store, settings.session, clock), "janitor"),
+        ):
+            _ = tasks.start(work.run(), name)
         gatekeeper = Gatekeeper(settings.tokens, keyring)
         sessions = SessionsApi(commands, store, keyring, gatekeeper, clock, self._audit)
         gauges = Gauges(
@@ -193,9 +198,9 @@ class Holdfast:
 
     def _open_lanes(self) -> None:
         for name, gateway in self._settings.gateways.items():
-            limits = gateway.concurrency, gateway.breaker, gateway.budget
-            admission = Admission(*limits, self._clock)
-            self._lanes[name] = _lane(gateway, self._open_upstream(gateway), admission)
+            limits = gateway.limits, gateway.budget
+            admissions = Admissions(name, *limits, self._clock, self._recorder)
+            self._lanes[name] = _lane(gateway, self._open_upstream(gateway), admissions)
 
     def _open_upstream(self, gateway: Gateway) -> LeanUpstream:
         upstream = LeanUpstream(gateway.upstream, ca_file=gateway.ca_file)
@@ -289,9 +294,9 @@ class Holdfast:
         self._settings = policy.settings
         for name, gateway in gateways.items():
             lane = self._lanes[name]
-            lane.admission.use(gateway.concurrency, gateway.breaker, gateway.budget)
+            lane.admissions.use(gateway.limits, gateway.budget)
             upstream = moved.get(name, lane.upstream)
-            self._lanes[name] = lane = _lane(gateway, upstream, lane.admission)
+            self._lanes[name] = lane = _lane(gateway, upstream, lane.admissions)
             self._forwards[name].use(lane)
 
     async def stop(self) -> None:
@@ -328,7 +333,7 @@ def _named(setting: str, where: Address) -> Iterator[None]:
         raise OSError(message) from None
 
 
-def _lane(gateway: Gateway, upstream: Upstream, admission: Admission) -> Lane:
+def _lane(gateway: Gateway, upstream: Upstream, admissions: Admissions) -> Lane:
     credential = gateway.lookup_credential
     return Lane(
         name=gateway.name,
@@ -336,7 +341,7 @@ def _lane(gateway: Gateway, upstream: Upstream, admission: Admission) -> Lane:
         routes=gateway.routes,
         endpoint=gateway.upstream,
         upstream=upstream,
-        admission=admission,
+        admissions=admissions,
         lookup_credential=() if credential is None else ((credential.header, credential.value),),
         lookup_sees_all=credential is not None and credential.sees_all,
     )

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from proxy.settings import schema as s
 from proxy.settings.load import Policy
 from proxy.settings.profiles import at, unwrapped
+from proxy.settings.values import Gateway
 from proxy.settings.yaml_lines import Document, as_written
 from proxy.settings.yaml_lines import Path as Place
 
@@ -66,13 +67,18 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
     ]
     routes = routes if named else []  # what no route is for has a name of its own
     around = [_Layer(gateway, own, document), _Layer(model.defaults, ("defaults",), document)]
+    apart = [
+        _Layer(limits, (*own, "operations", operation), document)
+        for operation, limits in gateway.operations.items()
+        if operation == route.operation
+    ]
     promise = [
         _Layer(gateway.idempotency, (*own, "idempotency"), document),
         _Layer(profile.idempotency, ("idempotency",), facts),
     ]
     held = [
         *_held(s.RouteModel, [*routes, *around], _OF_A_ROUTE),
-        *_held(s.DefaultsModel, [*routes, *around], _LIMITS),
+        *_held(s.DefaultsModel, [*routes, *apart, *around], _LIMITS),
         *_held(s.IdempotencyModel, promise, prefix="idempotency."),
         *_held(s.ProfileFile, [_Layer(profile, (), facts)], ["max_processing_time"]),
         *_held(s.SessionModel, [_Layer(model.session, ("session",), document)], prefix="session."),
@@ -83,10 +89,16 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
             s.written_duration(resolved.profile.resend_horizon),
             "idempotency.window",
         ),
+        "breaker.probe": (_probe(resolved, route.operation), "the profile's probe"),
     }
     held = [_as_it_holds(one, *follows.get(one.name, (one.value, ""))) for one in held]
     origin = routes[0].document.origin(routes[0].place) if routes else "no route is for it"
     return Explained(name, route.name, origin, held)
+
+
+def _probe(gateway: Gateway, operation: str) -> str:
+    limits = gateway.limits
+    return limits.get(operation, limits[None]).breaker.probe
 
 
 def _as_it_holds(held: Held, value: str, source: str) -> Held:

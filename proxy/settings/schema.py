@@ -109,6 +109,13 @@ def _status(value: object) -> tuple[int, int]:
     return int(match.group(1)), int(match.group(2) or match.group(1))
 
 
+def _probe_path(value: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", value):
+        message = "write the path to ask for, starting with '/' and without blanks"
+        raise ValueError(message)
+    return value
+
+
 def _header_name(value: str) -> str:
     if not _HEADER.fullmatch(value):
         message = f"{value!r} is not the name of a header"
@@ -174,6 +181,7 @@ StatusRange = Annotated[tuple[int, int], BeforeValidator(_status)]
 Listen = Annotated[str, AfterValidator(parse_listen)]
 Origin = Annotated[str, AfterValidator(_origin)]
 StoreUrl = Annotated[str, AfterValidator(_store)]
+ProbePath = Annotated[str, AfterValidator(_probe_path)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Plain = Annotated[str | int | float | bool, BeforeValidator(_plain)]
@@ -223,12 +231,17 @@ class BudgetModel(Model):
 
 
 class BreakerModel(Model):
-    """When a failing gateway is given a rest."""
+    """When a failing or crawling gateway is given a rest, and what ends it."""
 
     failure_ratio: Annotated[float, Field(gt=0, le=1)] = d.BREAKER_FAILURE_RATIO
     min_calls: Annotated[int, Field(ge=1)] = d.BREAKER_MIN_CALLS
     window: Positive = d.BREAKER_WINDOW
     open_for: Positive = d.BREAKER_OPEN_FOR
+    consecutive: Annotated[int, Field(ge=1)] | None = None
+    slow_call: Positive | None = None
+    slow_ratio: Annotated[float, Field(gt=0, le=1)] = d.BREAKER_SLOW_RATIO
+    probes: Annotated[int, Field(ge=1, le=20)] = d.BREAKER_PROBES
+    probe: ProbePath | None = None
 
 
 class ConcurrencyModel(Model):
@@ -237,6 +250,13 @@ class ConcurrencyModel(Model):
     max_in_flight: Annotated[int, Field(ge=1)] = d.MAX_IN_FLIGHT
     max_queue: Annotated[int, Field(ge=0)] = d.MAX_QUEUE
     queue_timeout: Duration = d.QUEUE_TIMEOUT
+
+
+class OperationModel(Model):
+    """Limits of its own for one operation of a gateway."""
+
+    breaker: BreakerModel | None = None
+    concurrency: ConcurrencyModel | None = None
 
 
 class BodyFieldModel(Model):
@@ -325,6 +345,7 @@ class GatewayModel(Model):
     budget: BudgetModel | None = None
     breaker: BreakerModel | None = None
     concurrency: ConcurrencyModel | None = None
+    operations: dict[Name, OperationModel] = {}
 
 
 class DefaultsModel(Model):
@@ -495,3 +516,4 @@ class ProfileFile(Model):
     errors: ErrorsModel = ErrorsModel()
     max_processing_time: Positive = d.MAX_PROCESSING_TIME
     replay_headers: list[HeaderName] = []
+    probe: ProbePath = "/"

@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from proxy.background.prober import Prober
 from proxy.background.reconciler import Reconciler
 from proxy.core import events as ev
 from proxy.core.http_rules import Checked, check_request
 from proxy.core.session import Session
 from proxy.core.wire import Answer, Headers, InboundRequest
-from proxy.flow.admission import Admission
+from proxy.flow.admission import Admissions
 from proxy.flow.commands import Commands
 from proxy.flow.held import HeldRequests
 from proxy.flow.journal import Journal
@@ -277,6 +278,7 @@ class Lab:
         self.reconciler = Reconciler(
             self.store, self.journal, self.commands, self.clock, self.bugs.append
         )
+        self.prober = Prober(self.lanes, self.clock, self.bugs.append)
 
     def _lane(self, name: str) -> Lane:
         gateway = self.settings.gateways[name]
@@ -287,7 +289,7 @@ class Lab:
             profile=gateway.profile,
             routes=gateway.routes,
             upstream=self.gateway,
-            admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, self.clock),
+            admissions=Admissions(name, gateway.limits, gateway.budget, self.clock, self.notes),
             lookup_credential=()
             if credential is None
             else ((credential.header, credential.value),),
