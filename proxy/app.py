@@ -51,6 +51,7 @@ from proxy.telemetry.recorder import MetricsRecorder
 from proxy.upstream.lean import LeanUpstream
 from proxy.web.admin import Admin
 from proxy.web.auth import Gatekeeper
+from proxy.web.breakers import Breakers
 from proxy.web.forward import Forward
 from proxy.web.listeners import Listeners, check_parser
 from proxy.web.sessions_api import SessionsApi
@@ -174,12 +175,13 @@ class Holdfast:
             unready=self._unready,
         )
         admin = Admin(
-            self._metrics,
-            gauges.refresh,
-            self._unready,
-            lambda: store.broken,
-            gatekeeper,
-            self._reload,
+            metrics=self._metrics,
+            refresh=gauges.refresh,
+            unready=self._unready,
+            broken=lambda: store.broken,
+            gatekeeper=gatekeeper,
+            reload=self._reload,
+            breakers=Breakers(self._lanes, gatekeeper, self._audit),
         )
         self._open.push_async_callback(self._listeners.close)
         # The same on every replica of an installation, so that a loop through two is one too.

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from proxy.core import events as ev
-from proxy.core.breaker import Breaker, Switch
+from proxy.core.breaker import Breaker, Switch, proves_alive
 from proxy.core.budget import RetryBudget
 from proxy.core.policy import BudgetPolicy, Limits
 from proxy.core.reasons import Reason, Suppressed
 from proxy.core.results import AttemptResult
 from proxy.core.states import AttemptStatus
+from proxy.core.wire import WireFacts
 from proxy.ports import Clock, Recorder
 
 # What says that the gateway is in trouble; a decline, a rejection or a throttle says it works.
@@ -28,6 +29,7 @@ _NOT_THE_GATEWAYS = frozenset(
     {Reason.IN_PROGRESS, Reason.NOT_ALLOWED, Reason.STORE_UNAVAILABLE, Reason.SHUTDOWN}
 )
 _SUCCESSES = frozenset({AttemptStatus.SUCCEEDED, AttemptStatus.ACCEPTED})
+_AFTER_A_FAILED_LOOK_UP = 1.0
 
 
 class Admission:
@@ -160,6 +162,9 @@ class Admission:
 class Admissions:
     """One gateway's: one for everything, and one for each operation that has limits of its own.
     They share the retry budget.
+
+    Look-ups go past them, for what they settle is money. But after one that the gateway failed the
+    background waits a while with the next, whoever's that is: thousands may be due.
     """
 
     def __init__(
@@ -175,9 +180,14 @@ class Admissions:
         self._recorder = recorder
         self.budget = RetryBudget.full(budget, clock.monotonic())
         self._by_operation = {name: self._new(name, limits[name]) for name in limits}
+        self._look_up_at = 0.0
 
     def __iter__(self) -> Iterator[Admission]:
         return iter(self._by_operation.values())
+
+    def items(self) -> Iterable[tuple[str | None, Admission]]:
+        """Each with the operation it is for; None: all that have none of their own."""
+        return self._by_operation.items()
 
     def of(self, operation: str) -> Admission:
         """The doors an operation goes through."""
@@ -197,6 +207,15 @@ class Admissions:
                 if whole.by_hand:
                     admission.switch(Switch.OPEN, whole.why)
             self._by_operation[name] = admission
+
+    def may_look_up(self) -> bool:
+        """Whether the background may ask what became of a payment."""
+        return self._clock.monotonic() >= self._look_up_at
+
+    def looked_up(self, facts: WireFacts) -> None:
+        """Take notice of how a look-up was answered."""
+        if not proves_alive(facts):
+            self._look_up_at = self._clock.monotonic() + _AFTER_A_FAILED_LOOK_UP
 
     def _new(self, operation: str | None, limits: Limits) -> Admission:
         def moved(breaker: Breaker) -> None:
