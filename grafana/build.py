@@ -229,8 +229,8 @@ ROWS: dict[str, list[Panel]] = {
         ),
         number(
             "Circuit breaker",
-            "The worst of the selected gateways. Refusing: too many calls failed or were slow, or a "
-            "person opened it, and no payment is sent until probes are answered. Runbook: "
+            "The worst of the selected gateways. Refusing: too many calls failed or were slow, or "
+            "a person opened it, and no payment is sent until probes are answered. Runbook: "
             "HoldfastBreakerOpen.",
             f"max(holdfast_breaker_state{{{GATEWAY}}})",
             unit="none",

@@ -171,6 +171,7 @@ class Reconcile:
         step: lookup.Step = lookup.begin(recipe, lane.profile, session, begun)
         while isinstance(step, lookup.Ask):
             facts = await lane.upstream.send(_read(step.target, credential))
+            lane.admissions.looked_up(facts)
             step = lookup.proceed(recipe, lane.profile, session, step, facts, now_ms=begun)
         return step
 
