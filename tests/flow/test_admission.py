@@ -310,3 +310,24 @@ async def test_a_new_policy_keeps_what_each_operation_has_counted() -> None:
     assert not gateway.of("void").may_send_first()
     gateway.use({None: limits(1, 0)}, BudgetPolicy(0.2, 1.0, 10.0))
     assert len([*gateway]) == 1
+
+
+# --- look-ups ------------------------------------------------------------------------------------
+
+
+async def test_after_a_look_up_in_vain_the_next_one_waits(tmp_path: Path) -> None:
+    """Two payments are unknown and the gateway is down: a round asks for one; back, for both."""
+    lab = Lab(
+        settings_from(POLICY.replace("retry: {", "retry: {automatic_attempts: 1, "), tmp_path)
+    )
+    lost, away = lab.gateway.loses_answer(), lab.gateway.refuses_connection()
+    lab.gateway.will(lost, lost, away, *[lab.gateway.answers(404)] * 2)
+    for key in ("k-1", "k-2"):
+        await lab.merchant_sends(pay(key=key))
+    await asyncio.sleep(1)
+    await lab.reconciler.run_once()
+    assert len(lab.gateway.sends) == 3
+    await asyncio.sleep(10)
+    await lab.reconciler.run_once()
+    assert len(lab.gateway.sends) == 5
+    await lab.close()
