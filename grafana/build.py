@@ -229,8 +229,8 @@ ROWS: dict[str, list[Panel]] = {
         ),
         number(
             "Circuit breaker",
-            "The worst of the selected gateways. Refusing: half or more of the calls failed, and "
-            "payments are refused without being sent until a probe gets through. Runbook: "
+            "The worst of the selected gateways. Refusing: too many calls failed or were slow, or "
+            "a person opened it, and no payment is sent until probes are answered. Runbook: "
             "HoldfastBreakerOpen.",
             f"max(holdfast_breaker_state{{{GATEWAY}}})",
             unit="none",
@@ -410,7 +410,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         states(
             "Circuit breaker by instance",
-            "closed: normal. half-open: one payment at a time is let through to see. refusing: no "
+            "closed: normal. half-open: Holdfast asks with reads whether it is back. refusing: no "
             "payment is sent. Each instance has its own.",
             Query(
                 f"max by (gateway, instance) (holdfast_breaker_state{{{GATEWAY}}})",

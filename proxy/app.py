@@ -24,10 +24,11 @@ from proxy.audit import AuditFile
 from proxy.background.gauges import Gauges
 from proxy.background.heartbeat import Heartbeat
 from proxy.background.janitor import Janitor
+from proxy.background.prober import Prober
 from proxy.background.reconciler import Reconciler
 from proxy.background.reload import Reloader
 from proxy.background.watch import Watch
-from proxy.flow.admission import Admission
+from proxy.flow.admission import Admissions
 from proxy.flow.commands import Commands
 from proxy.flow.held import HeldRequests
 from proxy.flow.journal import Journal
@@ -51,6 +52,7 @@ from proxy.telemetry.recorder import MetricsRecorder
 from proxy.upstream.lean import LeanUpstream
 from proxy.web.admin import Admin
 from proxy.web.auth import Gatekeeper
+from proxy.web.breakers import Breakers
 from proxy.web.forward import Forward
 from proxy.web.listeners import Listeners, check_parser
 from proxy.web.sessions_api import SessionsApi
@@ -154,9 +156,13 @@ class Holdfast:
                 Heartbeat(store, settings.session.lease, clock, self._bug).run(), "heartbeat"
             )
         await self._catch_up(saver, reconciler)
-        _ = tasks.start(reconciler.run(), "reconciler")
-        _ = tasks.start(Watch(store, recorder, clock).run(), "watch")
-        _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")
+        for work, name in (
+            (reconciler, "reconciler"),
+            (Prober(self._lanes, clock, self._bug), "prober"),
+            (Watch(store, recorder, clock), "watch"),
+            (Janitor(store, settings.session, clock), "janitor"),
+        ):
+            _ = tasks.start(work.run(), name)
         gatekeeper = Gatekeeper(settings.tokens, keyring)
         sessions = SessionsApi(commands, store, keyring, gatekeeper, clock, self._audit)
         gauges = Gauges(
@@ -170,12 +176,13 @@ class Holdfast:
             unready=self._unready,
         )
         admin = Admin(
-            self._metrics,
-            gauges.refresh,
-            self._unready,
-            lambda: store.broken,
-            gatekeeper,
-            self._reload,
+            metrics=self._metrics,
+            refresh=gauges.refresh,
+            unready=self._unready,
+            broken=lambda: store.broken,
+            gatekeeper=gatekeeper,
+            reload=self._reload,
+            breakers=Breakers(self._lanes, gatekeeper, self._audit),
         )
         self._open.push_async_callback(self._listeners.close)
         # The same on every replica of an installation, so that a loop through two is one too.
@@ -199,9 +206,9 @@ class Holdfast:
     def _open_lanes(self) -> None:
         self._warn_of_risks()
         for name, gateway in self._settings.gateways.items():
-            limits = gateway.concurrency, gateway.breaker, gateway.budget
-            admission = Admission(*limits, self._clock)
-            self._lanes[name] = make_lane(gateway, self._open_upstream(gateway), admission)
+            limits = gateway.limits, gateway.budget
+            admissions = Admissions(name, *limits, self._clock, self._recorder)
+            self._lanes[name] = make_lane(gateway, self._open_upstream(gateway), admissions)
 
     def _open_upstream(self, gateway: Gateway) -> LeanUpstream:
         upstream = LeanUpstream(gateway.upstream, ca_file=gateway.ca_file)
@@ -296,9 +303,9 @@ class Holdfast:
         self._warn_of_risks()
         for name, gateway in gateways.items():
             lane = self._lanes[name]
-            lane.admission.use(gateway.concurrency, gateway.breaker, gateway.budget)
+            lane.admissions.use(gateway.limits, gateway.budget)
             upstream = moved.get(name, lane.upstream)
-            self._lanes[name] = lane = make_lane(gateway, upstream, lane.admission)
+            self._lanes[name] = lane = make_lane(gateway, upstream, lane.admissions)
             self._forwards[name].use(lane)
 
     async def stop(self) -> None:
@@ -335,7 +342,7 @@ def _named(setting: str, where: Address) -> Iterator[None]:
         raise OSError(message) from None
 
 
-def make_lane(gateway: Gateway, upstream: Upstream, admission: Admission) -> Lane:
+def make_lane(gateway: Gateway, upstream: Upstream, admissions: Admissions) -> Lane:
     """A gateway as a walk through it needs it, route by route."""
     credential = gateway.lookup_credential
     lane = Lane(
@@ -344,7 +351,7 @@ def make_lane(gateway: Gateway, upstream: Upstream, admission: Admission) -> Lan
         routes=gateway.routes,
         endpoint=gateway.upstream,
         upstream=upstream,
-        admission=admission,
+        admissions=admissions,
         lookup_credential=() if credential is None else ((credential.header, credential.value),),
         lookup_sees_all=credential is not None and credential.sees_all,
     )

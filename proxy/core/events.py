@@ -265,6 +265,16 @@ class AttemptTimed(Struct, frozen=True, gc=False):
     seconds: float
 
 
+class BreakerMoved(Struct, frozen=True, gc=False):
+    """A circuit breaker is in another state now. `operation`: whose it is, if not everything's."""
+
+    gateway: str
+    operation: str | None
+    state: str
+    by_hand: bool
+    why: str
+
+
 class StoreTimed(Struct, frozen=True, gc=False):
     """How long a store operation took, waiting included."""
 
@@ -332,6 +342,7 @@ class PolicyRefused(Struct, frozen=True, gc=False):
 # Looked for in the log first: each is a line of its own.
 Rare = (
     NewKeySeen
+    | BreakerMoved
     | PolicyReloaded
     | PolicyRefused
     | StoreAway

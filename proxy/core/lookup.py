@@ -72,6 +72,11 @@ class Inconclusive:
 Step = Ask | Found | Nothing | Inconclusive
 
 
+def charged(step: Step) -> bool:
+    """Whether it is the proof of a charge."""
+    return isinstance(step, Found) and step.status is AttemptStatus.SUCCEEDED
+
+
 def can_read(recipe: LookupRecipe, session: Session) -> bool:
     """Whether a session can be looked up with this recipe.
 

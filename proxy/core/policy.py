@@ -67,8 +67,8 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BudgetPolicy:
-    """Retries may be at most `ratio` of requests in `window`, and `min_per_second` are always
-    free.
+    """Each payment that is answered earns `ratio` of a retry, `min_per_second` are always free,
+    and no more are saved up than these come to in `window`.
     """
 
     ratio: float
@@ -78,12 +78,20 @@ class BudgetPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """Refuse for `open_for` when `failure_ratio` of at least `min_calls` in `window` failed."""
+    """Refuse for `open_for` when `failure_ratio` of at least `min_calls` in `window` failed, or
+    `consecutive` in a row, or `slow_ratio` of them took `slow_call` or longer; then until `probes`
+    reads of the path `probe` in a row were answered.
+    """
 
     failure_ratio: float
     min_calls: int
     window: float
     open_for: float
+    consecutive: int | None = None
+    slow_call: float | None = None
+    slow_ratio: float = 0.5
+    probes: int = 3
+    probe: str = "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,14 @@ class ConcurrencyPolicy:
     max_in_flight: int
     max_queue: int
     queue_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is let through to a gateway, or for one operation of it."""
+
+    concurrency: ConcurrencyPolicy
+    breaker: BreakerPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ class Attempts:
             return Change([stop] if session.live else [])
 
         walk.session = await self._updated(walk, refused)
-        return _untold(walk, reason, retry_after_ms=walk.lane.admission.retry_after_ms())
+        return _untold(walk, reason, retry_after_ms=walk.admission.retry_after_ms())
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class Attempts:
         lane, route, clock = walk.lane, walk.route, self._clock
         number = len(walk.session.attempts) + 1
         endpoint = lane.endpoint
-        generation = lane.admission.breaker.generation
+        generation = walk.admission.breaker.generation
         started_ms, begun = clock.now_ms(), clock.monotonic()
         walk.intent_seconds, walk.intended_at = 0.0, 0
         send = self._send(walk, number, endpoint)
@@ -170,7 +170,7 @@ class Attempts:
         now_ms = clock.now_ms()
         if route.durable:
             result = classify(facts, lane.profile, now_ms=now_ms)
-            lane.admission.record(result, generation)
+            walk.admission.record(result, generation, took)
         else:
             result = classify_read(facts, now_ms=now_ms)
         walk.result = result
@@ -449,7 +449,7 @@ class Attempts:
         return walk.first and dares(walk.route.retry, session, self._journal.store.epoch)
 
     def _admitted(self, walk: Walk) -> Suppressed | None:
-        admission = walk.lane.admission
+        admission = walk.admission
         return admission.may_retry() if walk.route.durable else admission.may_retry_read()
 
     def _answer(self, walk: Walk, session: Session, verdict: Verdict) -> Answer:

@@ -516,7 +516,8 @@ class Commands:
         now = self._clock.now_ms()
         care = self._care(session, lane, now)
         if care is Care.ASK_GATEWAY and lane is not None:
-            await self._reconcile.once(lane, session)
+            if lane.admissions.may_look_up():
+                await self._reconcile.once(lane, session)
         elif care is Care.SEND_AGAIN and lane is not None:
             _ = self._pipeline.resume(lane, session, ev.ResumedBy.RECONCILER)
         elif care in _BY_CLOCK:

@@ -279,7 +279,7 @@ class Pipeline:
         """Its answer, or why it may not go now."""
         if self._forgotten(walk.lane, walk.session):
             return await self._attempts.never_sent(walk, Reason.STORE_REGRESSED)
-        admission = walk.lane.admission
+        admission = walk.admission
         if not admission.take():
             begun = self._clock.monotonic()
             refused = await admission.enter()

@@ -153,7 +153,7 @@ class Reconcile:
         def settle(current: Session) -> Change:
             if current.outcome is not Outcome.UNKNOWN:
                 return Change()
-            charged = isinstance(found, lookup.Found) and found.status is AttemptStatus.SUCCEEDED
+            charged = lookup.charged(found)
             overtaken = current.last_send_at != session.last_send_at
             if charged and lookup.may_be_void(lane.profile, current, begun):
                 return self._in_vain(recipe, current, now, absent=False)
@@ -175,9 +175,9 @@ class Reconcile:
         step: lookup.Step = lookup.begin(recipe, lane.profile, session, begun)
         while isinstance(step, lookup.Ask):
             facts = await lane.upstream.send(_question(step, credential))
+            lane.admissions.looked_up(facts)
             step = lookup.proceed(recipe, lane.profile, session, step, facts, now_ms=begun)
-        charged = isinstance(step, lookup.Found) and step.status is AttemptStatus.SUCCEEDED
-        if session.at_risk and not charged:
+        if session.at_risk and not lookup.charged(step):
             return lookup.Inconclusive("it speaks for one send, and another may have charged")
         return step
 

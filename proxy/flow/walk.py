@@ -16,7 +16,7 @@ from proxy.core.results import AttemptResult
 from proxy.core.routing import RouteTable
 from proxy.core.session import Session
 from proxy.core.wire import Answer, Headers, InboundRequest, WireFacts
-from proxy.flow.admission import Admission
+from proxy.flow.admission import Admission, Admissions
 from proxy.ports import Upstream
 
 
@@ -49,7 +49,7 @@ class Lane:
     profile: GatewayProfile
     routes: RouteTable
     upstream: Upstream
-    admission: Admission
+    admissions: Admissions
     lookup_credential: Headers
     lookup_sees_all: bool = False
     # Where something else is known of a route than of its gateway: the lane as that route has it.
@@ -114,6 +114,11 @@ class Walk(Struct, eq=False):
         for waiting in self.waiting:
             if not waiting.done():
                 waiting.set_result(answer)
+
+    @property
+    def admission(self) -> Admission:
+        """The doors it goes through."""
+        return self.lane.admissions.of(self.route.operation)
 
     @property
     def deadline(self) -> float:

@@ -24,6 +24,11 @@ BREAKER_FAILURE_RATIO: Final = 0.5
 BREAKER_MIN_CALLS: Final = 20
 BREAKER_WINDOW: Final = 30.0
 BREAKER_OPEN_FOR: Final = 15.0
+# Where slow calls are counted at all, as for failures.
+BREAKER_SLOW_RATIO: Final = 0.5
+# One answer may be luck: a gateway that answers half of what it is asked passes three in one rest
+# of eight.
+BREAKER_PROBES: Final = 3
 
 MAX_IN_FLIGHT: Final = 200
 MAX_QUEUE: Final = 200

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from proxy.settings import schema as s
 from proxy.settings.load import Policy
 from proxy.settings.profiles import at, unwrapped
+from proxy.settings.values import Gateway
 from proxy.settings.yaml_lines import Document, as_written
 from proxy.settings.yaml_lines import Path as Place
 
@@ -72,6 +73,11 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
         _Layer(profile, (), facts),
         _Layer(model.defaults, ("defaults",), document),
     ]
+    apart = [
+        _Layer(limits, (*own, "operations", operation), document)
+        for operation, limits in gateway.operations.items()
+        if operation == route.operation
+    ]
     promise = [
         *_inside(routes, "idempotency", "idempotency"),
         _Layer(gateway.idempotency, (*own, "idempotency"), document),
@@ -79,7 +85,7 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
     ]
     held = [
         *_held(s.RouteModel, [*routes, *around], _OF_A_ROUTE),
-        *_held(s.DefaultsModel, [*routes, *around], _LIMITS),
+        *_held(s.DefaultsModel, [*routes, *apart, *around], _LIMITS),
         *_held(s.IdempotencyModel, promise, prefix="idempotency."),
         *_held(s.ProfileFile, [_Layer(profile, (), facts)], _of_a_profile(profile)),
         *_held(s.SessionModel, [_Layer(model.session, ("session",), document)], prefix="session."),
@@ -90,6 +96,7 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
             s.written_duration(known.resend_horizon),
             "idempotency.window",
         ),
+        "breaker.probe": (_probe(resolved, route.operation), "the profile's probe"),
     }
     held = [_as_it_holds(one, *follows.get(one.name, (one.value, ""))) for one in held]
     origin = routes[0].document.origin(routes[0].place) if routes else "no route is for it"
@@ -99,6 +106,11 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
 def _of_a_profile(profile: s.ProfileFile) -> list[str]:
     """What of a profile decides how a request is treated. Links are turned where it says so."""
     return ["max_processing_time", *(["links"] if profile.links is not None else [])]
+
+
+def _probe(gateway: Gateway, operation: str) -> str:
+    limits = gateway.limits
+    return limits.get(operation, limits[None]).breaker.probe
 
 
 def _as_it_holds(held: Held, value: str, source: str) -> Held:

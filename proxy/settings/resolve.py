@@ -111,6 +111,8 @@ class Resolver:
             self._wrong(("session", wrote), message)
         if any(gateway is None for gateway in gateways.values()):
             return None
+        built = [gateway for gateway in gateways.values() if gateway is not None]
+        self._check_defaults_breaker(built)
         store = self._store()
         return v.Settings(
             sessions=_address(self._model.listen.sessions),
@@ -141,6 +143,8 @@ class Resolver:
         profile = _promising(profile, promise)
         self._check_retries(name, profile, routes, of_routes)
         defaults = self._model.defaults
+        limits = self._limits(model, profile_file, s.OperationModel())
+        self._check_limits(model, routes, here)
         return v.Gateway(
             name=name,
             listen=_address(model.listen),
@@ -149,13 +153,69 @@ class Resolver:
             routes=routes,
             of_routes=of_routes,
             budget=core.BudgetPolicy(**merged(defaults.budget, model.budget).model_dump()),
-            breaker=core.BreakerPolicy(**merged(defaults.breaker, model.breaker).model_dump()),
-            concurrency=core.ConcurrencyPolicy(
-                **merged(defaults.concurrency, model.concurrency).model_dump()
-            ),
+            breaker=limits.breaker,
+            concurrency=limits.concurrency,
+            operations={
+                operation: self._limits(model, profile_file, own)
+                for operation, own in model.operations.items()
+            },
             lookup_credential=self._credential(model, here),
             ca_file=self._ca_file(model, here),
         )
+
+    def _limits(
+        self,
+        model: s.GatewayModel,
+        profile_file: s.ProfileFile,
+        own: s.OperationModel,
+    ) -> core.Limits:
+        """Of everything at a gateway, or of an operation that has its own."""
+        defaults = self._model.defaults
+        places = merged(defaults.concurrency, model.concurrency, own.concurrency)
+        breaker = merged(defaults.breaker, model.breaker, own.breaker)
+        probe = breaker.probe or profile_file.probe
+        return core.Limits(
+            core.ConcurrencyPolicy(**places.model_dump()),
+            core.BreakerPolicy(**{**breaker.model_dump(), "probe": probe}),
+        )
+
+    def _check_limits(self, model: s.GatewayModel, routes: RouteTable, here: Place) -> None:
+        """That every limit that is written can come into force."""
+        every = [*(route for _, route in routes.routes), routes.read, routes.other]
+        known = sorted({route.operation for route in every if route.durable})
+        for operation in model.operations:
+            if operation not in known:
+                message = f"no durable route here has this operation{nearest(operation, known)}"
+                self._wrong((*here, "operations", operation), message)
+        longest = _longest_attempt(routes)
+        breaker = merged(self._model.defaults.breaker, model.breaker)
+        self._check_slow((*here, "breaker"), model.breaker, breaker.slow_call, longest)
+        for operation, own in model.operations.items():
+            slow_call = merged(breaker, own.breaker).slow_call
+            place = (*here, "operations", operation, "breaker")
+            self._check_slow(place, own.breaker, slow_call, longest)
+
+    def _check_defaults_breaker(self, gateways: list[v.Gateway]) -> None:
+        """What is slow by default has to be so at one gateway at least."""
+        here, wrote = ("defaults", "breaker"), self._model.defaults.breaker
+        used = [limits.breaker.slow_call for g in gateways for limits in g.limits.values()]
+        slow_call = wrote.slow_call or next(filter(None, used), None)
+        longest = max((_longest_attempt(g.routes) for g in gateways), default=0.0)
+        self._check_slow(here, wrote, slow_call, longest)
+
+    def _check_slow(
+        self,
+        place: Place,
+        wrote: s.BreakerModel | None,
+        slow_call: float | None,
+        longest: float,
+    ) -> None:
+        fields = set() if wrote is None else wrote.model_fields_set
+        if "slow_ratio" in fields and slow_call is None:
+            self._wrong((*place, "slow_ratio"), "means nothing without slow_call")
+        if "slow_call" in fields and slow_call is not None and slow_call > longest:
+            message = f"is longer than any attempt may take ({s.written_duration(longest)})"
+            self._wrong((*place, "slow_call"), f"{message}, so no call would be slow")
 
     def _profile(self, name: str) -> s.ProfileFile | None:
         if name not in self._profiles.names():  # said by load.check_profile_names
@@ -851,6 +911,11 @@ def _links(model: s.LinksModel | None) -> facts.Links | None:
 
 def _body_field(model: s.BodyFieldModel | None) -> core.BodyField | None:
     return None if model is None else core.BodyField(model.json_path, model.form, model.xml)
+
+
+def _longest_attempt(routes: RouteTable) -> float:
+    every = [*(route for _, route in routes.routes), routes.read, routes.other]
+    return max(route.timeouts.attempt for route in every)
 
 
 def _clash(one: v.Address, other: v.Address) -> bool:

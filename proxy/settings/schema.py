@@ -138,6 +138,13 @@ def _link_key(value: str) -> str:
     return value
 
 
+def _probe_path(value: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", value):
+        message = "write the path to ask for, starting with '/' and without blanks"
+        raise ValueError(message)
+    return value
+
+
 def _condition(value: object) -> object:
     """`attempt_timeout`, or `{status: [502, 500-599]}` → its ranges."""
     if isinstance(value, dict) and list(value) == ["status"]:
@@ -368,6 +375,11 @@ Parameter = Annotated[
     AfterValidator(_parameter),
     _text("parameter", _PARAMETER.pattern, "up to 100 letters, digits, '.', '_' and '-'"),
 ]
+ProbePath = Annotated[
+    str,
+    AfterValidator(_probe_path),
+    _text("path", "/[!-~]*", "a path, starting with '/', no blanks"),
+]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -451,25 +463,25 @@ class RetryModel(Model):
 
 
 class BudgetModel(Model):
-    """Retries as a share of requests."""
+    """Retries as a share of what is answered."""
 
     ratio: Ratio = d.BUDGET_RATIO
-    """Retries as a share of requests. Why: 20 % and 10 per second are what Envoy, Linkerd and
-    Finagle settled on; three tries for everybody would be three times the load on a gateway
-    that is down.
+    """Retries as a share of the payments that the gateway answers. Why: 20 % and 10 per second are
+    what Envoy, Linkerd and Finagle settled on; three tries for everybody would be three times the
+    load on a gateway that is down.
     """
     min_per_second: Annotated[float, Field(ge=0)] = d.BUDGET_MIN_PER_SECOND
-    """Retries that are free in each second. Why: a quiet shop can retry too; of 5 requests in a
-    minute a fifth is one.
+    """Retries that are free in each second. Where nothing is answered, they are all there are. Why:
+    a quiet shop can retry too; of 5 requests in a minute a fifth is one.
     """
     window: Positive = d.BUDGET_WINDOW
-    """How long retries that nobody used are kept. Why: long enough to bridge a gap between
-    customers, too short to save up a storm.
+    """How much is saved up: what `min_per_second` comes to in so long. Why: long enough to bridge a
+    gap between customers, too short to save up a storm.
     """
 
 
 class BreakerModel(Model):
-    """When a failing gateway is given a rest."""
+    """When a failing or crawling gateway is given a rest, and what ends it."""
 
     failure_ratio: Annotated[float, Field(gt=0, le=1)] = d.BREAKER_FAILURE_RATIO
     """The share of failed sends at which the gateway is given a rest. Declines and rejections
@@ -484,9 +496,27 @@ class BreakerModel(Model):
     of it are counted together.
     """
     open_for: Positive = d.BREAKER_OPEN_FOR
-    """How long the gateway is left alone before one payment probes it. Why: long enough for a
-    gateway to come back, short enough that a shopper who tries again within half a minute is
-    served.
+    """How long the gateway is left alone before it is probed. Why: long enough for a gateway to
+    come back, short enough that a shopper who tries again within half a minute is served.
+    """
+    consecutive: Annotated[int, Field(ge=1)] | None = None
+    """So many failures in a row open it too, however few calls there were. Off unless written: at
+    15 % faults five in a row come once in 13,000 calls.
+    """
+    slow_call: Positive | None = None
+    """A call that takes so long or longer counts as slow, whatever came of it. Off unless written.
+    Not longer than every `timeouts.attempt`, or none would be.
+    """
+    slow_ratio: Annotated[float, Field(gt=0, le=1)] = d.BREAKER_SLOW_RATIO
+    """The share of slow calls among `min_calls` in `window` that opens it. Why: as for failures.
+    """
+    probes: Annotated[int, Field(ge=1, le=20)] = d.BREAKER_PROBES
+    """How many probes in a row have to be answered before payments are let through (1 to 20). Why:
+    one answer may be luck.
+    """
+    probe: ProbePath | None = None
+    """The path that is asked for; the profile's unless written (`/v1/balance` at Stripe, `/` where
+    the profile names none).
     """
 
 
@@ -505,6 +535,15 @@ class ConcurrencyModel(Model):
     """How long they wait, before they are told that nothing was sent. Why: a usual payment
     takes about a second; a queue in which nobody moved for so long does not move.
     """
+
+
+class OperationModel(Model):
+    """Limits of its own for one operation of a gateway."""
+
+    breaker: BreakerModel | None = None
+    """As `defaults.breaker`; what is not written is the gateway's."""
+    concurrency: ConcurrencyModel | None = None
+    """As `defaults.concurrency`, in the same way."""
 
 
 class BodyFieldModel(Model):
@@ -816,6 +855,12 @@ class GatewayModel(Model):
     """As `defaults.breaker`."""
     concurrency: ConcurrencyModel | None = None
     """As `defaults.concurrency`."""
+    operations: dict[Name, OperationModel] = {}
+    """Operations that are let through apart from all others, by the name that their routes give
+    ([`operation`](routes.md)): with places and a breaker of their own, so that refunds cannot
+    starve charges. An operation that no durable route has is refused. The retry budget stays the
+    gateway's.
+    """
 
 
 class DefaultsModel(Model):
@@ -1151,4 +1196,9 @@ class ProfileFile(Model):
     """Absolute links in answers that are turned to Holdfast,
     [below](../../proxy/gateways/README.md#links-in-answers). Without it, answers go back byte for
     byte.
+    """
+    probe: ProbePath = "/"
+    """A cheap path that the gateway answers while it works, whatever it says: what is asked (GET,
+    with the look-up credential if there is one) to find out whether it is back
+    ([breaker](../policies/breaker.md)). Why: every HTTP server answers it somehow.
     """

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from proxy.core.policy import BreakerPolicy, BudgetPolicy, ConcurrencyPolicy, SessionPolicy
+from proxy.core.policy import (
+    BreakerPolicy,
+    BudgetPolicy,
+    ConcurrencyPolicy,
+    Limits,
+    SessionPolicy,
+)
 from proxy.core.profile import GatewayProfile
 from proxy.core.routing import RouteTable
 
@@ -59,8 +65,16 @@ class Gateway:
     budget: BudgetPolicy
     breaker: BreakerPolicy
     concurrency: ConcurrencyPolicy
+    operations: Mapping[str, Limits]  # those that have limits of their own
     lookup_credential: Credential | None
     ca_file: Path | None
+
+    @property
+    def limits(self) -> Mapping[str | None, Limits]:
+        """By operation; None: of all that have none of their own."""
+        limits: dict[str | None, Limits] = {None: Limits(self.concurrency, self.breaker)}
+        limits.update(self.operations)
+        return limits
 
 
 @dataclass(frozen=True, slots=True)

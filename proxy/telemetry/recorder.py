@@ -28,6 +28,7 @@ _ENDS = (
 # Its level, and what its line says.
 _RARE: Mapping[type[ev.Rare], tuple[str, str]] = {
     ev.NewKeySeen: ("warning", "new key"),
+    ev.BreakerMoved: ("warning", "circuit breaker"),
     ev.PolicyReloaded: ("info", "policy reloaded"),
     ev.PolicyRefused: ("error", "policy not reloaded"),
     ev.StoreAway: ("error", "store away"),

@@ -79,7 +79,8 @@ def test_the_defaults_that_are_stated_hold(tmp_path: Path) -> None:
     known = {each.key: each.default for each in generator.settings(s.PolicyFile)}
     lines = []
     for key, default in known.items():
-        if default.startswith("`") and not key.startswith("gateways"):
+        alone = not key.startswith("gateways") and key != "defaults.breaker.slow_ratio"
+        if default.startswith("`") and alone:
             inner = f"{key.rpartition('.')[2]}: {default.strip('`')}"
             for step in reversed(key.split(".")[:-1]):
                 inner = f"{step}: {{{inner}}}"

@@ -170,7 +170,7 @@ async def test_many_gateways_do_not_feel_each_other() -> None:
     for number in range(5):
         lost = await flow.merchant_sends(pay(key=f"k-{number}", order=f"o-{number}"), "bank")
         assert lost.status == 504
-    assert flow.lanes["bank"].admission.breaker.state is BreakerState.OPEN
+    assert flow.lanes["bank"].admissions.of("charge").breaker.state is BreakerState.OPEN
     assert (await flow.merchant_sends(pay(key="k-6", order="o-6"), "bank")).status == 503
     flow.gateway.will(*[flow.gateway.answers(200, SUCCEEDED)] * 2)
     for name in ("stripe", "acme"):

@@ -36,6 +36,8 @@ gateways:
         match: {methods: [POST], path: "/pay/**"}
         order: {form: order_id}
         timeouts: {connect: 1500ms}
+      - {name: back, match: {methods: [POST], path: /b}, session: durable, operation: refund}
+    operations: {capture: {breaker: {open_for: 60s}}, refund: {breaker: {open_for: 99s}}}
 defaults:
   retry: {max_attempts: 2}
   max_body: 64KiB
@@ -63,9 +65,12 @@ def explained(
         ("operation", "capture", "mine.yaml:10"),
         ("timeouts.attempt", "9s", "mine.yaml:12"),
         ("timeouts.total", "20s", "policy.yaml:7"),  # the gateway
-        ("retry.max_attempts", "2", "policy.yaml:14"),  # the defaults
-        ("max_body", "64KiB", "policy.yaml:15"),
+        ("retry.max_attempts", "2", "policy.yaml:16"),  # the defaults
+        ("max_body", "64KiB", "policy.yaml:17"),
         ("max_answer", "8MiB", "default"),  # nobody
+        ("breaker.open_for", "60s", "policy.yaml:14"),  # the operation
+        ("breaker.probe", "/", "from the profile's probe"),
+        ("concurrency.max_queue", "200", "default"),
         ("retry.backoff.initial", "200ms", "default"),
         ("keep_request", "false", "default"),
         ("amount.json", "none", "default"),

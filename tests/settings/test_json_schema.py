@@ -37,6 +37,7 @@ BEYOND_A_SCHEMA = {
     "replay-longer-than-keep", "horizon", "credential-env", "credential-file",
     "a-condition-that-could-charge-twice", "a-condition-that-one-of-the-gateways-makes-unsafe",
     "statuses-that-could-charge-twice", "a-hint-that-the-profile-does-not-know",
+    "breaker-slow-ratio-alone", "breaker-slow-call", "operation-nobody-has", "operation-slow-call",
     "a-risk-for-everything", "a-risk-of-nothing-named", "a-risk-where-there-is-none",
 }  # fmt: skip
 # The YAML itself is wrong, which any editor says.

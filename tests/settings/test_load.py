@@ -97,7 +97,7 @@ def test_the_contract_loads_as_it_stands(tmp_path: Path) -> None:
     assert stripe.profile.name == "stripe"
     assert stripe.budget == core.BudgetPolicy(ratio=0.2, min_per_second=10.0, window=10.0)
     assert stripe.breaker == core.BreakerPolicy(
-        failure_ratio=0.5, min_calls=20, window=30.0, open_for=15.0
+        failure_ratio=0.5, min_calls=20, window=30.0, open_for=15.0, probe="/v1/balance"
     )
     assert stripe.concurrency == core.ConcurrencyPolicy(
         max_in_flight=200, max_queue=200, queue_timeout=1.0
@@ -1203,3 +1203,43 @@ def test_no_shape_of_data_is_too_wrong(
 ) -> None:
     """Right names with wrong things under them, in the file and in the environment."""
     only_config_errors(tmp_path, written(data) + "\n", variables)
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_an_operation_inherits_what_it_does_not_write(tmp_path: Path) -> None:
+    """From the gateway, and behind that from the defaults; all others keep the gateway's."""
+    text = """\
+gateways:
+  g:
+    profile: stripe
+    listen: "127.0.0.1:0"
+    upstream: "https://gw.example"
+    breaker: {consecutive: 5, slow_call: 8s}
+    concurrency: {max_queue: 7}
+    operations:
+      refund: {breaker: {open_for: 60s, slow_call: null}, concurrency: {max_in_flight: 20}}
+defaults: {breaker: {min_calls: 9}, concurrency: {queue_timeout: 3s}}
+"""
+    gateway = settings_from(text, tmp_path).gateways["g"]
+    assert gateway.breaker == core.BreakerPolicy(
+        0.5, 9, 30.0, 15.0, consecutive=5, slow_call=8.0, probe="/v1/balance"
+    )
+    assert gateway.operations == {
+        "refund": core.Limits(
+            core.ConcurrencyPolicy(20, 7, 3.0),
+            core.BreakerPolicy(0.5, 9, 30.0, 60.0, consecutive=5, probe="/v1/balance"),
+        )
+    }
+
+
+def test_where_a_probe_goes(tmp_path: Path) -> None:
+    """Where the policy says, else where the profile says, else to the root."""
+    for profile, breaker, path in (
+        ("stripe", "", "/v1/balance"),
+        ("generic", "", "/"),
+        ("stripe", "defaults: {breaker: {probe: /ping}}\n", "/ping"),
+    ):
+        made = settings_from(GATEWAY.replace("stripe", profile) + breaker, tmp_path)
+        assert made.gateways["g"].breaker.probe == path

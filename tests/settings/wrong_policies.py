@@ -258,6 +258,58 @@ GATEWAY
 defaults: {budget: {min_per_second: -1}}
 => 2:21: defaults.budget.min_per_second: should be greater than or equal to 0
 
+## breaker slow ratio alone
+GATEWAY
+defaults: {breaker: {slow_ratio: 0.5}}
+=> 2:22: defaults.breaker.slow_ratio: means nothing without slow_call
+
+## breaker slow call
+GATEWAY
+defaults: {breaker: {slow_call: 11s}}
+=> 2:22: defaults.breaker.slow_call: is longer than any attempt may take (10s), so no call would be slow
+
+## breaker consecutive
+GATEWAY
+defaults: {breaker: {consecutive: 0}}
+=> 2:22: defaults.breaker.consecutive: should be greater than or equal to 1
+
+## breaker probes
+GATEWAY
+defaults: {breaker: {probes: 0}}
+=> 2:22: defaults.breaker.probes: should be greater than or equal to 1
+
+## breaker probe
+GATEWAY
+defaults: {breaker: {probe: v1/balance}}
+=> 2:22: defaults.breaker.probe: write the path to ask for, starting with '/' and without blanks
+
+## operation nobody has
+gateways:
+  g:
+    profile: stripe
+    listen: 127.0.0.1:8080
+    upstream: https://gw.example
+    operations: {refnd: {concurrency: {max_in_flight: 20}}}
+=> 6:18: gateways.g.operations.refnd: no durable route here has this operation; did you mean 'refund'?
+
+## operation key
+gateways:
+  g:
+    profile: stripe
+    listen: 127.0.0.1:8080
+    upstream: https://gw.example
+    operations: {refund: {budget: {ratio: 0.1}}}
+=> 6:27: gateways.g.operations.refund.budget: unknown key; known here: breaker, concurrency
+
+## operation slow call
+gateways:
+  g:
+    profile: stripe
+    listen: 127.0.0.1:8080
+    upstream: https://gw.example
+    operations: {refund: {breaker: {slow_call: 20s, slow_ratio: 0.2}}}
+=> 6:37: gateways.g.operations.refund.breaker.slow_call: is longer than any attempt may take (10s), so no call would be slow
+
 ## breaker zero
 GATEWAY
 defaults: {breaker: {failure_ratio: 0}}

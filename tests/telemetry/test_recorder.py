@@ -336,6 +336,18 @@ def test_what_a_fact_moves(fact: ev.Fact, wanted: dict[Sample, float]) -> None:
 # What is rare: a fact, and its line.
 RARE: list[tuple[ev.Fact, dict[str, object]]] = [
     (
+        ev.BreakerMoved("stripe", "refund", "open", True, "asked by sk_live_12345678"),
+        {
+            "level": "warning",
+            "event": "circuit breaker",
+            "gateway": "stripe",
+            "operation": "refund",
+            "state": "open",
+            "by_hand": True,
+            "why": "asked by [masked]",
+        },
+    ),
+    (
         ev.StoreAway("no token sk_live_12345678"),
         {"level": "error", "event": "store away", "why": "no token [masked]"},
     ),
