@@ -44,6 +44,7 @@ TESTED_ELSEWHERE = {
     "__init__.py": "the version; tests/cli/test_main.py",
     "__main__.py": "tests/cli/test_main.py",
     "cli/__init__.py": "tests/cli/test_main.py",
+    "demo/cutting.py": "tests/demo/test_gateway.py",
     "demo/simulator.py": "tests/demo/test_gateway.py",
     "ports.py": "protocols; tests/stores/test_conformance.py",
     "system.py": "tests/test_system.py",

@@ -22,6 +22,8 @@ DECLINING_METHODS = frozenset({"pm_card_chargeDeclined", "pm_card_visa_chargeDec
 _ACTION_METHODS = frozenset({"pm_card_threeDSecure2Required", "pm_card_authenticationRequired"})
 _NOT_KEPT = frozenset({400, 404})  # a request that fails validation executed nothing
 _TROUBLE = {
+    404: ("invalid_request_error", "resource_missing", "No such thing."),
+    409: ("idempotency_error", "idempotency_key_in_use", "There is a request with this key."),
     429: ("rate_limit_error", "rate_limit", "Too many requests."),
     500: ("api_error", "api_error", "Something went wrong at the gateway."),
     503: ("api_error", "api_error", "The gateway is overloaded."),
@@ -35,8 +37,6 @@ class SimulatedGateway(Simulator):
 
     def __init__(self, plan: FaultPlan | None = None, *, latency: float = 0.0) -> None:
         super().__init__(plan, latency=latency)
-        self._intents: dict[str, JsonObject] = {}
-        self._refunds: dict[str, JsonObject] = {}
         self._events: list[JsonObject] = []
 
     @override
@@ -47,9 +47,9 @@ class SimulatedGateway(Simulator):
         router.add_post("/v1/payment_intents/{id}/capture", post(self._capture))
         router.add_post("/v1/payment_intents/{id}/cancel", post(self._cancel))
         router.add_post("/v1/refunds", post(self._refund))
-        router.add_get("/v1/payment_intents/{id}", get(self._get_intent))
+        router.add_get("/v1/payment_intents/{id}", get(self._get))
         router.add_get("/v1/payment_intents", get(self._list_intents))
-        router.add_get("/v1/refunds/{id}", get(self._get_refund))
+        router.add_get("/v1/refunds/{id}", get(self._get))
         router.add_get("/v1/events", get(self._list_events))
         router.add_get("/v1/balance", get(_balance))
         router.add_post("/v1/files", self._file)
@@ -65,11 +65,6 @@ class SimulatedGateway(Simulator):
     @override
     def trouble(self, status: int) -> Answer:
         return _error(status, *_TROUBLE[status])
-
-    @override
-    def in_progress(self) -> Answer:
-        message = "There is a request in progress with this key."
-        return _error(409, "idempotency_error", "idempotency_key_in_use", message)
 
     @override
     def other_parameters(self) -> Answer:
@@ -115,14 +110,14 @@ class SimulatedGateway(Simulator):
             "last_payment_error": None,
             "metadata": {"order_id": asked.parameters.get("metadata[order_id]", "")},
         }
-        self._intents[intent["id"]] = intent
+        self.remember(asked, intent)
         self._event("payment_intent.created", intent, asked)
         if str(asked.parameters.get("confirm", "")).lower() == "true":
             self._charge(intent, asked)
         return Answer(200, dict(intent))
 
     def _confirm(self, asked: Asked) -> Answer:
-        intent = self._intent(asked)
+        intent = self.thing(asked.named)
         if intent["status"] == "succeeded":
             message = "This PaymentIntent has already succeeded."
             code = "payment_intent_unexpected_state"
@@ -146,27 +141,24 @@ class SimulatedGateway(Simulator):
             return
         manual = intent["capture_method"] == "manual"
         intent["status"] = "requires_capture" if manual else "succeeded"
-        order = intent["metadata"]["order_id"]
-        self.charge(asked, intent["id"], intent["amount"], order)
+        self.charge(asked, intent["id"], intent["amount"])
         kind = "amount_capturable_updated" if manual else "succeeded"
         self._event(f"payment_intent.{kind}", intent, asked)
 
     def _capture(self, asked: Asked) -> Answer:
-        intent = self._intent(asked)
+        intent = self.thing(asked.named)
         intent["status"] = "succeeded"
         self._event("payment_intent.succeeded", intent, asked)
         return Answer(200, dict(intent))
 
     def _cancel(self, asked: Asked) -> Answer:
-        intent = self._intent(asked)
+        intent = self.thing(asked.named)
         intent["status"] = "canceled"
         self._event("payment_intent.canceled", intent, asked)
         return Answer(200, dict(intent))
 
     def _refund(self, asked: Asked) -> Answer:
-        intent = self._intents.get(str(asked.parameters.get("payment_intent", "")))
-        if intent is None:
-            raise Problem(_missing("No such payment_intent."))
+        intent = self.thing(str(asked.parameters.get("payment_intent", "")))
         refund: JsonObject = {
             "id": self.name("re_"),
             "object": "refund",
@@ -174,24 +166,19 @@ class SimulatedGateway(Simulator):
             "payment_intent": intent["id"],
             "status": "succeeded",
         }
-        self._refunds[refund["id"]] = refund
-        self.refund(asked, intent["id"], refund["amount"])
+        self.remember(asked, refund)
+        self.give_back(asked, intent["id"], refund["amount"])
         self._event("refund.created", refund, asked)
         return Answer(200, refund)
 
     # --- reading ------------------------------------------------------------------------------
 
-    def _get_intent(self, asked: Asked) -> Answer:
-        return Answer(200, self._intent(asked))
+    def _get(self, asked: Asked) -> Answer:
+        return Answer(200, self.thing(asked.named))
 
     def _list_intents(self, _asked: Asked) -> Answer:
-        return _list("/v1/payment_intents", list(self._intents.values()))
-
-    def _get_refund(self, asked: Asked) -> Answer:
-        refund = self._refunds.get(asked.named)
-        if refund is None:
-            raise Problem(_missing("No refund."))
-        return Answer(200, refund)
+        intents = [one for one in self.things.values() if one["object"] == "payment_intent"]
+        return _list("/v1/payment_intents", intents)
 
     def _list_events(self, asked: Asked) -> Answer:
         """Newest first, a page at a time, as Stripe lists them."""
@@ -220,12 +207,6 @@ class SimulatedGateway(Simulator):
 
     # --- parts --------------------------------------------------------------------------------
 
-    def _intent(self, asked: Asked) -> JsonObject:
-        intent = self._intents.get(asked.named)
-        if intent is None:
-            raise Problem(_missing("No such payment_intent."))
-        return intent
-
     def _event(self, kind: str, thing: JsonObject, asked: Asked) -> None:
         self._events.append(
             {
@@ -249,7 +230,3 @@ def _list(url: str, data: list[JsonObject], *, more: bool = False) -> Answer:
 
 def _error(status: int, kind: str, code: str, message: str) -> Answer:
     return Answer(status, {"error": {"type": kind, "code": code, "message": message}})
-
-
-def _missing(message: str) -> Answer:
-    return _error(404, "invalid_request_error", "resource_missing", message)

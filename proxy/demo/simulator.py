@@ -6,38 +6,27 @@ per gateway: `gateway.py` speaks Stripe's, `dialects/` the others'.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import Enum, auto
-from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 from aiohttp import web
 
+from proxy.demo.cutting import CUT_AFTER, CUT_BEFORE, cut
 from proxy.demo.faults import Fault, FaultPlan
 from proxy.demo.ledger import Charge, Ledger
 from proxy.system import SystemClock
 
 CLOCK = SystemClock()
-# Longer than any client of the demonstration waits.
-_HANG_SECONDS = 30.0
 _SLOW_SECONDS = 0.2
-_BEFORE = frozenset(
-    {
-        Fault.HANG_BEFORE,
-        Fault.RESET_BEFORE,
-        Fault.UNAVAILABLE,
-        Fault.UNAVAILABLE_LATER,
-        Fault.THROTTLED,
-    }
-)
-_SERVED = frozenset({Fault.NONE, Fault.SLOW, Fault.FAILED_AFTER})
+_REFUSED = {Fault.THROTTLED: 429, Fault.UNAVAILABLE: 503, Fault.UNAVAILABLE_LATER: 503}
 
 JsonObject = dict[str, Any]
+_Scope = tuple[str, str, str]  # credential, path, key
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +80,12 @@ class _Kept:
 Execute = Callable[[Asked], Answer]
 
 
+def timestamp() -> str:
+    """Now, as most gateways write it."""
+    now = datetime.fromtimestamp(CLOCK.now_ms() / 1000, UTC)
+    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 class Simulator:
     """A gateway without a language. A dialect says its routes, how the key and the order are read,
     what a key keeps, and how it complains.
@@ -98,13 +93,16 @@ class Simulator:
 
     content_type = "application/json"
     after_error = AfterError.OUTCOME
+    keys_per_path = False  # else a key means another thing at another path
 
     def __init__(self, plan: FaultPlan | None = None, *, latency: float = 0.0) -> None:
         self.plan = plan or FaultPlan(interruptions=0.0, slow=0.0)
         self.latency = latency
         self.ledger = Ledger()
         self.arrivals: Counter[str] = Counter()
-        self._keys: dict[tuple[str, str], _Kept] = {}
+        self.things: dict[str, JsonObject] = {}  # payments, refunds, orders: by their ids
+        self.orders: dict[str, str] = {}  # what the merchant calls each of them
+        self._keys: dict[_Scope, _Kept] = {}
         self._serial = 0
 
     def app(self) -> web.Application:
@@ -131,7 +129,9 @@ class Simulator:
         raise NotImplementedError
 
     def trouble(self, status: int) -> Answer:
-        """An answer that is not about the payment: 429, 500 or 503, in the gateway's envelope."""
+        """An answer that is not about the payment, in the gateway's envelope: 404 for what it does
+        not know, 409 while a key is in use, 429, 500 and 503.
+        """
         raise NotImplementedError
 
     def in_progress(self) -> Answer:
@@ -170,11 +170,13 @@ class Simulator:
             asked = await self._asked(request)
             self.arrivals[asked.order] += 1
             fault = self.plan.fault(asked.order, self.arrivals[asked.order])
-            if fault in _BEFORE:
-                return await self._interrupt(request, fault)
+            if fault in _REFUSED:
+                return self._response(self._refusal(fault))
+            if fault in CUT_BEFORE:
+                return await cut(request, fault)
             answer = await self._with_key(asked, execute, fault)
-            if fault not in _SERVED:
-                return await self._interrupt(request, fault, answer)
+            if fault in CUT_AFTER:
+                return await cut(request, fault, self.written(answer.body), self.content_type)
             return self._response(answer)
 
         return handle
@@ -192,13 +194,18 @@ class Simulator:
         key, order = self.key(request, parameters), self.order(request, parameters)
         return Asked(request, parameters, key, order)
 
+    def _refusal(self, fault: Fault) -> Answer:
+        answer = self.trouble(_REFUSED[fault])
+        later = {"Retry-After": "1"} if fault is Fault.UNAVAILABLE_LATER else {}
+        return replace(answer, headers={**answer.headers, **later})
+
     async def _with_key(self, asked: Asked, execute: Execute, fault: Fault) -> Answer:
         if asked.key is None:
             done = await self._perform(asked, execute, fault)
             return self._told(asked, done, fault)
         headers = asked.request.headers
         credential = headers.get("Authorization") or headers.get("X-API-Key") or ""
-        scope = credential, asked.key
+        scope = credential, asked.request.path if self.keys_per_path else "", asked.key
         said = json.dumps([asked.request.path, asked.parameters], sort_keys=True)
         kept = self._keys.get(scope)
         if kept is None:
@@ -218,7 +225,7 @@ class Simulator:
         await asyncio.sleep(_SLOW_SECONDS if fault is Fault.SLOW else self.latency)
         return done
 
-    def _keep(self, scope: tuple[str, str], done: Answer, fault: Fault) -> None:
+    def _keep(self, scope: _Scope, done: Answer, fault: Fault) -> None:
         failed = fault is Fault.FAILED_AFTER
         if not self.keeps(done) or (failed and self.after_error is AfterError.NOTHING):
             del self._keys[scope]
@@ -238,31 +245,6 @@ class Simulator:
             headers=answer.headers,
             content_type=self.content_type,
         )
-
-    async def _interrupt(
-        self, request: web.Request, fault: Fault, answer: Answer | None = None
-    ) -> web.StreamResponse:
-        """Do to the connection what the fault says."""
-        if fault in {Fault.HANG_BEFORE, Fault.HANG_AFTER}:
-            await asyncio.sleep(_HANG_SECONDS)
-            return web.Response(status=504)
-        if fault in {Fault.RESET_BEFORE, Fault.RESET_AFTER}:
-            _reset_connection(request)
-            return web.Response()
-        if answer is not None:  # it is cut
-            whole = self.written(answer.body)
-            response = web.StreamResponse(headers={"Content-Type": self.content_type})
-            response.content_length = len(whole)
-            with contextlib.suppress(ConnectionError):  # whoever asked may have gone
-                await response.prepare(request)
-                await response.write(whole[: len(whole) // 2])
-            _reset_connection(request)
-            return response
-        if fault is Fault.THROTTLED:
-            return self._response(self.trouble(429))
-        busy = self.trouble(503)
-        later = {"Retry-After": "1"} if fault is Fault.UNAVAILABLE_LATER else {}
-        return self._response(replace(busy, headers={**busy.headers, **later}))
 
     # --- for those who watch ------------------------------------------------------------------
 
@@ -290,16 +272,25 @@ class Simulator:
         self._serial += 1
         return f"{prefix}sim{self._serial:08d}"
 
-    def charge(self, asked: Asked, payment: str, amount: int, order: str | None = None) -> None:
-        """Take the money. `order` where the request itself does not name it."""
-        of = asked.order if order is None else order
-        self.ledger.charges.append(Charge(of, payment, amount, asked.key))
+    def remember(self, asked: Asked, thing: JsonObject) -> JsonObject:
+        """Know it by its id from now on."""
+        self.things[thing["id"]] = thing
+        self.orders[thing["id"]] = asked.order
+        return thing
 
-    def refund(self, asked: Asked, payment: str, amount: int) -> None:
-        """Give money back."""
-        orders = {charge.payment: charge.order for charge in self.ledger.charges}
-        line = Charge(orders.get(payment, ""), payment, amount, asked.key)
-        self.ledger.refunds.append(line)
+    def thing(self, name: str) -> JsonObject:
+        """What it knows by that id."""
+        if name not in self.things:
+            raise Problem(self.trouble(404))
+        return self.things[name]
+
+    def charge(self, asked: Asked, payment: str, amount: int) -> None:
+        """Take the money for a payment it knows."""
+        self.ledger.charges.append(Charge(self.orders[payment], payment, amount, asked.key))
+
+    def give_back(self, asked: Asked, payment: str, amount: int) -> None:
+        """Refund a payment it knows."""
+        self.ledger.refunds.append(Charge(self.orders[payment], payment, amount, asked.key))
 
 
 def _executed(asked: Asked, execute: Execute) -> Answer:
@@ -307,13 +298,3 @@ def _executed(asked: Asked, execute: Execute) -> Answer:
         return execute(asked)
     except Problem as problem:
         return problem.answer
-
-
-def _reset_connection(request: web.Request) -> None:
-    transport = request.transport
-    if transport is None:
-        return
-    socket = transport.get_extra_info("socket")
-    # Linger on with time 0: the kernel sends RST instead of FIN.
-    socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
