@@ -154,8 +154,8 @@ class Simulator:
     def read(self, body: bytes, content_type: str) -> JsonObject:
         """A request's body."""
         del content_type
-        parameters: JsonObject = json.loads(body or b"{}")
-        return parameters
+        parameters: JsonObject | None = json.loads(body or b"{}")
+        return parameters or {}
 
     def written(self, body: JsonObject) -> bytes:
         """An answer's body."""

@@ -6,11 +6,19 @@ They are synchronous: call them in `asyncio.to_thread`.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import AsyncIterator
 
 import Adyen
+import gocardless_pro
 import httpx
+import razorpay
 import requests
+from checkout_sdk.checkout_api import CheckoutApi
+from checkout_sdk.checkout_sdk import CheckoutSdk
+from checkout_sdk.default_http_client import DefaultHttpClientBuilder
+from checkout_sdk.environment import Environment as CheckoutEnvironment
+from mollie.api.client import Client as Mollie
 from paypalserversdk.configuration import Configuration, Environment, Server
 from paypalserversdk.http.auth.o_auth_2 import ClientCredentialsAuthCredentials
 from paypalserversdk.paypal_serversdk_client import PaypalServersdkClient
@@ -47,3 +55,39 @@ async def paypal_python(url: str) -> AsyncIterator[PaypalServersdkClient]:
         )
         config.environments = {Environment.PRODUCTION: {Server.DEFAULT: url}}
         yield PaypalServersdkClient(config=config)
+
+
+@contextlib.asynccontextmanager
+async def checkout_python(url: str) -> AsyncIterator[CheckoutApi]:
+    """Checkout.com's. An address of one's own and a merchant's subdomain do not go together."""
+    builder = DefaultHttpClientBuilder()
+    environment = CheckoutEnvironment(*[f"{url}/"] * 7, is_sandbox=True)
+    with builder.session, warnings.catch_warnings():
+        # It warns that there is no subdomain, and of a part of itself that is not used here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        sdk = CheckoutSdk.builder().use_legacy_domain().environment(environment)
+        sdk.http_client_builder(builder).secret_key("sk_sbox_" + "a" * 27)
+        yield sdk.build()
+
+
+@contextlib.asynccontextmanager
+async def mollie_python(url: str) -> AsyncIterator[Mollie]:
+    """Mollie's. Without a path: it adds the version."""
+    mollie = Mollie(api_endpoint=url)
+    mollie.set_api_key("test_key")
+    yield mollie
+    if hasattr(mollie, "_client"):  # it has asked something
+        mollie._client.close()
+
+
+@contextlib.asynccontextmanager
+async def razorpay_python(url: str) -> AsyncIterator[razorpay.Client]:
+    """Razorpay's. It waits for ever, and repeats by itself only after `enable_retry(True)`."""
+    with requests.Session() as http:
+        yield razorpay.Client(session=http, auth=("key", _SECRET), base_url=url)
+
+
+@contextlib.asynccontextmanager
+async def gocardless_python(url: str) -> AsyncIterator[gocardless_pro.Client]:
+    """GoCardless's. A path in the address would be dropped."""
+    yield gocardless_pro.Client(access_token=_SECRET, base_url=url)
