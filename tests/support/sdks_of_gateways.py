@@ -1,6 +1,7 @@
-"""The official Python SDKs of the gateways beside Stripe, unmodified: only where they send is set.
+"""The official Python SDKs of the gateways, unmodified: only where they send is set.
 
-They are synchronous: call them in `asyncio.to_thread`.
+They are synchronous: call them in `asyncio.to_thread`. Stripe's for its first API stands in
+tests/e2e/sdks.py, and who has no SDK is asked with `plain_http`.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import Adyen
+import braintree
 import gocardless_pro
 import httpx
 import razorpay
 import requests
+import stripe
 from checkout_sdk.checkout_api import CheckoutApi
 from checkout_sdk.checkout_sdk import CheckoutSdk
 from checkout_sdk.default_http_client import DefaultHttpClientBuilder
@@ -91,3 +95,19 @@ async def razorpay_python(url: str) -> AsyncIterator[razorpay.Client]:
 async def gocardless_python(url: str) -> AsyncIterator[gocardless_pro.Client]:
     """GoCardless's. A path in the address would be dropped."""
     yield gocardless_pro.Client(access_token=_SECRET, base_url=url)
+
+
+@contextlib.asynccontextmanager
+async def braintree_python(url: str) -> AsyncIterator[braintree.BraintreeGateway]:
+    """Braintree's. An environment of one's own; it speaks TLS on port 443 only."""
+    where = urlsplit(url)
+    here = braintree.Environment("here", where.hostname, str(where.port), "", False, None)
+    yield braintree.BraintreeGateway(
+        braintree.Configuration(here, merchant_id="shop", public_key="key", private_key=_SECRET)
+    )
+
+
+@contextlib.asynccontextmanager
+async def stripe_v2_python(url: str) -> AsyncIterator[stripe.StripeClient]:
+    """Stripe's, for its second API. Without retries of its own."""
+    yield stripe.StripeClient("sk_test_key", base_addresses={"api": url}, max_network_retries=0)
