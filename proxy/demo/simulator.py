@@ -51,6 +51,7 @@ class Asked:
     """A request, read as its dialect has it."""
 
     request: web.Request
+    body: bytes
     parameters: JsonObject
     key: str | None
     order: str
@@ -100,7 +101,9 @@ class Simulator:
         self.latency = latency
         self.ledger = Ledger()
         self.arrivals: Counter[str] = Counter()
+        self.lag = 0.0  # by so many seconds its lists are behind
         self.things: dict[str, JsonObject] = {}  # payments, refunds, orders: by their ids
+        self._since: dict[str, float] = {}
         self.orders: dict[str, str] = {}  # what the merchant calls each of them
         self._keys: dict[_Scope, _Kept] = {}
         self._serial = 0
@@ -133,6 +136,11 @@ class Simulator:
         not know, 409 while a key is in use, 429, 500 and 503.
         """
         raise NotImplementedError
+
+    def refusal(self, asked: Asked) -> Answer | None:
+        """Why a request is turned away at the door, before its key is looked at."""
+        del asked
+        return None
 
     def in_progress(self) -> Answer:
         """What a second request hears while the first with its key is running."""
@@ -171,10 +179,10 @@ class Simulator:
             self.arrivals[asked.order] += 1
             fault = self.plan.fault(asked.order, self.arrivals[asked.order])
             if fault in _REFUSED:
-                return self._response(self._refusal(fault))
+                return self._response(self._busy(fault))
             if fault in CUT_BEFORE:
                 return await cut(request, fault)
-            answer = await self._with_key(asked, execute, fault)
+            answer = self.refusal(asked) or await self._with_key(asked, execute, fault)
             if fault in CUT_AFTER:
                 return await cut(request, fault, self.written(answer.body), self.content_type)
             return self._response(answer)
@@ -185,16 +193,18 @@ class Simulator:
         """Nothing goes wrong with what only reads."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            return self._response(_executed(await self._asked(request), execute))
+            asked = await self._asked(request)
+            return self._response(self.refusal(asked) or _executed(asked, execute))
 
         return handle
 
     async def _asked(self, request: web.Request) -> Asked:
-        parameters = self.read(await request.read(), request.content_type)
+        body = await request.read()
+        parameters = self.read(body, request.content_type)
         key, order = self.key(request, parameters), self.order(request, parameters)
-        return Asked(request, parameters, key, order)
+        return Asked(request, body, parameters, key, order)
 
-    def _refusal(self, fault: Fault) -> Answer:
+    def _busy(self, fault: Fault) -> Answer:
         answer = self.trouble(_REFUSED[fault])
         later = {"Retry-After": "1"} if fault is Fault.UNAVAILABLE_LATER else {}
         return replace(answer, headers={**answer.headers, **later})
@@ -275,6 +285,7 @@ class Simulator:
     def remember(self, asked: Asked, thing: JsonObject) -> JsonObject:
         """Know it by its id from now on."""
         self.things[thing["id"]] = thing
+        self._since[thing["id"]] = CLOCK.monotonic()
         self.orders[thing["id"]] = asked.order
         return thing
 
@@ -283,6 +294,11 @@ class Simulator:
         if name not in self.things:
             raise Problem(self.trouble(404))
         return self.things[name]
+
+    def listed(self) -> list[JsonObject]:
+        """All that its lists show, newest first."""
+        until = CLOCK.monotonic() - self.lag
+        return [self.things[name] for name in reversed(self.things) if self._since[name] <= until]
 
     def charge(self, asked: Asked, payment: str, amount: int) -> None:
         """Take the money for a payment it knows."""

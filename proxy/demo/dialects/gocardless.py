@@ -122,7 +122,7 @@ class SimulatedGoCardless(Simulator):
         wanted = asked.request.query.get("mandate")
         payments = [
             thing
-            for thing in reversed(self.things.values())
+            for thing in self.listed()
             if "payment" not in thing["links"] and wanted in {None, thing["links"]["mandate"]}
         ]
         meta = {"cursors": {"before": None, "after": None}, "limit": 50}

@@ -69,9 +69,9 @@ class SimulatedRazorpay(Simulator):
         """With `unique_receipt` the same receipt is the same order."""
         asks = asked.parameters
         if asks.get("unique_receipt"):
-            for order in self._all("order"):
-                if order["receipt"] == asks["receipt"]:
-                    return Answer(200, dict(order))
+            for thing in self.things.values():
+                if thing["entity"] == "order" and thing["receipt"] == asks["receipt"]:
+                    return Answer(200, dict(thing))
         return self._made(
             asked, "order", status="created", amount=asks["amount"], receipt=asks.get("receipt")
         )
@@ -135,19 +135,19 @@ class SimulatedRazorpay(Simulator):
 
     def _list(self, asked: Asked) -> Answer:
         receipt = asked.request.query.get("receipt")
-        orders = self._all("order")
+        orders = self._listed("order")
         return _collection([one for one in orders if receipt in {None, one["receipt"]}])
 
     def _payments(self, asked: Asked) -> Answer:
-        payments = self._all("payment")
+        payments = self._listed("payment")
         return _collection([one for one in payments if one["order_id"] == asked.named])
 
     def _refunds(self, asked: Asked) -> Answer:
-        refunds = self._all("refund")
+        refunds = self._listed("refund")
         return _collection([one for one in refunds if one["payment_id"] == asked.named])
 
-    def _all(self, kind: str) -> list[JsonObject]:
-        return [one for one in self.things.values() if one["entity"] == kind]
+    def _listed(self, kind: str) -> list[JsonObject]:
+        return [one for one in self.listed() if one["entity"] == kind]
 
 
 def _collection(items: list[JsonObject]) -> Answer:

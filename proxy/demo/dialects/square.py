@@ -1,8 +1,7 @@
 """Square: the key is in the body, what a key has paid can be voided by the key alone, and the list
 of payments knows the merchant's reference.
 
-Made up: the statuses of a decline (402), of a used key (400) and of a busy one (409). Not
-simulated: the seconds by which Square's list lags behind.
+Made up: the statuses of a decline (402), of a used key (400) and of a busy one (409).
 """
 
 from __future__ import annotations
@@ -127,7 +126,7 @@ class SimulatedSquare(Simulator):
         until = asked.request.query.get("end_time", "9")
         payments = [
             thing
-            for thing in reversed(self.things.values())
+            for thing in self.listed()
             if "payment_id" not in thing and since <= thing["created_at"] < until
         ]
         return Answer(200, {"payments": payments})
