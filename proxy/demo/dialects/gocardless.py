@@ -1,7 +1,8 @@
 """GoCardless: a repeated key is answered with a conflict that names what the key has made; whether
 a payment succeeds is only seen later.
 
-Made up: the mandate whose payments fail, and that another body under a key is the same conflict.
+Made up: the mandate whose payments fail, that another body under a key is the same conflict, and
+what a key in use hears.
 """
 
 from __future__ import annotations
