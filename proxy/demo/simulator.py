@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -127,13 +128,18 @@ class Simulator:
         """The idempotency key, or None where the gateway takes none."""
         raise NotImplementedError
 
+    def key_format(self, request: web.Request) -> str:
+        """The pattern of a key that the gateway takes."""
+        del request
+        return ".+"
+
     def order(self, request: web.Request, parameters: JsonObject) -> str:
         """The merchant's name for what is paid."""
         raise NotImplementedError
 
     def trouble(self, status: int) -> Answer:
-        """An answer that is not about the payment, in the gateway's envelope: 404 for what it does
-        not know, 409 while a key is in use, 429, 500 and 503.
+        """An answer that is not about the payment, in the gateway's envelope: 400 for a key that is
+        none, 404 for what it does not know, 409 while a key is in use, 429, 500 and 503.
         """
         raise NotImplementedError
 
@@ -213,6 +219,8 @@ class Simulator:
         if asked.key is None:
             done = await self._perform(asked, execute, fault)
             return self._told(asked, done, fault)
+        if not re.fullmatch(self.key_format(asked.request), asked.key):
+            return self.trouble(400)
         headers = asked.request.headers
         credential = headers.get("Authorization") or headers.get("X-API-Key") or ""
         scope = credential, asked.request.path if self.keys_per_path else "", asked.key
@@ -259,12 +267,7 @@ class Simulator:
     # --- for those who watch ------------------------------------------------------------------
 
     async def _show_ledger(self, _request: web.Request) -> web.Response:
-        lines = {
-            "charges": [charge.shown() for charge in self.ledger.charges],
-            "voided": [charge.shown() for charge in self.ledger.voided],
-            "refunds": [refund.shown() for refund in self.ledger.refunds],
-        }
-        return web.json_response({**lines, "arrivals": dict(self.arrivals)})
+        return web.json_response({**self.ledger.shown(), "arrivals": dict(self.arrivals)})
 
     async def _reset(self, _request: web.Request) -> web.Response:
         self.__init__(self.plan, latency=self.latency)  # type: ignore[misc]  # as new

@@ -21,6 +21,7 @@ from proxy.demo.simulator import Answer, Asked, JsonObject, Problem, Simulator, 
 SIMULATION = "x-amz-pay-simulation-code"
 _SIGNED = "AMZN-PAY-RSASSA-PSS"
 _TROUBLE = {
+    400: "InvalidHeaderValue",
     404: "ResourceNotFound",
     409: "TransactionInProgress",
     429: "TooManyRequests",
@@ -47,6 +48,10 @@ class SimulatedAmazonPay(Simulator):
     @override
     def key(self, request: web.Request, parameters: JsonObject) -> str | None:
         return request.headers.get("x-amz-pay-idempotency-key")
+
+    @override
+    def key_format(self, request: web.Request) -> str:
+        return "[A-Za-z0-9_-]{1,32}"
 
     @override
     def order(self, request: web.Request, parameters: JsonObject) -> str:

@@ -13,6 +13,7 @@ from proxy.demo.simulator import CLOCK, Answer, Asked, JsonObject, Problem, Simu
 
 DECLINED_CARD = "4000000000000002"
 _TROUBLE = {
+    400: ("BAD_REQUEST_ERROR", "The idempotency key is not valid"),
     404: ("BAD_REQUEST_ERROR", "The id provided does not exist"),
     409: ("BAD_REQUEST_ERROR", "Another request with this idempotency key is in progress"),
     429: ("BAD_REQUEST_ERROR", "Too many requests"),
@@ -49,6 +50,10 @@ class SimulatedRazorpay(Simulator):
     def key(self, request: web.Request, parameters: JsonObject) -> str | None:
         header = _KEYS.get(request.path.rpartition("/")[2], "")
         return request.headers.get(header)
+
+    @override
+    def key_format(self, request: web.Request) -> str:
+        return "[A-Za-z0-9_-]{10,}" if "refund" in request.path else "[A-Za-z0-9_ -]{4,36}"
 
     @override
     def order(self, request: web.Request, parameters: JsonObject) -> str:

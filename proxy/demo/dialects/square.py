@@ -14,6 +14,7 @@ from proxy.demo.simulator import Answer, Asked, JsonObject, Problem, Simulator, 
 DECLINED = "cnon:card-nonce-declined"
 _CANCEL_BY_KEY = "/v2/payments/cancel"
 _TROUBLE = {
+    400: ("INVALID_REQUEST_ERROR", "VALUE_TOO_LONG"),
     404: ("INVALID_REQUEST_ERROR", "NOT_FOUND"),
     409: ("INVALID_REQUEST_ERROR", "CONFLICT"),
     429: ("RATE_LIMIT_ERROR", "RATE_LIMITED"),
@@ -40,6 +41,10 @@ class SimulatedSquare(Simulator):
     def key(self, request: web.Request, parameters: JsonObject) -> str | None:
         # There the key is that of the payment to cancel.
         return None if request.path == _CANCEL_BY_KEY else parameters.get("idempotency_key")
+
+    @override
+    def key_format(self, request: web.Request) -> str:
+        return ".{1,45}"
 
     @override
     def order(self, request: web.Request, parameters: JsonObject) -> str:
