@@ -131,7 +131,7 @@ class Simulator:
     def key_format(self, request: web.Request) -> str:
         """The pattern of a key that the gateway takes."""
         del request
-        return ".+"
+        return ".*"
 
     def order(self, request: web.Request, parameters: JsonObject) -> str:
         """The merchant's name for what is paid."""
