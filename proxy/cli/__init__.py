@@ -191,6 +191,7 @@ def _gateway(commands: _Commands[argparse.ArgumentParser]) -> None:
     text = "Run the simulated faulty gateway alone."
     gateway = _command(commands, "gateway", "demo:gateway", text)
     gateway.add_argument("--listen", default="127.0.0.1:12111", help="default: %(default)s")
+    gateway.add_argument("--dialect", default="stripe", help="default: %(default)s")
     gateway.add_argument("--seed", type=int, default=1)
     gateway.add_argument("--interruptions", type=_share, default=0.15, metavar="SHARE")
     gateway.add_argument("--latency", type=_seconds, default=0.02, metavar="SECONDS")
