@@ -40,8 +40,8 @@ class AnswerLost(FaultPlan):
 class Forgetful(SimulatedGateway):
     """A gateway that takes keys and does not keep its promise."""
 
-    async def _with_key(self, request: Any, parameters: Any, execute: Any) -> Any:
-        return (*self._execute(request, parameters, execute), False)
+    def key(self, request: Any, parameters: Any) -> None:
+        """Whatever stands in its header."""
 
 
 async def buy(holdfast: Running, key: str = "k-1") -> tuple[int, str | None]:
