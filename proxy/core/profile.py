@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from proxy.core.jsonpath import JsonPath
+from proxy.core.webhooks import WebhookRecipe
 
 # Longer than any SDK's own time-out (80 s), for gateways that do not tell theirs.
 MAX_PROCESSING_SECONDS = 120.0
@@ -226,3 +227,4 @@ class GatewayProfile:
     # For how many seconds it may be at a request whose answer was lost. Until then only a charge
     # is evidence, "nothing happened yet" is not, and the connection is kept for a late answer.
     max_processing_time: float = MAX_PROCESSING_SECONDS
+    webhooks: WebhookRecipe | None = None

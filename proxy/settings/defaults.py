@@ -60,6 +60,8 @@ HELD_REQUEST_BYTES: Final = 64 * 1024 * 1024
 
 # When a gateway is done with whatever it was sent.
 MAX_PROCESSING_TIME: Final = MAX_PROCESSING_SECONDS
+# How old a signed webhook may be: what Stripe's SDKs take [_webhook.py].
+WEBHOOK_TOLERANCE: Final = 300.0
 # Three quarters of the gateway's own window: clocks differ, and retries take time.
 RESEND_HORIZON_SHARE: Final = 0.75
 

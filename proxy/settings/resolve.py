@@ -27,6 +27,7 @@ from proxy.settings import schema as s
 from proxy.settings import values as v
 from proxy.settings.profiles import Profiles, nearest
 from proxy.settings.secret_files import read_secret, secret_from
+from proxy.settings.webhooks import build_recipe, recipe_mistakes, webhook_mistakes
 from proxy.settings.yaml_lines import Document, Mistake
 from proxy.settings.yaml_lines import Path as Place
 
@@ -145,6 +146,7 @@ class Resolver:
             ),
             lookup_credential=self._credential(model, here),
             ca_file=self._ca_file(model, here),
+            webhook=self._webhook(model.webhook, profile_file.webhooks, (*here, "webhook")),
         )
 
     def _profile(self, name: str) -> s.ProfileFile | None:
@@ -441,6 +443,35 @@ class Resolver:
             self._wrong(place, "the credential is not printable ASCII text")
         return v.Credential(wanted.header, value, wanted.sees_all) if value else None
 
+    def _webhook(
+        self, model: s.WebhookModel | None, spoken: s.WebhooksModel | None, here: Place
+    ) -> core.WebhookPolicy:
+        if model is None:
+            return core.WebhookPolicy()
+        if spoken is None:
+            self._wrong(here, "the profile does not say how this gateway's webhooks are read")
+            return core.WebhookPolicy()
+        secret = None
+        if model.secret is not None:
+            secret = self._webhook_secret(model.secret, (*here, "secret"))
+        for key, message in webhook_mistakes(model, spoken, secret):
+            self._wrong((*here, key), message)
+        return core.WebhookPolicy(secret, model.url, model.forward_to)
+
+    def _webhook_secret(self, model: s.SecretModel, place: Place) -> str | None:
+        if (model.env is None) == (model.file is None):
+            self._wrong(place, "name exactly one of env and file")
+            return None
+        if model.file is not None:
+            value, why = read_secret(self._folder / model.file)
+            if why is not None:
+                self._wrong((*place, "file"), why)
+            return value
+        value = self._environ.get(model.env or "") or None
+        if value is None:
+            self._wrong(place, f"the environment variable {model.env} is not set")
+        return value
+
     def _ca_file(self, model: s.GatewayModel, here: Place) -> Path | None:
         if model.tls.ca_file is None:
             return None
@@ -512,6 +543,7 @@ def build_profile(name: str, model: s.ProfileFile) -> facts.GatewayProfile:
         replay_headers=_REPLAYED | {name.lower() for name in model.replay_headers},
         resend_lost_answers=promise.resend_lost_answers,
         max_processing_time=model.max_processing_time,
+        webhooks=None if model.webhooks is None else build_recipe(model.webhooks),
     )
 
 
@@ -545,6 +577,8 @@ def check_profile(  # noqa: C901 -- a list of checks
     for name, recipe in model.lookups.items():
         for place, why in _recipe_mistakes(recipe, model.max_processing_time):
             wrong(("lookups", name, *place), why)
+    for place, why in () if model.webhooks is None else recipe_mistakes(model.webhooks):
+        wrong(("webhooks", *place), why)
 
 
 _ONLY_WEAK = "is only meant for class A_weak"

@@ -17,6 +17,8 @@ from proxy.core.jsonpath import parse_json_path
 from proxy.core.policy import NewKey, OrderLock, SessionKind
 from proxy.core.profile import ErrorShape, GatewayClass, Verdict
 from proxy.core.routing import compile_template
+from proxy.core.signatures import KeyForm
+from proxy.core.webhooks import BodyFormat, Says
 from proxy.settings import defaults as d
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
@@ -28,6 +30,7 @@ _METHOD = re.compile(r"[A-Z]{1,20}")
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
 _LISTEN = re.compile(rf"{_HOST}:([0-9]{{1,5}})")
 _ORIGIN = re.compile(rf"https?://{_HOST}(?::([0-9]{{1,5}}))?")
+_URL = re.compile(rf"(https?://{_HOST}(?::([0-9]{{1,5}}))?)(/[!-~]*)?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _LAST_PORT = 65535
 # What others call a store that is known here.
@@ -147,6 +150,14 @@ def _origin(value: str) -> str:
     return value
 
 
+def _url(value: str) -> str:
+    match = _URL.fullmatch(value)
+    if match is None or int(match.group(2) or 0) > _LAST_PORT or "#" in value:
+        message = "write a whole address, like https://shop.example.com/webhooks (no user)"
+        raise ValueError(message)
+    return value
+
+
 def _store(value: str) -> str:
     scheme = value.partition("://")[0]
     if scheme in _OTHER_SCHEMES:
@@ -173,6 +184,7 @@ JsonPathText = Annotated[str, AfterValidator(_json_path)]
 StatusRange = Annotated[tuple[int, int], BeforeValidator(_status)]
 Listen = Annotated[str, AfterValidator(parse_listen)]
 Origin = Annotated[str, AfterValidator(_origin)]
+Url = Annotated[str, AfterValidator(_url)]
 StoreUrl = Annotated[str, AfterValidator(_store)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
@@ -304,6 +316,21 @@ class CredentialModel(Model):
     sees_all: bool = False
 
 
+class SecretModel(Model):
+    """Where a secret comes from; exactly one. Never the file itself."""
+
+    env: str | None = None
+    file: str | None = None
+
+
+class WebhookModel(Model):
+    """What is agreed with a gateway about its webhooks."""
+
+    secret: SecretModel | None = None
+    url: Url | None = None
+    forward_to: Url | None = None
+
+
 class TlsModel(Model):
     """How the gateway's certificate is checked. It always is."""
 
@@ -319,6 +346,7 @@ class GatewayModel(Model):
     idempotency: IdempotencyOverride = IdempotencyOverride()
     routes: list[RouteModel] = []
     lookup_credential: CredentialModel | None = None
+    webhook: WebhookModel | None = None
     tls: TlsModel = TlsModel()
     timeouts: TimeoutsModel | None = None
     retry: RetryModel | None = None
@@ -466,6 +494,60 @@ class LookupModel(Model):
     cancel: VoidModel | None = None
 
 
+class SignatureModel(Model):
+    """How a gateway signs its webhooks: in a header, in a field of a form, or in each event."""
+
+    header: HeaderName | None = None
+    form: str | None = None
+    json_path: JsonPathText | None = Field(default=None, alias="json")
+    part: str | None = None
+    timestamp: str | None = None
+    tolerance: Positive = d.WEBHOOK_TOLERANCE
+    over: str = "{body}"
+    fields: list[JsonPathText] = []
+    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
+    encoding: Literal["hex", "base64"] = "hex"
+    key: Annotated[KeyForm, Field(strict=False)] = KeyForm.TEXT
+
+
+class TieModel(Model):
+    """Where an event says which payment it is about."""
+
+    key: JsonPathText | None = None
+    order: list[JsonPathText] = []
+    amount: JsonPathText | None = None
+    at: JsonPathText | None = None
+    reference: JsonPathText
+
+
+class EventTestModel(Model):
+    """A condition on an event."""
+
+    path: JsonPathText
+    is_one_of: Annotated[list[Plain], Field(min_length=1, alias="in")]
+
+
+class EventRuleModel(Model):
+    """What one kind of event says, or the payment that it shows."""
+
+    when: list[EventTestModel] = []
+    says: Annotated[Says, Field(strict=False)] = Says.LOOK_UP
+    object_path: JsonPathText | None = Field(default=None, alias="object")
+    operation: Name = "charge"
+
+
+class WebhooksModel(Model):
+    """How a gateway tells of payments by itself."""
+
+    signature: SignatureModel | None = None
+    body: Annotated[BodyFormat, Field(strict=False)] = BodyFormat.JSON
+    payload: str | None = None
+    each: JsonPathText | None = None
+    tie: TieModel
+    events: Annotated[list[EventRuleModel], Field(min_length=1)]
+    answer: str = ""
+
+
 class RefusalFormModel(Model):
     """How one refusal looks to this gateway's SDK."""
 
@@ -492,6 +574,7 @@ class ProfileFile(Model):
     retry_hint: HintModel | None = None
     routes: list[RouteModel] = []
     lookups: dict[Name, LookupModel] = {}
+    webhooks: WebhooksModel | None = None
     errors: ErrorsModel = ErrorsModel()
     max_processing_time: Positive = d.MAX_PROCESSING_TIME
     replay_headers: list[HeaderName] = []

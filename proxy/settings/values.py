@@ -9,7 +9,13 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from proxy.core.policy import BreakerPolicy, BudgetPolicy, ConcurrencyPolicy, SessionPolicy
+from proxy.core.policy import (
+    BreakerPolicy,
+    BudgetPolicy,
+    ConcurrencyPolicy,
+    SessionPolicy,
+    WebhookPolicy,
+)
 from proxy.core.profile import GatewayProfile
 from proxy.core.routing import RouteTable
 
@@ -60,6 +66,7 @@ class Gateway:
     concurrency: ConcurrencyPolicy
     lookup_credential: Credential | None
     ca_file: Path | None
+    webhook: WebhookPolicy = field(default_factory=WebhookPolicy)
 
 
 @dataclass(frozen=True, slots=True)
