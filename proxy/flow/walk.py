@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from proxy.core.events import ResumedBy
-from proxy.core.policy import RoutePolicy
+from proxy.core.policy import RoutePolicy, WebhookPolicy
 from proxy.core.profile import GatewayProfile
 from proxy.core.results import AttemptResult
 from proxy.core.routing import RouteTable
@@ -52,6 +52,8 @@ class Lane:
     admission: Admission
     lookup_credential: Headers
     lookup_sees_all: bool = False
+    webhook: WebhookPolicy = field(default_factory=WebhookPolicy)
+    merchant: Upstream | None = None  # the way to where webhooks are forwarded
 
 
 class Walk(Struct, eq=False):

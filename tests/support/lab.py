@@ -237,6 +237,7 @@ class Lab:
         self.store = store or TranscribingStore(self.clock, self.transcript)
         self.spool = spool or TranscribingSpool(self.transcript)
         self.gateway = ScriptedUpstream(self.transcript.append)
+        self.merchant = ScriptedUpstream(self.transcript.append)  # where webhooks are forwarded
         self.journal = Journal(self.store, self.secrets, self.notes)
         self.held = HeldRequests(settings.held_request_bytes)
         self.walks = Walks()
@@ -292,6 +293,8 @@ class Lab:
             if credential is None
             else ((credential.header, credential.value),),
             lookup_sees_all=credential is not None and credential.sees_all,
+            webhook=gateway.webhook,
+            merchant=None if gateway.webhook.forward_to is None else self.merchant,
         )
 
     async def merchant_sends(
