@@ -162,7 +162,7 @@ class Holdfast:
         _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")
         gatekeeper = Gatekeeper(settings.tokens, keyring)
         sessions = SessionsApi(commands, store, keyring, gatekeeper, clock, self._audit)
-        webhooks = Webhooks(commands, store, recorder, clock)
+        webhooks = Webhooks(commands, store, recorder, clock, keyring.digest)
         gauges = Gauges(
             metrics=self._metrics,
             store=store,

@@ -269,6 +269,8 @@ def settled_by(event: Told, sessions: Sequence[Session]) -> Session | None:
     """
     if event.key is not None:
         return sessions[0] if len(sessions) == 1 else None
+    if event.order is None:
+        return None
     sent = [session for session in sessions if session.last_send_at is not None]
     possible = [session for session in sent if session.outcome is not Outcome.NOT_CHARGED] or sent
     if len(possible) != 1 or event.at is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -20,13 +21,14 @@ import orjson
 from proxy.core import events as ev
 from proxy.core.classify import classify
 from proxy.core.http_rules import answer_headers
+from proxy.core.idempotency import Digest, had_key
 from proxy.core.profile import GatewayProfile
 from proxy.core.session import Session
 from proxy.core.signatures import Forged
 from proxy.core.states import AttemptStatus, Outcome
 from proxy.core.webhooks import Says, Told, Webhook, WebhookRecipe, opened, settled_by, told
 from proxy.core.wire import Headers, Phase, WireFacts
-from proxy.flow.commands import Commands, NoSuchSession
+from proxy.flow.commands import Commands
 from proxy.flow.walk import Lane
 from proxy.ports import Clock, Query, Recorder, Send, SessionStore, Upstream
 
@@ -40,6 +42,7 @@ _MOST_OF_AN_ORDER = 100
 # How long the merchant's endpoint is tried, its turn included. Gateways wait 5 s (Razorpay) and
 # more; what is still not taken then they send again.
 _FORWARD_SECONDS = 4.0
+_TURN_SECONDS = 2.0  # of these
 _CONNECT_SECONDS = 2.0
 _FIRST_PAUSE_SECONDS = 0.1
 _MAX_ANSWER_BYTES = 64 * 1024
@@ -69,12 +72,18 @@ class Webhooks:
     """What gateways say by themselves."""
 
     def __init__(
-        self, commands: Commands, store: SessionStore, recorder: Recorder, clock: Clock
+        self,
+        commands: Commands,
+        store: SessionStore,
+        recorder: Recorder,
+        clock: Clock,
+        digest: Digest,
     ) -> None:
         self._commands = commands
         self._store = store
         self._recorder = recorder
         self._clock = clock
+        self._digest = digest
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._unheard: set[str] = set()
 
@@ -121,21 +130,29 @@ class Webhooks:
         """The sessions that an event may be about."""
         if event is None:
             return None, []
-        found: list[Session] = []
+        found: Sequence[Session] = ()
         if event.order is not None:
             query = Query(order_ref=event.order, gateway=lane.name, limit=_MOST_OF_AN_ORDER)
-            found = list((await self._store.search(query)).sessions)
+            page = await self._store.search(query)
+            found = page.sessions
+            if page.more and event.key is None:  # it may be about one that was not looked at
+                event = replace(event, says=Says.LOOK_UP, object=None)
         if event.key is not None:  # the key decides; the order only leads to it quickly
-            keyed = [session for session in found if session.gateway_key == event.key]
+            keyed = self._keyed(found, event.key)
             if not keyed:
                 listed = await self._store.listed()
-                mine = (session for session in listed if session.gateway == lane.name)
-                keyed = [session for session in mine if session.gateway_key == event.key]
+                keyed = self._keyed([s for s in listed if s.gateway == lane.name], event.key)
             return event, keyed
         if event.order is None:
             query = Query(gateway=lane.name, outcome=Outcome.UNKNOWN, limit=_MOST_LOOKED_UP)
             return event, list((await self._store.search(query)).sessions)
         return event, [session for session in found if session.operation == event.operation]
+
+    def _keyed(self, sessions: Sequence[Session], key: str) -> list[Session]:
+        """Those with this gateway key. A charge under one that was thought to have charged nothing
+        is one, too.
+        """
+        return [session for session in sessions if had_key(self._digest, session, key)]
 
     async def _take_turns(
         self,
@@ -149,7 +166,7 @@ class Webhooks:
         named = [sessions for event, sessions in found if event and (event.key or event.order)]
         names = {session.id for sessions in named for session in sessions}
         try:
-            async with asyncio.timeout(_FORWARD_SECONDS):
+            async with asyncio.timeout(_TURN_SECONDS):
                 for name in sorted(names):
                     turn = self._turns.setdefault(name, asyncio.Lock())
                     await turns.enter_async_context(turn)
@@ -178,7 +195,11 @@ class Webhooks:
                 if after.version != session.version:
                     return WebhookVerdict.SETTLED
                 sessions = [after]
-        return await self._look_up([s for s in sessions if s.outcome is Outcome.UNKNOWN])
+        unknown = [session for session in sessions if session.outcome is Outcome.UNKNOWN]
+        if not unknown:
+            return WebhookVerdict.KNOWN
+        asked = list(map(self._commands.look_up_now, unknown[:_MOST_LOOKED_UP]))
+        return WebhookVerdict.LOOKED_UP if any(asked) else WebhookVerdict.UNPROVED
 
     def _status(self, profile: GatewayProfile, event: Told) -> AttemptStatus | None:
         """What it proves, if that is the payment it speaks of. An object in an event shows how that
@@ -186,8 +207,8 @@ class Webhooks:
         """
         if event.says is Says.SUCCEEDED:
             return AttemptStatus.SUCCEEDED
-        if event.says is Says.DECLINED and event.key is not None:
-            return AttemptStatus.DECLINED
+        if event.says is Says.DECLINED:
+            return AttemptStatus.DECLINED  # of its key, if it names one
         if not isinstance(event.object, dict):
             return None
         shown = WireFacts(True, Phase.ANSWERED, None, 200, "OK", (), orjson.dumps(event.object))
@@ -202,20 +223,6 @@ class Webhooks:
             await self._clock.sleep(_LOOK_AGAIN_SECONDS)
             session = await self._store.get(session.id) or session
         return session
-
-    async def _look_up(self, unknown: Sequence[Session]) -> WebhookVerdict:
-        """Have the gateway asked now, as for anyone who reads the session: not twice in a second,
-        however many say that something has happened.
-        """
-        if not unknown:
-            return WebhookVerdict.KNOWN
-        asked = [session for session in unknown if self._commands.lookup_possible(session)]
-        await asyncio.gather(*(self._show(session) for session in asked[:_MOST_LOOKED_UP]))
-        return WebhookVerdict.LOOKED_UP if asked else WebhookVerdict.UNPROVED
-
-    async def _show(self, session: Session) -> None:
-        with contextlib.suppress(NoSuchSession):  # dropped meanwhile
-            await self._commands.show(session.id)
 
     # --- on to the merchant -------------------------------------------------------------------
 

@@ -331,15 +331,20 @@ class Resolver:
                     self._wrong(place, f"{address} is already used by {name} ({taken})")
                     break
             seen.append((place, address))
-        for name, gateway in self._model.gateways.items():
-            upstream = _address_of(gateway.upstream)
+        for place, url in self._ways_out():
+            there = _address_of(url)
             for other, taken in seen:
                 # Only where it is certain: a wildcard says nothing about other machines' names.
-                if (upstream.loopback or upstream.host == taken.host) and _clash(upstream, taken):
+                if (there.loopback or there.host == taken.host) and _clash(there, taken):
                     own = ".".join(map(str, other))
-                    message = f"{gateway.upstream} is {own} ({taken}), Holdfast itself"
-                    self._wrong(("gateways", name, "upstream"), message)
+                    self._wrong(place, f"{url} is {own} ({taken}), Holdfast itself")
                     break
+
+    def _ways_out(self) -> Iterator[tuple[Place, str]]:
+        for name, gateway in self._model.gateways.items():
+            yield ("gateways", name, "upstream"), gateway.upstream
+            if gateway.webhook is not None and gateway.webhook.forward_to is not None:
+                yield ("gateways", name, "webhook", "forward_to"), gateway.webhook.forward_to
 
     def _check_exposure(self, tokens: v.Tokens) -> None:
         for place, address in self._listeners():

@@ -76,10 +76,16 @@ def recipe_mistakes(model: s.WebhooksModel) -> Iterator[tuple[Place, str]]:
     if model.tie.order and model.tie.at is None:
         why = "is missing: without it an old event could settle a new payment"
         yield ("tie", "at"), why
+    yield from _event_mistakes(model)
+
+
+def _event_mistakes(model: s.WebhooksModel) -> Iterator[tuple[Place, str]]:
     for number, event in enumerate(model.events):
         place: Place = ("events", number)
         if "says" in event.model_fields_set and event.object_path is not None:
             yield (*place, "says"), "is what object tells; write one of them"
+        if model.signature is None and (event.object_path or event.says is not Says.LOOK_UP):
+            yield place, "proves nothing without a signature; leave says and object out"
         if event.says is Says.DECLINED and model.tie.key is None:
             why = "a no only counts for a key, and tie.key is missing; write look_up"
             yield (*place, "says"), why

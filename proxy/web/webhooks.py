@@ -6,6 +6,7 @@ one proves nothing, whoever sends it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -18,6 +19,8 @@ from proxy.web.sessions_api import ApiProblem, SessionsApi
 
 # GoCardless puts up to 250 events into one; most have a few KiB.
 _MAX_BODY = 1024 * 1024
+# Anyone can connect here, and nobody waits for who stops in the middle.
+_BODY_SECONDS = 10.0
 
 
 class WebhooksDoor:
@@ -40,10 +43,10 @@ class WebhooksDoor:
         recipe = None if lane is None else lane.profile.webhooks
         if lane is None or recipe is None:
             raise ApiProblem(404, "no-webhooks", "No gateway of this name has webhooks here")
-        body = await request.clone(client_max_size=_MAX_BODY).read()
+        body = await _read(request)
         values = {name.lower(): value for name, value in reversed(list(request.headers.items()))}
         headers = tuple((n.decode("latin-1"), v.decode("latin-1")) for n, v in request.raw_headers)
-        webhook = Webhook(values, request.rel_url.raw_query_string, body)
+        webhook = Webhook(values, request.raw_path.partition("?")[2], body)
         try:
             await self._webhooks.take(lane, recipe, webhook, headers)
         except Forged as forged:
@@ -56,3 +59,11 @@ class WebhooksDoor:
             title = "The webhook was heard, but could not be forwarded"
             raise ApiProblem(502, "webhook-not-forwarded", title, detail=str(failed)) from None
         return web.Response(text=recipe.answer, headers={"Cache-Control": "no-store"})
+
+
+async def _read(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await request.clone(client_max_size=_MAX_BODY).read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None

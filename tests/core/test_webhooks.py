@@ -667,23 +667,25 @@ def test_where_another_may_be_meant_nothing_is_settled(sessions: list[Session]) 
 @pytest.mark.parametrize(("seconds", "counts"), [(-61, False), (-59, True), (600, True)])
 def test_an_event_from_before_the_payment_does_not_settle_it(seconds: int, counts: bool) -> None:
     """What is played again speaks of what was before; clocks may differ by a minute."""
-    event = Told(
-        **{name: getattr(EVENT, name) for name in EVENT.__slots__} | {"at": AT + seconds * 1000}
-    )
+    event = dataclasses.replace(EVENT, at=AT + seconds * 1000)
     assert (settled_by(event, [a_lost_one()]) is not None) is counts
+
+
+def test_an_event_that_names_no_payment_settles_none() -> None:
+    """Also where there is only one that it could be about."""
+    event = dataclasses.replace(EVENT, order=None)
+    assert settled_by(event, [a_lost_one()]) is None
 
 
 def test_an_event_without_a_time_settles_nothing_by_its_order() -> None:
     """It could be from any time."""
-    event = Told(**{name: getattr(EVENT, name) for name in EVENT.__slots__} | {"at": None})
+    event = dataclasses.replace(EVENT, at=None)
     assert settled_by(event, [a_lost_one()]) is None
 
 
 def test_a_key_is_the_payment_itself() -> None:
     """Whatever its order is called; but two that share a key are two."""
-    event = Told(
-        **{name: getattr(EVENT, name) for name in EVENT.__slots__} | {"key": "k-1", "at": None}
-    )
+    event = dataclasses.replace(EVENT, key="k-1", at=None)
     session = a_lost_one(gateway_key="k-1", order_in_body=False, amount="7")
     assert settled_by(event, [session]) is session
     assert settled_by(event, [session, replace(session, id="ps_2")]) is None

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from proxy.core.signatures import Forged
 from proxy.core.states import Outcome, State
 from proxy.core.webhooks import Webhook
 from proxy.core.wire import Answer
+from proxy.flow import webhooks as webhooks_module
 from proxy.flow.webhooks import NotForwarded, Webhooks
 from proxy.ports import Query, StoreUnavailable
 from tests.support.lab import POLICY, SUCCEEDED, Lab, header_of, pay, settings_from
@@ -108,12 +110,17 @@ def about(lab: Lab, *events: dict[str, Any]) -> Webhook:
     return signed(lab, json.dumps({"events": events or [event(lab)]}).encode())
 
 
+def the_webhooks(lab: Lab) -> Webhooks:
+    """What hears them."""
+    return Webhooks(lab.commands, lab.store, lab.notes, lab.clock, lab.secrets.digest)
+
+
 async def deliver(
     lab: Lab, webhook: Webhook, gateway: str = "silent", webhooks: Webhooks | None = None
 ) -> list[str]:
     """Bring it; the verdicts."""
     before = len(lab.notes.of(ev.WebhookHeard))
-    webhooks = webhooks or Webhooks(lab.commands, lab.store, lab.notes, lab.clock)
+    webhooks = webhooks or the_webhooks(lab)
     lane = lab.lanes[gateway]
     assert lane.profile.webhooks is not None
     headers = (("Host", "hooks.example"), ("Content-Type", "application/json"), ("X-Id", "evt_1"))
@@ -196,6 +203,17 @@ async def test_two_payments_of_an_order_are_told_apart_by_their_key(lab: Lab) ->
     assert (await lab.session(second)).outcome is Outcome.CHARGED
 
 
+async def test_an_order_that_was_tried_too_often_is_settled_by_nobody_here(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that was charged may be among those that were not looked at."""
+    monkeypatch.setattr(webhooks_module, "_MOST_OF_AN_ORDER", 1)
+    lab.gateway.will(lab.gateway.answers(402))
+    await lab.merchant_sends(buy(), "silent")
+    await lose(lab, key="k-2")
+    assert await deliver(lab, about(lab)) == ["unproved"]
+
+
 async def test_a_key_leads_there_without_an_order(lab: Lab) -> None:
     """The body named none, or another than the backend did."""
     await lose(lab, body=b"amount=1999", order="mine")
@@ -213,6 +231,18 @@ async def test_a_charge_is_not_a_refund(lab: Lab) -> None:
     """An order's name leads to its payment, not to what else was done to it."""
     await lose(lab, target="/refund")
     assert await deliver(lab, about(lab)) == ["no_session"]
+
+
+async def test_a_charge_under_an_earlier_key_is_put_before_a_person(lab: Lab) -> None:
+    """Vouched for as not charged, so that the next try has another key; and then it was charged."""
+    await lose(lab)
+    await asyncio.sleep(130)
+    before = (await lab.commands.not_charged("ps_0001", "not in the dashboard")).gateway_key
+    assert before != "k-1"
+    assert await deliver(lab, about(lab, event(lab, key="k-2"))) == ["no_session"]
+    assert await deliver(lab, about(lab, event(lab, key="k-1"))) == ["settled"]
+    session = await lab.only_session()
+    assert (session.outcome, session.late_evidence) == (Outcome.CHARGED, True)
 
 
 async def test_a_charge_that_contradicts_is_put_before_a_person(lab: Lab) -> None:
@@ -238,6 +268,19 @@ async def test_a_no_counts_late_and_for_its_key_only(lab: Lab) -> None:
     assert await outcome(lab) == LOST
     assert await deliver(lab, about(lab, no)) == ["settled"]
     assert await outcome(lab) == (State.DECLINED, Outcome.NOT_CHARGED)
+
+
+async def test_what_nobody_signed_settles_nothing(lab: Lab) -> None:
+    """Whatever a profile makes of it."""
+    await lose(lab)
+    lane = lab.lanes["silent"]
+    assert lane.profile.webhooks is not None
+    unsigned = replace(lane.profile.webhooks, signature=None)
+    profile = replace(lane.profile, webhooks=unsigned)
+    lab.lanes["silent"] = replace(lane, profile=profile)
+    body = json.dumps({"events": [event(lab, key="k-1")]}).encode()
+    assert await deliver(lab, Webhook({}, "", body)) == ["unproved"]
+    assert await outcome(lab) == LOST
 
 
 async def test_what_is_about_nothing_here_is_taken_and_counted(lab: Lab) -> None:
@@ -281,8 +324,18 @@ async def test_an_object_that_is_not_charged_is_a_reason_to_look(lab: Lab) -> No
     webhook = stripe_says(lab, "canceled", "canceled", "k-1")
     for _ in range(2):
         assert await deliver(lab, webhook, "stripe") == ["looked_up"]
+        await lab.settle_down()
     assert [send.method for send in lab.gateway.seen[3:]] == ["GET"]
     assert (await lab.only_session()).outcome is Outcome.UNKNOWN
+
+
+async def test_one_that_names_no_payment_settles_none(lab: Lab) -> None:
+    """Somebody paid something, and there is one payment here of which nobody knows."""
+    await lose(lab)
+    told = event(lab)
+    del told["order"]
+    assert await deliver(lab, about(lab, told)) == ["unproved"]
+    assert await outcome(lab) == LOST
 
 
 async def test_one_that_names_no_payment_has_the_unknown_ones_looked_up(lab: Lab) -> None:
@@ -292,6 +345,8 @@ async def test_one_that_names_no_payment_has_the_unknown_ones_looked_up(lab: Lab
     lab.gateway.will(lab.gateway.answers(200, json.dumps(page).encode()))
     webhook = stripe_says(lab, "succeeded", "succeeded", None)
     assert await deliver(lab, webhook, "stripe") == ["looked_up"]
+    await lab.settle_down()
+    assert [send.method for send in lab.gateway.seen[3:]] == ["GET"]
     assert (await lab.only_session()).outcome is Outcome.UNKNOWN
 
 
@@ -340,7 +395,7 @@ async def test_while_the_store_is_away_the_gateway_keeps_it(
 async def test_without_a_secret_all_are_refused_and_it_is_said_once(tmp_path: Path) -> None:
     """The log says why; the counter says how many."""
     lab = lab_of(tmp_path, MORE.replace("    webhook: {secret: {env: SILENT_SECRET}}\n", ""))
-    webhooks = Webhooks(lab.commands, lab.store, lab.notes, lab.clock)
+    webhooks = the_webhooks(lab)
     for _ in range(3):
         with pytest.raises(Forged):
             await deliver(lab, about(lab), webhooks=webhooks)
@@ -418,7 +473,7 @@ async def test_one_payments_webhooks_come_in_their_order(shop: Lab) -> None:
     """The second waits for the first; another payment's does not wait for either."""
     await lose(shop)
     await lose(shop, key="k-2", body=b"order_id=456&amount=5")
-    webhooks = Webhooks(shop.commands, shop.store, shop.notes, shop.clock)
+    webhooks = the_webhooks(shop)
     slow, quick = shop.merchant.answers_late(1, 200), shop.merchant.answers(200)
     shop.merchant.will(slow, quick, quick)
     deliveries = []
@@ -434,7 +489,7 @@ async def test_one_payments_webhooks_come_in_their_order(shop: Lab) -> None:
 async def test_who_waits_too_long_for_his_turn_comes_again(shop: Lab) -> None:
     """The first is tried for four seconds, and no gateway waits for twice that."""
     await lose(shop)
-    webhooks = Webhooks(shop.commands, shop.store, shop.notes, shop.clock)
+    webhooks = the_webhooks(shop)
     shop.merchant.will(shop.merchant.answers_late(30, 200))
     first = asyncio.ensure_future(deliver(shop, about(shop), webhooks=webhooks))
     await asyncio.sleep(0.01)

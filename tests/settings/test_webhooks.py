@@ -76,6 +76,16 @@ def test_a_secret_from_a_file(tmp_path: Path) -> None:
     assert load(write(tmp_path, policy=policy), {}).gateways["g"].webhook.secret == "whsec_2"
 
 
+def test_a_secrets_variable_may_be_called_as_ours_are(tmp_path: Path) -> None:
+    """One that nothing names is a slip of the pen; the control."""
+    policy = POLICY.replace("env: WHSEC", "env: HOLDFAST_STRIPE_WEBHOOKS")
+    path = write(tmp_path, policy=policy)
+    environ = {"HOLDFAST_STRIPE_WEBHOOKS": "whsec_3"}
+    assert load(path, environ).gateways["g"].webhook.secret == "whsec_3"
+    with pytest.raises(ConfigError, match="unknown variable"):
+        load(path, {**environ, "HOLDFAST_STRIPE_WEBHOOK": "whsec_3"})
+
+
 def test_without_it_nothing_is_agreed(tmp_path: Path) -> None:
     """What is signed is then refused."""
     policy = POLICY.partition("    webhook:")[0]
@@ -131,7 +141,9 @@ def test_a_wrong_policy_is_told(tmp_path: Path, written: str, told: str | None) 
             "url: is missing: this gateway signs the address it calls",
         ),
         (
-            PROFILE.replace("  signature: {header: X-Signature}\n", ""),
+            PROFILE.replace("  signature: {header: X-Signature}\n", "\n").replace(
+                "{says: succeeded}", "{}"
+            ),
             "secret: this gateway's webhooks are not signed, so that nothing is checked",
         ),
     ],
@@ -238,6 +250,16 @@ def test_a_wrong_event_is_told(tmp_path: Path, line: int, written: str, told: st
     lines[line - 1] = f"{lines[line - 1].partition(':')[0]}: {written}"
     policy = POLICY.partition("    webhook:")[0]
     assert mistakes(write(tmp_path, "\n".join(lines), policy), {}) == [f"{line}: webhooks.{told}"]
+
+
+@pytest.mark.parametrize("event", ["says: succeeded", "says: declined", "object: payment"])
+def test_what_nobody_signed_proves_nothing(tmp_path: Path, event: str) -> None:
+    """It is told to whoever thinks that it does."""
+    profile = PROFILE.replace("  signature: {header: X-Signature}\n", "")
+    profile = profile.replace("tie: {", "tie: {key: k, ").replace("says: succeeded", event)
+    policy = POLICY.partition("    webhook:")[0]
+    why = "proves nothing without a signature; leave says and object out"
+    assert mistakes(write(tmp_path, profile, policy), {}) == [f"6: webhooks.events[0]: {why}"]
 
 
 @pytest.mark.parametrize(

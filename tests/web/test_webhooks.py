@@ -18,8 +18,9 @@ import aiohttp
 import pytest
 
 from proxy.settings.load import load_policy
+from proxy.web import webhooks
 from tests.flow.test_webhooks import PROFILE
-from tests.support.raw import RawConnection, RawServer, always, raw_server
+from tests.support.raw import RawConnection, RawServer, always, exchange, raw_server
 from tests.support.stage import (
     POLICY,
     LeapingClock,
@@ -234,6 +235,17 @@ async def test_a_merchant_who_is_away_has_the_gateway_send_it_again(tmp_path: Pa
         assert (await counted(stage))["not_forwarded"] == 1
 
 
+async def test_who_stops_in_the_middle_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can connect could hold every connection."""
+    monkeypatch.setattr(webhooks, "_BODY_SECONDS", 0.01)
+    async with standing(tmp_path) as stage:
+        head = b"POST /webhooks/silent HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{"
+        answer = await exchange(stage.running.doors.sessions.port, head)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
 # --- each answer of the document -----------------------------------------------------------------
 
 BIG = 1024 * 1024
@@ -241,7 +253,7 @@ BIG = 1024 * 1024
 
 @pytest.mark.parametrize("status", ["200", "400", "401", "404", "413", "503"])
 async def test_every_answer_described_is_really_given(tmp_path: Path, status: str) -> None:
-    """But for 502, which is above: status, media type and fields."""
+    """But for 408 and 502, which are above: status, media type and fields."""
     async with standing(tmp_path) as stage:
         body = paid(stage) + b" " * (BIG if status == "413" else BIG // 2)
         body = b"{" if status == "400" else body
