@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from http import HTTPStatus
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
-
-import orjson
 
 from proxy.core import events as ev
 from proxy.core.classify import classify
@@ -211,13 +210,16 @@ class Webhooks:
             return AttemptStatus.DECLINED  # of its key, if it names one
         if not isinstance(event.object, dict):
             return None
-        shown = WireFacts(True, Phase.ANSWERED, None, 200, "OK", (), orjson.dumps(event.object))
+        shown = WireFacts(
+            True, Phase.ANSWERED, None, 200, "OK", (), json.dumps(event.object).encode()
+        )
         result = classify(shown, profile, now_ms=self._clock.now_ms())
         charged = result.status is AttemptStatus.SUCCEEDED
         return result.status if charged else None
 
     async def _answered(self, session: Session) -> Session:
-        """The session once its answer is there, or did not come either."""
+        """The session as it is by now: once its answer is there, or did not come either."""
+        session = await self._store.get(session.id) or session
         until = self._clock.monotonic() + _ANSWER_COMES_SECONDS
         while session.in_flight and self._clock.monotonic() < until:
             await self._clock.sleep(_LOOK_AGAIN_SECONDS)

@@ -486,6 +486,19 @@ async def test_one_payments_webhooks_come_in_their_order(shop: Lab) -> None:
     assert came == ["a", "c", "b"]
 
 
+async def test_the_second_of_two_settles_nothing_more(shop: Lab) -> None:
+    """It waited for the first, and finds that settled."""
+    await lose(shop)
+    webhooks = the_webhooks(shop)
+    shop.merchant.will(shop.merchant.answers_late(1, 200), shop.merchant.answers(200))
+    first = asyncio.ensure_future(deliver(shop, about(shop), webhooks=webhooks))
+    await asyncio.sleep(0.01)
+    await deliver(shop, about(shop), webhooks=webhooks)
+    await first
+    heard = [fact.verdict for fact in shop.notes.facts if isinstance(fact, ev.WebhookHeard)]
+    assert heard == ["settled", "known"]
+
+
 async def test_who_waits_too_long_for_his_turn_comes_again(shop: Lab) -> None:
     """The first is tried for four seconds, and no gateway waits for twice that."""
     await lose(shop)
