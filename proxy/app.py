@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -42,6 +42,7 @@ from proxy.keyring import KEY_BYTES, Keyring, read_keys, read_or_make_keys
 from proxy.ports import Recorder, SessionStore, Upstream
 from proxy.settings.defaults import MAX_ATTEMPTS
 from proxy.settings.load import Policy
+from proxy.settings.retries import risky_routes
 from proxy.settings.values import Address, Gateway, Settings
 from proxy.spool import FileSpool
 from proxy.stores import make_store
@@ -194,12 +195,19 @@ class Holdfast:
             self._log.warning("store", promise=store.promise)
         return store
 
+    def _warn_of_risks(self) -> None:
+        for risk in risky_routes(self._settings.gateways.values()):
+            self._log.warning("may charge twice", **risk)
+
     def _open_lanes(self) -> None:
+        self._warn_of_risks()
         for name, gateway in self._settings.gateways.items():
             limits = gateway.concurrency, gateway.breaker, gateway.budget
             admission = Admission(*limits, self._clock)
             upstream = self._open_upstream(gateway.upstream, gateway.ca_file)
-            self._lanes[name] = _lane(gateway, upstream, admission, self._open_merchant(gateway))
+            self._lanes[name] = make_lane(
+                gateway, upstream, admission, self._open_merchant(gateway)
+            )
 
     def _open_upstream(self, origin: str, ca_file: Path | None) -> LeanUpstream:
         upstream = LeanUpstream(origin, ca_file=ca_file)
@@ -300,13 +308,14 @@ class Holdfast:
             if (gateway.upstream, gateway.ca_file) != (before[name].upstream, before[name].ca_file)
         }
         self._settings = policy.settings
+        self._warn_of_risks()
         for name, gateway in gateways.items():
             lane = self._lanes[name]
             lane.admission.use(gateway.concurrency, gateway.breaker, gateway.budget)
             upstream, merchant = moved.get(name, lane.upstream), lane.merchant
             if gateway.webhook.forward_to != before[name].webhook.forward_to:
                 merchant = self._open_merchant(gateway)
-            self._lanes[name] = lane = _lane(gateway, upstream, lane.admission, merchant)
+            self._lanes[name] = lane = make_lane(gateway, upstream, lane.admission, merchant)
             self._forwards[name].use(lane)
 
     async def stop(self) -> None:
@@ -343,11 +352,12 @@ def _named(setting: str, where: Address) -> Iterator[None]:
         raise OSError(message) from None
 
 
-def _lane(
-    gateway: Gateway, upstream: Upstream, admission: Admission, merchant: Upstream | None
+def make_lane(
+    gateway: Gateway, upstream: Upstream, admission: Admission, merchant: Upstream | None = None
 ) -> Lane:
+    """A gateway as a walk through it needs it, route by route."""
     credential = gateway.lookup_credential
-    return Lane(
+    lane = Lane(
         name=gateway.name,
         profile=gateway.profile,
         routes=gateway.routes,
@@ -359,3 +369,5 @@ def _lane(
         webhook=gateway.webhook,
         merchant=merchant,
     )
+    of_routes = {r: replace(lane, profile=known) for r, known in gateway.of_routes.items()}
+    return replace(lane, of_routes=of_routes)

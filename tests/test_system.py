@@ -130,4 +130,4 @@ def test_names_do_not_come_from_the_jitter(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_key_fits_the_gateway(name: str, tmp_path: Path) -> None:
     """Whatever gateway it goes to, a key of ours is not longer than it takes."""
-    assert len(SystemDice().key()) <= shipped(name, tmp_path).profile.key_max_length
+    assert len(SystemDice().key()) <= shipped(name, tmp_path).profile.key.max_length

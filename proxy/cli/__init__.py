@@ -75,9 +75,16 @@ def _serve(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _check(commands: _Commands[argparse.ArgumentParser]) -> None:
-    text = "Check a policy file: every mistake with file, line and column; exit code 0 or 1."
+    text = (
+        "Check a policy file or a gateway profile: every mistake with its line; exit code 0 or 1."
+    )
     check = _command(commands, "check", "check:check", text)
-    check.add_argument("file", type=Path, metavar="FILE")
+    what = check.add_mutually_exclusive_group(required=True)
+    what.add_argument("file", type=Path, nargs="?", metavar="FILE")
+    text = "instead: check a gateway profile, a file NAME.yaml or the name of one that ships"
+    what.add_argument("--profile", help=text)
+    text = "with --profile: how it has these recorded answers read"
+    check.add_argument("--against", nargs="+", type=Path, metavar="RECORDED", help=text)
     text = "what holds for such a request, value by value, and where each was written"
     check.add_argument("--explain", nargs=2, metavar=("METHOD", "PATH"), help=text)
 

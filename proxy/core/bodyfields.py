@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from urllib.parse import unquote_plus
 
+from proxy.core.documents import BodyKind, document
 from proxy.core.jsonpath import parse_json_path
 from proxy.core.policy import BodyField
 from proxy.core.wire import InboundRequest
@@ -15,6 +16,7 @@ from proxy.core.wire import InboundRequest
 # An order's name longer than this is not a name; it would only fill the store.
 MAX_VALUE_LENGTH = 200
 _FORM = "application/x-www-form-urlencoded"
+_XML = frozenset({"application/xml", "text/xml"})
 
 
 def body_values(
@@ -32,6 +34,9 @@ def body_values(
             return _from_form(body, places)
         if kind == "application/json" or kind.endswith("+json"):
             return _from_json(body, places)
+        if kind in _XML:
+            paths = {name: place.xml if place else None for name, place in places.items()}
+            return _at_paths(document(body, BodyKind.XML), paths)
     except (ValueError, RecursionError):  # not UTF-8, not JSON, or nested without end
         pass
     return dict.fromkeys(places)
@@ -60,11 +65,14 @@ def _form_value(value: bytes) -> str | None:
 
 
 def _from_json(body: bytes, places: Mapping[str, BodyField | None]) -> dict[str, str | None]:
-    wanted = {n: p.json for n, p in places.items() if p is not None and p.json is not None}
-    document = json.loads(body) if wanted else None
-    found: dict[str, str | None] = dict.fromkeys(places)
-    for name, path in wanted.items():
-        value = parse_json_path(path).first(document)
+    paths = {name: place.json if place else None for name, place in places.items()}
+    return _at_paths(json.loads(body) if any(paths.values()) else None, paths)
+
+
+def _at_paths(read: object, paths: Mapping[str, str | None]) -> dict[str, str | None]:
+    found: dict[str, str | None] = dict.fromkeys(paths)
+    for name, path in paths.items():
+        value = None if path is None else parse_json_path(path).first(read)
         readable = isinstance(value, str | int | float) and not isinstance(value, bool)
         found[name] = _named(str(value)) if readable else None
     return found

@@ -6,17 +6,16 @@ answer, then the gateway's own retry hint. What no rule names is unknown, never 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-import orjson
-
+from proxy.core.coding import plain
+from proxy.core.documents import NO_DOCUMENT, document
 from proxy.core.profile import (
+    BodyTest,
     GatewayProfile,
-    JsonTest,
     RetryHint,
     Rule,
     RulesByStatus,
@@ -28,7 +27,6 @@ from proxy.core.results import AttemptResult, Repeat
 from proxy.core.states import AttemptStatus
 from proxy.core.wire import Headers, WireFacts, header
 
-_NOT_JSON = object()
 _PLAIN = (str, int, float)
 _NONE = StatusRules(())
 
@@ -43,7 +41,7 @@ _SETTLED = {
     )
 }
 # Looked up once: in Python 3.11 that takes longer than what is done with it.
-_REJECTED = Verdict.REJECTED
+_REJECTED, _UNKNOWN = Verdict.REJECTED, Verdict.UNKNOWN
 
 
 def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> AttemptResult:
@@ -54,9 +52,9 @@ def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> Attem
         return _without_answer(facts)
     # The first value of each.
     headers = {name.lower(): value for name, value in reversed(facts.headers)}
-    verdict = _verdict(facts, headers, profile.rules)
-    marker = profile.replay_marker
-    replayed = marker is not None and headers.get(marker[0]) == marker[1]
+    rule = _deciding(facts, headers, profile.rules)
+    verdict = _UNKNOWN if rule is None else rule.verdict
+    replayed = profile.replayed is not None and _fits(facts, headers, profile.replayed)
     hint = _hint(headers, profile.retry_hint)
     if verdict is _REJECTED and hint is Repeat.YES:
         # The gateway itself says these bytes are worth another try, so it executed nothing.
@@ -66,14 +64,15 @@ def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> Attem
         return settled[replayed]
     reason = _reason(verdict, facts.status)
     retry_after = retry_after_seconds(facts.headers, now_ms)
+    more = (retry_after, replayed, hint is Repeat.YES)
     if verdict is Verdict.NOT_EXECUTED:
         repeat = Repeat.NO if hint is Repeat.NO else Repeat.YES
-        return AttemptResult(AttemptStatus.REJECTED, reason, repeat, retry_after, replayed)
+        return AttemptResult(AttemptStatus.REJECTED, reason, repeat, *more)
     # A replayed error never changes by asking again (a gateway that stores errors keeps answering
     # it for the life of the key): look it up instead.
     stop = hint is Repeat.NO or (replayed and hint is not Repeat.YES)
     repeat = Repeat.NO if stop else Repeat.BY_CLASS
-    return AttemptResult(AttemptStatus.UNKNOWN, reason, repeat, retry_after, replayed)
+    return AttemptResult(AttemptStatus.UNKNOWN, reason, repeat, *more)
 
 
 def classify_read(facts: WireFacts, *, now_ms: int) -> AttemptResult:
@@ -101,56 +100,56 @@ def _without_answer(facts: WireFacts) -> AttemptResult:
 def fits(facts: WireFacts, rules: RulesByStatus) -> bool:
     """Whether a complete answer is one that these rules are about, whatever their verdict."""
     headers = {name.lower(): value for name, value in reversed(facts.headers)}
-    return facts.reason is None and _verdict(facts, headers, rules) is not Verdict.UNKNOWN
+    return facts.reason is None and _fits(facts, headers, rules)
 
 
-def _verdict(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> Verdict:
+def _fits(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> bool:
+    rule = _deciding(facts, headers, rules)
+    return rule is not None and rule.verdict is not _UNKNOWN
+
+
+def deciding_rule(facts: WireFacts, rules: RulesByStatus) -> Rule | None:
+    """The rule that says what a complete answer means; none if it is unknown for want of one."""
+    headers = {name.lower(): value for name, value in reversed(facts.headers)}
+    return _deciding(facts, headers, rules)
+
+
+def _deciding(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> Rule | None:
     few = rules.by_status.get(facts.status, _NONE)
-    document = _parse(facts.body) if few.read_json else None
-    for rule in _left(few, document):
+    body = plain(facts.body, headers) if "content-encoding" in headers else facts.body
+    read = document(body) if few.read_json else None
+    for rule in _left(few, read):
         for name, value in rule.headers:
             if headers.get(name) != value:
                 break
         else:
             for test in rule.json:
-                if not _holds(test, document):
+                if not _holds(test, read):
                     break
             else:
-                return rule.verdict
-    return Verdict.UNKNOWN
+                if all(_holds(test, document(body, test.kind)) for test in rule.others):
+                    return rule
+    return None
 
 
-def _left(few: StatusRules, document: object) -> Sequence[Rule]:
+def _left(few: StatusRules, read: object) -> Sequence[Rule]:
     """Those rules of a status that the document does not rule out at once."""
-    if few.key is None or not isinstance(document, dict):
+    if few.key is None or not isinstance(read, dict):
         return few.rules
-    value = document.get(few.key)
+    value = read.get(few.key)
     return few.by_value.get(value, few.others) if isinstance(value, _PLAIN) else few.others
 
 
-def _parse(body: bytes) -> object:
-    """What `json.loads` makes of it. Nearly every answer is read by orjson, which is stricter."""
-    document: object
-    try:
-        document = orjson.loads(body)
-    except ValueError:
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):  # nested too deeply to be an answer
-            return _NOT_JSON
-    return document
-
-
-def _holds(test: JsonTest, document: object) -> bool:
-    if document is _NOT_JSON:
+def _holds(test: BodyTest, read: object) -> bool:
+    if read is NO_DOCUMENT:
         return False
     key = test.path.key
-    if key is not None and isinstance(document, dict):  # most are one key of an object
-        value = document.get(key)
+    if key is not None and isinstance(read, dict):  # most are one key of an object
+        value = read.get(key)
         if test.values is None:
             return (value is not None) is test.present
         return isinstance(value, _PLAIN) and value in test.values
-    reached = test.path.values(document)
+    reached = test.path.values(read)
     if test.values is None:
         there = any(value is not None for value in reached)
         return there is test.present

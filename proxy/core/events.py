@@ -29,7 +29,7 @@ class Bound(Struct, frozen=True, gc=False):
     operation: str
     tenant: str
     key_hash: str
-    gateway_key: str
+    gateway_key: str | None
     fingerprint: str
     order_locks: bool
     named: bool
@@ -40,13 +40,15 @@ class Bound(Struct, frozen=True, gc=False):
 class AttemptStarted(Struct, frozen=True, gc=False):
     """T1, the intent: durable before the first byte leaves.
 
-    `epoch` is that of the process that sends (`SessionStore.epoch`).
+    `epoch` is that of the process that sends (`SessionStore.epoch`). `at_risk`: an earlier send is
+    in doubt, and the gateway need not know the key.
     """
 
     at: int
     number: int
     endpoint: str
     epoch: int = 0
+    at_risk: bool = False
 
 
 class AttemptEnded(Struct, frozen=True, gc=False):

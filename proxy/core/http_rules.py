@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from proxy.core.deadlines import FOR_THIS_HOP
 from proxy.core.refusals import Refusal
 from proxy.core.wire import Headers
 
@@ -44,7 +45,7 @@ TOKEN_HEADER = "X-Holdfast-Token"
 # A request's head as the parser delivers it.
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
-_NOT_FORWARDED = HOP_BY_HOP | _REPLACED | _CONTROL | {TOKEN_HEADER.lower()}
+_NOT_FORWARDED = HOP_BY_HOP | _REPLACED | _CONTROL | FOR_THIS_HOP | {TOKEN_HEADER.lower()}
 # What has rules of its own; most requests have none of them.
 _RARE = _CONTROL | {"transfer-encoding", "expect", "via", "connection"}
 
@@ -62,7 +63,6 @@ class Checked(Struct, frozen=True, gc=False):
 
     forward: Headers
     values: dict[str, str]  # by lower-case name; repeated headers joined with ", "
-    client_key: str | None  # as it stands in the key header, quotes included
     has_body: bool
 
 
@@ -96,19 +96,20 @@ def _names_of(raw: tuple[bytes, ...]) -> _Names:
 
 
 def check_request(  # noqa: C901, PLR0911 -- one list of refusals
-    method: str, target: str, headers: RawHeaders, via: str, key_header: str
+    method: str, target: str, headers: RawHeaders, via: str, key_headers: frozenset[str]
 ) -> Checked | Refusal:
     """Decide whether a request can be forwarded byte for byte, and take its head apart.
 
     The head is as the parser delivered it, which has already refused what llhttp refuses; this
-    covers what it lets through. `key_header` in lower case.
+    covers what it lets through. `key_headers` in lower case: those that
+    bear a payment's key on some route.
     """
     if method == "CONNECT":
         return Refusal.METHOD_NOT_FORWARDABLE
     if not _TARGET.fullmatch(target):
         return Refusal.TARGET_NOT_FORWARDABLE
     if not headers:
-        return Checked((("Via", f"1.1 {via}"),), {}, None, has_body=False)
+        return Checked((("Via", f"1.1 {via}"),), {}, has_body=False)
     # Column by column, not header by header: so the loops are not Python's.
     raw_names, raw_values = zip(*headers, strict=True)
     names, lowers, forwarded, plain = _KNOWN.get(raw_names) or _names_of(raw_names)
@@ -117,35 +118,35 @@ def check_request(  # noqa: C901, PLR0911 -- one list of refusals
     values = dict(zip(lowers, texts, strict=True))
     forward = list(compress(zip(names, texts, strict=True), forwarded))
     if not plain or not together.isascii():
-        joined = _joined(lowers, texts, key_header)
+        joined = _joined(lowers, texts, key_headers)
         if isinstance(joined, Refusal):
             return joined
         values = joined
         refusal = _bad_framing(values) or _loop(values, via) or _bad_names(values)
         if refusal is not None:
             return refusal
-    key = values.get(key_header)
-    if key is not None and normal_key(key) is None:
+    keys = key_headers & values.keys()
+    if any(normal_key(values[name]) is None for name in keys):
         return Refusal.KEY_INVALID
     if not plain and "connection" in values:
         named = _named_by_connection(values)
-        if key_header in named:
+        if not key_headers.isdisjoint(named):
             return Refusal.KEY_INVALID  # for this hop only, says the caller: then it is no key
         forward = [pair for pair in forward if pair[0].lower() not in named]
     forward.append(("Via", f"1.1 {via}"))
     # A length of 0 is no body: such a request can be sent again, and is not sent in chunks.
     has_body = values.get("content-length", "").strip("0") != "" or "transfer-encoding" in values
-    return Checked(tuple(forward), values, key, has_body)
+    return Checked(tuple(forward), values, has_body)
 
 
 def _joined(
-    lowers: Sequence[str], texts: Sequence[str], key_header: str
+    lowers: Sequence[str], texts: Sequence[str], key_headers: frozenset[str]
 ) -> dict[str, str] | Refusal:
     """Each header's value by its name, where one stands twice or is not ASCII."""
     values: dict[str, str] = {}
     for lower, value in zip(lowers, texts, strict=True):
         if lower in values:
-            if lower == key_header or lower in _CONTROL:
+            if lower in key_headers or lower in _CONTROL:
                 return Refusal.DUPLICATE_HEADER
             if lower in _FRAMING:
                 return Refusal.AMBIGUOUS_FRAMING

@@ -57,7 +57,7 @@ class Identity(Struct, frozen=True, gc=False):
     tenant: str
     source: KeySource
     key_hash: str
-    gateway_key: str
+    gateway_key: str | None  # None: what is sent bears no key
     fingerprint: str
     generation: int
     order_ref: str | None
@@ -93,9 +93,12 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
     credential_headers: tuple[str, ...],
     body_order: str | None,
     random_key: Callable[[], str],
+    carries_key: bool = True,
     generation: int = 1,
 ) -> Identity:
-    """The identity of a request. `random_key` is used when nothing names the payment."""
+    """The identity of a request. `random_key` is used when nothing names the payment;
+    `carries_key`: whether one can be put into a request that has none.
+    """
     tenant = tenant_of(request, credential_headers, digest)
     fingerprint = fingerprint_of(request, digest)
     named_order = request.order_ref
@@ -112,7 +115,8 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
         source, name = _GENERATED, random_key()
     scope, text = (tenant, route.name, source), name.encode()
     key_hash = digest("key", *scope, body=text)[:32]
-    gateway_key = request.client_key or digest("gateway key", *scope, body=text)[:32]
+    made = digest("gateway key", *scope, body=text)[:32] if carries_key else None
+    gateway_key = request.client_key or made
     # A session that the backend created names its order too: binding must not lose the lock.
     named = named_order is not None or request.session_id is not None
     locks = named or route.order_lock is _BODY

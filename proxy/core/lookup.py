@@ -8,11 +8,16 @@ be at it. It counts only where the profile says so, later than that, and confirm
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote
+from xml.sax.saxutils import escape
 
 from proxy.core.classify import classify, fits
+from proxy.core.coding import plain
+from proxy.core.documents import NO_DOCUMENT, BodyKind, document, kind_of
 from proxy.core.events import VoidAsked
 from proxy.core.profile import GatewayProfile, ListRecipe, LookupRecipe
 from proxy.core.session import Session
@@ -31,14 +36,15 @@ _REACH_SECONDS = (15, 60)
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A GET to make. `reading` names the thing once it is known; `base` is the list's first page,
-    where this is another one.
+    """A GET to make, or a POST of a `body`. `reading` names the thing once it is known; `base` is
+    the list's first page, where this is another one.
     """
 
     target: str
     page: int = 1
     reading: str | None = None
     base: str | None = None
+    body: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +78,25 @@ def can_read(recipe: LookupRecipe, session: Session) -> bool:
     By its order only if the gateway was told that very name: under another one it would have
     nothing, and nothing would be taken for a proof.
     """
-    read = recipe.read_target
-    return read is not None and ("{order}" not in read or session.order_in_body)
+    if recipe.read_target is None:
+        return False
+    texts, find = [recipe.read_target], recipe.find
+    if find is not None:
+        texts += [find.target, find.body or "", *(value for _, value in find.match)]
+    named = "".join(texts)
+    return (
+        ("{order}" not in named or session.order_in_body)
+        and ("{amount}" not in named or session.amount is not None)
+        and ("{gateway_key}" not in named or session.gateway_key is not None)
+    )
 
 
 def begin(recipe: LookupRecipe, profile: GatewayProfile, session: Session, now_ms: int) -> Ask:
     """The first question about a session whose outcome is unknown."""
     if recipe.find is not None:
-        return Ask(_fill(recipe.find.target, recipe, profile, session, now_ms))
+        body = recipe.find.body
+        target = _fill(recipe.find.target, recipe, profile, session, now_ms)
+        return Ask(target, body=None if body is None else filled_body(body, session))
     read = recipe.read_target or ""
     name = session.order_ref if "{order}" in read else session.gateway_key
     return Ask(_fill(read, recipe, profile, session, now_ms), reading=name or "")
@@ -105,12 +122,12 @@ def proceed(
         return _read(profile, session, asked.reading, facts, now_ms)
     if facts.status != HTTPStatus.OK or recipe.find is None:
         return Inconclusive(f"the look-up was answered with status {facts.status}")
-    try:
-        document = json.loads(facts.body)
-    except (ValueError, RecursionError):
-        return Inconclusive("the look-up's answer is not JSON")
-    found = _search(recipe, recipe.find, session, asked, document)
-    return found or _next_page(recipe, recipe.find, session, asked, document, now_ms)
+    body = plain(facts.body, {name.lower(): value for name, value in facts.headers})
+    shown = document(body, kind_of(body))
+    if shown is NO_DOCUMENT:
+        return Inconclusive("the look-up's answer cannot be read")
+    found = _search(recipe, recipe.find, session, asked, shown)
+    return found or _next_page(recipe, recipe.find, session, asked, shown, now_ms)
 
 
 def _says_there_is_none(recipe: LookupRecipe, facts: WireFacts) -> bool:
@@ -120,11 +137,11 @@ def _says_there_is_none(recipe: LookupRecipe, facts: WireFacts) -> bool:
 
 
 def _search(
-    recipe: LookupRecipe, find: ListRecipe, session: Session, asked: Ask, document: object
+    recipe: LookupRecipe, find: ListRecipe, session: Session, asked: Ask, shown: object
 ) -> Ask | Inconclusive | None:
     """The payment on a page of the list, if it is there."""
     wanted = [(path, _expand(value, session)) for path, value in find.match]
-    for item in find.items.values(document):
+    for item in find.items.values(shown):
         if all(str(path.first(item)) == value for path, value in wanted):
             name = str(find.id.first(item))
             if not name.isprintable():  # lone surrogates among them: no name of anything
@@ -140,15 +157,15 @@ def _next_page(
     find: ListRecipe,
     session: Session,
     asked: Ask,
-    document: object,
+    shown: object,
     now_ms: int,
 ) -> Step:
-    items = find.items.values(document)
-    more = None if find.more is None else find.more.first(document)
+    items = find.items.values(shown)
+    more = None if find.more is None else find.more.first(shown)
     if find.cursor is None or not items or more is not True:
         # All of it was shown: the last page of many, or a list of nothing.
         whole = more is False if find.more is not None else not items
-        if whole and find.items.reaches_a_list(document):
+        if whole and find.items.reaches_a_list(shown):
             return _nothing(recipe, session, now_ms)
         return Inconclusive("the gateway shows nothing for this key")
     if asked.page >= find.max_pages:
@@ -158,7 +175,7 @@ def _next_page(
         return Inconclusive("the look-up goes on at something that cannot be asked for")
     base = asked.base or asked.target
     target = f"{base}&{find.cursor_parameter}={quote(last, safe='')}"
-    return Ask(target, asked.page + 1, base=base)
+    return Ask(target, asked.page + 1, base=base, body=asked.body)
 
 
 def _nothing(recipe: LookupRecipe, session: Session, now_ms: int) -> Nothing | Inconclusive:
@@ -230,23 +247,37 @@ def _fill(
     absence = recipe.absence
     if absence is not None and seconds_since_send(session, now_ms) >= absence.after:
         reach = now_ms // 1000 + _CLOCK_SLACK_SECONDS  # all there is, or it would prove nothing
-    return (
-        template.replace("{since}", str(first // 1000 - _CLOCK_SLACK_SECONDS))
-        .replace("{until}", str(reach))
-        .replace("{order}", quote(session.order_ref or "", safe=""))
-        .replace("{gateway_key}", quote(session.gateway_key or "", safe=""))
+    return _expand(
+        template.replace("{since}", str(first // 1000 - _CLOCK_SLACK_SECONDS)).replace(
+            "{until}", str(reach)
+        ),
+        session,
+        partial(quote, safe=""),
     )
 
 
-def _expand(value: str, session: Session) -> str:
-    return value.replace("{gateway_key}", session.gateway_key or "")
+def _expand(text: str, session: Session, written: Callable[[str], str] = str) -> str:
+    """The session's own names in a text. `written`: how that kind of text writes them."""
+    names = {
+        "{gateway_key}": session.gateway_key,
+        "{order}": session.order_ref,
+        "{amount}": session.amount,
+    }
+    for slot, name in names.items():
+        text = text.replace(slot, written(name or ""))
+    return text
 
 
-def void_body(body: str, session: Session) -> bytes:
-    """The body of the request that voids, with the key as JSON writes it."""
-    return body.replace("{gateway_key}", json.dumps(session.gateway_key or "")[1:-1]).encode()
+def filled_body(body: str, session: Session) -> bytes:
+    """A body with the session's names in it, as JSON or XML writes them."""
+    xml = kind_of(body.encode()) is BodyKind.XML
+    return _expand(body, session, escape if xml else _in_json).encode()
+
+
+def _in_json(name: str) -> str:
+    return json.dumps(name)[1:-1]
 
 
 def void_target(target: str, session: Session) -> str:
     """Where it goes."""
-    return target.replace("{gateway_key}", quote(session.gateway_key or "", safe=""))
+    return _expand(target, session, partial(quote, safe=""))

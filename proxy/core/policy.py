@@ -31,14 +31,38 @@ class Backoff:
     full_jitter: bool
 
 
+class Condition(StrEnum):
+    """What can have become of a send that Holdfast repeats by itself."""
+
+    # Proved not sent: whatever the reason, or because no connection stood.
+    NOT_SENT = "not_sent"
+    CONNECT = "connect"
+    # Sent, and no answer that can be used.
+    RESET_BEFORE_ANSWER = "reset_before_answer"
+    ATTEMPT_TIMEOUT = "attempt_timeout"
+    ANSWER_BROKEN = "answer_broken"
+    # A whole answer that does not settle the payment.
+    IN_PROGRESS = "in_progress"
+    RATE_LIMITED = "rate_limited"
+    NOT_EXECUTED = "not_executed"  # it says so, a throttle included
+    GATEWAY_SAYS_RETRY = "gateway_says_retry"
+
+
+# Such an answer with a status in one of these inclusive ranges.
+Statuses = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a session may be sent, and how often by Holdfast itself."""
+    """How often a session may be sent, how often by Holdfast itself, and after what."""
 
     max_attempts: int
     automatic_attempts: int
     backoff: Backoff
     respect_retry_after: bool
+    on: tuple[Condition | Statuses, ...] | None = None  # None: after all that is safe
+    # The operator's word: also where the gateway may have charged and need not know the key.
+    may_charge_twice: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +147,11 @@ class NewKey(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BodyField:
-    """Where a value stands in a request body: a JSON path and/or a form field."""
+    """Where a value stands in a request body: a path into JSON, a form's field, a path into XML."""
 
     json: str | None = None
     form: str | None = None
+    xml: str | None = None
     # The form field as clients write it, where one begins: brackets escaped or not.
     spellings: tuple[bytes, ...] = field(init=False)
 

@@ -7,11 +7,12 @@ whether a charge is possible, and whether the same request may be repeated with 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from proxy.core.http_rules import ATTEMPTS_HEADER, SESSION_HEADER
-from proxy.core.profile import ErrorShape, GatewayProfile, RefusalForm
+from proxy.core.profile import ErrorForm, GatewayProfile, RefusalForm
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Blame, Refusal
 from proxy.core.session import Session
@@ -53,29 +54,30 @@ def problem(
     row = refusal.value
     form = RefusalForm() if profile is None else profile.refusal_forms.get(row.code, RefusalForm())
     status = form.status or row.status
-    # What the session says is only what the store still knows.
-    lost = refusal is Refusal.STORE_REGRESSED
+    unsure = refusal in _UNSURE
+    must_name = _must_name(session, unsure=unsure)
+    safe = row.safe_to_repeat and not must_name
     document: dict[str, object] = {
         "type": f"/problems/{row.code}",
         "title": row.title,
         "status": status,
         "detail": row.detail,
-        "anythingSent": session is not None and (lost or any(a.sent for a in session.attempts)),
-        "safeToRepeat": row.safe_to_repeat and not _must_name(session),
+        "anythingSent": session is not None and (unsure or any(a.sent for a in session.attempts)),
+        "safeToRepeat": safe,
     }
-    if _must_name(session):
+    if must_name:
         document["detail"] = f"{row.detail} {_NAME_IT}"
     if session is not None:
         document |= {
             "sessionId": session.id,
             "state": session.state,
-            "outcome": Outcome.UNKNOWN if lost else session.outcome,
+            "outcome": _outcome(session, unsure=unsure),
             "attempts": session.attempt_count,
         }
     if retry_after_ms is not None:
         document["retryAfterMs"] = retry_after_ms
     if profile is not None:
-        document |= ERROR_SHAPES[profile.error_shape](refusal, status, form)
+        document |= _in_its_form(profile.error_form, refusal, status, form)
     headers: list[tuple[str, str]] = [
         ("Content-Type", "application/problem+json"),
         ("Cache-Control", "no-store"),
@@ -88,23 +90,31 @@ def problem(
         headers += session_headers(session)
     if retry_after_ms is not None:
         headers.append(("Retry-After", str(-(-retry_after_ms // 1000))))
-    if profile is not None:
+    if profile is not None and (row.final or not safe):
         headers += profile.final_answer_headers
     body = json.dumps(document, separators=(",", ":")).encode()
     return Answer(status, _phrase(status), tuple(headers), body, AnswerSource.HOLDFAST)
 
 
+# What the session says may not be so: the store has lost what came after, or its walk goes on and
+# may have sent it by the time this is read.
+_UNSURE = frozenset({Refusal.STORE_REGRESSED, Refusal.WAIT_OVER})
 _NAME_IT = (
     "The request named neither key nor session nor order, so a plain repeat would be another "
     f"payment: send it again with the header {SESSION_HEADER} and this session's id."
 )
 
 
-def _must_name(session: Session | None) -> bool:
+def _must_name(session: Session | None, *, unsure: bool) -> bool:
     """Whether a repeat that does not name the session could charge a second time: it may have been
     charged, or can still be resumed.
     """
-    return session is not None and not session.named and session.listed
+    return session is not None and not session.named and (unsure or session.listed)
+
+
+def _outcome(session: Session, *, unsure: bool) -> Outcome:
+    charged = session.outcome is Outcome.CHARGED
+    return Outcome.UNKNOWN if unsure and not charged else session.outcome
 
 
 def session_headers(session: Session) -> Headers:
@@ -119,22 +129,29 @@ def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase
 
 
-def _no_shape(_refusal: Refusal, _status: int, _form: RefusalForm) -> dict[str, object]:
-    return {}
-
-
-def _stripe_shape(refusal: Refusal, status: int, form: RefusalForm) -> dict[str, object]:
-    """Stripe's error object (stripe-python `_api_requestor.py` picks the exception
-    class from it).
-    """
+def _in_its_form(
+    errors: ErrorForm, refusal: Refusal, status: int, form: RefusalForm
+) -> dict[str, Any]:
+    """What the gateway's own SDK reads: its exception is picked by it."""
     row = refusal.value
     caller = row.blame is Blame.CALLER and status < HTTPStatus.INTERNAL_SERVER_ERROR
-    kind = form.error_type or ("invalid_request_error" if caller else "api_error")
-    message = f"{row.title}. {row.detail}"
-    return {"error": {"type": kind, "code": row.code.replace("-", "_"), "message": message}}
+    slots = {
+        "{type}": form.error_type or errors.types[0 if caller else 1],
+        "{code}": row.code.replace("-", "_"),
+        "{message}": f"{row.title}. {row.detail}",
+        "{status}": status,
+    }
+    return {key: _filled(value, slots) for key, value in errors.body.items()}
 
 
-ERROR_SHAPES: Mapping[ErrorShape, Callable[[Refusal, int, RefusalForm], dict[str, object]]] = {
-    ErrorShape.PROBLEM: _no_shape,
-    ErrorShape.STRIPE: _stripe_shape,
-}
+def _filled(value: Any, slots: Mapping[str, object]) -> Any:
+    """A part of the form; what is nothing but a slot becomes what goes there, a number too."""
+    match value:
+        case dict():
+            return {key: _filled(inner, slots) for key, inner in value.items()}
+        case list():
+            return [_filled(inner, slots) for inner in value]
+        case str():
+            return slots.get(value, value)
+        case _:
+            return value

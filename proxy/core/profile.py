@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from proxy.core.documents import BodyKind
 from proxy.core.jsonpath import JsonPath
+from proxy.core.keys import KeyPlace
 from proxy.core.webhooks import WebhookRecipe
 
 # Longer than any SDK's own time-out (80 s), for gateways that do not tell theirs.
@@ -45,14 +47,15 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class JsonTest:
-    """A condition on the answer's JSON: the value at `path` is one of `values`, or
-    just is there.
+class BodyTest:
+    """A condition on the answer's body: the value at `path` is one of `values`, or just is there.
+    Where the body is not JSON, in the document that it is read as.
     """
 
     path: JsonPath
     values: frozenset[str | int | float | bool] | None
     present: bool = True
+    kind: BodyKind = BodyKind.JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,10 @@ class Rule:
 
     statuses: tuple[tuple[int, int], ...]  # inclusive ranges
     headers: tuple[tuple[str, str], ...]  # names in lower case, once sorted by status
-    json: tuple[JsonTest, ...]
+    json: tuple[BodyTest, ...]
     verdict: Verdict
+    others: tuple[BodyTest, ...] = ()  # of bodies that are not JSON
+    place: tuple[str | int, ...] = ()  # where it stands in the profile's file
 
 
 class StatusRules(NamedTuple):
@@ -134,7 +139,8 @@ class ListRecipe:
     """How a payment is found among others.
 
     `target` is asked page by page; the first item under `items` for which every `match` holds
-    names the thing (`id`). `{gateway_key}`, `{since}` and `{until}` (epoch seconds) are filled in.
+    names the thing (`id`). `{gateway_key}`, `{order}`, `{amount}`, `{since}` and `{until}` (epoch
+    seconds) are filled in. With a `body` it is asked by POST.
     """
 
     target: str
@@ -145,6 +151,7 @@ class ListRecipe:
     cursor_parameter: str | None = None
     more: JsonPath | None = None
     max_pages: int = 10
+    body: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +196,16 @@ class LookupRecipe:
     void: VoidRecipe | None = None
 
 
-class ErrorShape(StrEnum):
-    """The form of answers Holdfast makes itself."""
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Where the gateway's answers name its own address, which the caller must not follow past us.
 
-    PROBLEM = "problem"
-    STRIPE = "stripe"
+    `origins`: those it names itself by, beside the one that it is reached at.
+    """
+
+    origins: tuple[str, ...]
+    keys: tuple[str, ...]
+    headers: frozenset[str]  # lower case
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,20 +217,31 @@ class RefusalForm:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorForm:
+    """What the gateway's SDK reads of an answer that Holdfast makes itself.
+
+    `body` is merged into it, with `{type}`, `{code}`, `{message}` and `{status}` filled in; `types`
+    are those of what the caller did wrong, and of everything else.
+    """
+
+    body: Mapping[str, Any]
+    types: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayProfile:
     """Everything the flow asks about a gateway."""
 
     name: str
     gateway_class: GatewayClass
-    key_header: str
-    key_max_length: int
+    key: KeyPlace
     resend_horizon: float  # seconds from the first send; a later repeat could be a new charge
     credential_headers: tuple[str, ...]  # lower case
     rules: RulesByStatus
-    replay_marker: tuple[str, str] | None  # its name in lower case
+    replayed: RulesByStatus | None  # which answers say that they were given before
     retry_hint: RetryHint | None
     lookups: Mapping[str, LookupRecipe]
-    error_shape: ErrorShape
+    error_form: ErrorForm
     refusal_forms: Mapping[str, RefusalForm]
     final_answer_headers: tuple[tuple[str, str], ...]  # tells the SDK not to retry on its own
     replay_headers: frozenset[str]  # answer headers kept for a replay, lower case
@@ -227,4 +250,5 @@ class GatewayProfile:
     # For how many seconds it may be at a request whose answer was lost. Until then only a charge
     # is evidence, "nothing happened yet" is not, and the connection is kept for a late answer.
     max_processing_time: float = MAX_PROCESSING_SECONDS
+    links: Links | None = None  # none: its answers go back byte for byte
     webhooks: WebhookRecipe | None = None

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from urllib.parse import parse_qsl
-from xml.parsers.expat import ExpatError
 
-import xmltodict
-
+from proxy.core.documents import NO_DOCUMENT, BodyKind, document
 from proxy.core.jsonpath import JsonPath
 from proxy.core.session import Session
 from proxy.core.signatures import (
@@ -43,14 +40,6 @@ _MILLISECONDS = 100_000_000_000
 
 class Unreadable(Exception):  # noqa: N818 -- the condition
     """The body is not what this gateway sends."""
-
-
-class BodyFormat(StrEnum):
-    """What a webhook's body is."""
-
-    JSON = "json"
-    FORM = "form"  # with what stands in the query
-    XML = "xml"  # in Base64, in a field of a form
 
 
 class Says(StrEnum):
@@ -87,7 +76,7 @@ class WebhookRecipe:
     """How a gateway tells of payments by itself."""
 
     signature: Signature | None
-    body: BodyFormat
+    body: BodyKind
     payload: str | None
     each: JsonPath | None
     tie: Tie
@@ -168,24 +157,30 @@ def _each_signed(
 
 
 def _events(recipe: WebhookRecipe, webhook: Webhook) -> list[object]:
-    document = _document(recipe, webhook)
-    return [document] if recipe.each is None else recipe.each.values(document)
+    read = _document(recipe, webhook)
+    return [read] if recipe.each is None else recipe.each.values(read)
 
 
 def _document(recipe: WebhookRecipe, webhook: Webhook) -> object:
-    document: object
+    read: object
+    match recipe.body:
+        case BodyKind.JSON:
+            read = document(webhook.body)
+        case BodyKind.FORM:
+            read = _form(webhook.query.encode()) | _form(webhook.body)
+        case BodyKind.XML:  # in Base64, in a field of a form
+            payload = _form(webhook.body).get(recipe.payload or "", "")
+            read = document(_plain(payload), BodyKind.XML)
+    if read is NO_DOCUMENT:
+        raise Unreadable
+    return read
+
+
+def _plain(payload: str) -> bytes:
     try:
-        match recipe.body:
-            case BodyFormat.JSON:
-                document = json.loads(webhook.body)
-            case BodyFormat.FORM:
-                document = _form(webhook.query.encode()) | _form(webhook.body)
-            case BodyFormat.XML:
-                payload = _form(webhook.body).get(recipe.payload or "", "")
-                document = xmltodict.parse(base64.b64decode(payload))
-    except (ValueError, RecursionError, binascii.Error, ExpatError):
+        return base64.b64decode(payload)
+    except binascii.Error:
         raise Unreadable from None
-    return document
 
 
 def _form(body: bytes) -> dict[str, str]:

@@ -43,7 +43,7 @@ class InboundRequest(Struct, frozen=True, gc=False):
     headers: Headers
     body: bytes = b""
     has_body: bool = False
-    # The caller's key as it stood in the gateway's key header (kept in `headers`, unchanged).
+    # The caller's key as it stands where the gateway wants it (and stays there, unchanged).
     client_key: str | None = None
     session_id: str | None = None
     order_ref: str | None = None

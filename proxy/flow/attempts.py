@@ -20,6 +20,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_before
 
 from proxy.core import events as ev
 from proxy.core.classify import classify, classify_read
+from proxy.core.coding import readably
+from proxy.core.keys import Unfit
 from proxy.core.profile import GatewayClass
 from proxy.core.reasons import Reason, Suppressed
 from proxy.core.retrying import (
@@ -29,7 +31,9 @@ from proxy.core.retrying import (
     Situation,
     Verdict,
     barrier_to_ask_again,
+    dares,
     decide,
+    promised,
     repeat_barrier,
 )
 from proxy.core.routing import is_safe
@@ -44,12 +48,14 @@ from proxy.ports import Clock, Dice, Recorder, Send, SendForbidden, StoreUnavail
 
 # Bound once: reaching a member through its enum costs more than what is done with it.
 _UNKNOWN = Outcome.UNKNOWN
-_NOT_SENT, _REJECTED = AttemptStatus.NOT_SENT, AttemptStatus.REJECTED
+_NOT_SENT = AttemptStatus.NOT_SENT
 _INTERRUPTED, _CANCELLED = State.INTERRUPTED, State.CANCELLED
 _A_STRONG, _TIMER = GatewayClass.A_STRONG, ev.ResumedBy.TIMER
 
 # Reasons for which a send was stopped by ourselves before its first byte.
 _OUR_OWN_NO = frozenset({Reason.NOT_ALLOWED, Reason.STORE_UNAVAILABLE})
+# What a gateway says of one send, which need not be so of the others.
+_OF_THIS_SEND = frozenset({AttemptStatus.REJECTED, AttemptStatus.DECLINED, AttemptStatus.ACCEPTED})
 # States that come with an answer of the gateway, kept for whoever asks.
 _SETTLED = frozenset({State.COMPLETED, State.DECLINED})
 _SETTLED_VERDICT = Settled()
@@ -229,13 +235,21 @@ class Attempts:
     def _send(self, walk: Walk, number: int, endpoint: str) -> Send:
         route = walk.route
         remaining = max(0.001, walk.deadline - self._clock.monotonic())
-        weak = walk.lane.profile.gateway_class is not _A_STRONG
+        weak = promised(walk.lane.profile, walk.session) is not _A_STRONG
         request, timeouts, durable = walk.request, route.timeouts, route.durable
+        before_bytes: Callable[[], Awaitable[None]] = partial(self._intent, walk, number, endpoint)
+        headers, body = self._headers(walk), request.body
+        if durable and walk.session.gateway_key is not None:
+            try:
+                place = walk.lane.profile.key
+                headers, body = place.put(request, headers, walk.session.gateway_key)
+            except Unfit:  # its key was proved to have charged nothing, and cannot be changed
+                before_bytes = _no_key
         return Send(  # in the order of the fields: naming them takes longest
             request.method,
             request.target,
-            self._headers(walk),
-            request.body,
+            headers,
+            body,
             _touching(walk) if walk.stream is not None else None,
             durable,  # answer_whole
             route.max_answer_bytes,
@@ -243,28 +257,21 @@ class Attempts:
             min(timeouts.attempt, remaining),
             # Where a lost answer cannot be repeated, a connection that may be dying is not used.
             durable and weak,
-            partial(self._intent, walk, number, endpoint),
+            before_bytes,
             walk.lane.profile.max_processing_time if durable else 0.0,  # late_seconds
         )
 
     def _headers(self, walk: Walk) -> Headers:
-        """The headers to send: the caller's, and the gateway key if it did not send one."""
+        """The caller's headers."""
         headers = walk.request.headers
+        signed = not walk.lane.profile.key.put_in
+        if walk.route.durable and not signed and "accept-encoding" in walk.request.values:
+            headers = readably(headers)
         length = walk.request.values.get("content-length")
         if walk.stream is not None and length is not None:
             # A body that is passed on keeps its framing: some gateways refuse chunked requests.
             headers = (*headers, ("Content-Length", length))
-        if not walk.route.durable or walk.session.gateway_key is None:
-            return headers
-        key_header = walk.lane.profile.key_header
-        key = walk.session.gateway_key
-        if walk.request.client_key == key:
-            return headers
-        if walk.request.client_key is not None:
-            # The same key spelled in another way (quoted, bare) would be another key there.
-            lower = key_header.lower()
-            return tuple((n, key if n.lower() == lower else v) for n, v in headers)
-        return (*headers, (key_header, key))
+        return headers
 
     async def _intent(self, walk: Walk, number: int, endpoint: str) -> None:
         """T1: the last thing before the first byte, and the last chance to say no."""
@@ -286,7 +293,9 @@ class Attempts:
                 raise SendForbidden(f"{session.state} does not send")
             self._check_store(walk)
             walk.intended_at, walk.epoch = now, self._journal.store.epoch
-            started = ev.AttemptStarted(now, number, endpoint, walk.epoch)
+            started = ev.AttemptStarted(
+                now, number, endpoint, walk.epoch, repeats and self._dares(walk, session)
+            )
             if session.state is _INTERRUPTED:
                 return Change([ev.Resumed(now, walk.resumed_by), started])
             return Change([started], request=_to_keep(walk, session))
@@ -309,7 +318,10 @@ class Attempts:
         barrier = None
         if repeats and walk.route.durable:
             lane = walk.lane
-            barrier = barrier_to_ask_again(lane.profile, session, now, lane.endpoint)
+            if self._dares(walk, session):
+                barrier = self._barrier(walk, session, now)
+            else:
+                barrier = barrier_to_ask_again(lane.profile, session, now, lane.endpoint)
         return barrier is not None or now >= session.expires_at
 
     def _check_store(self, walk: Walk) -> None:
@@ -323,7 +335,8 @@ class Attempts:
         if store.lease_seconds() <= 0:
             message = "the lease on the store has run out"
             raise StoreUnavailable(message)
-        if store.regressed is not None and walk.lane.profile.gateway_class is not _A_STRONG:
+        promise = promised(walk.lane.profile, walk.session)
+        if store.regressed is not None and promise is not _A_STRONG:
             raise StoreUnavailable(store.regressed)
 
     # --- what it came to ----------------------------------------------------------------------
@@ -412,6 +425,7 @@ class Attempts:
             hold=after.hold,
             barrier=self._barrier(walk, after, ended.at),
             remaining_seconds=walk.deadline - self._clock.monotonic(),
+            http_status=ended.http_status or 0,
         )
         verdict = decide(walk.route.retry, ended.result, situation, jitter)
         if isinstance(verdict, RetryAfter):
@@ -424,9 +438,15 @@ class Attempts:
     def _barrier(self, walk: Walk, session: Session, now_ms: int) -> Suppressed | None:
         if not walk.route.durable:
             return None if is_safe(walk.request.method) else Suppressed.UNSAFE_TO_REPEAT
-        profile = walk.lane.profile
-        first = session.first_send_at
-        return repeat_barrier(profile.gateway_class, first, now_ms, profile.resend_horizon)
+        profile, first = walk.lane.profile, session.first_send_at
+        promise = _A_STRONG if self._dares(walk, session) else promised(profile, session)
+        return repeat_barrier(promise, first, now_ms, profile.resend_horizon)
+
+    def _dares(self, walk: Walk, session: Session) -> bool:
+        """Whether a second charge is risked. Only by the walk that a session began with: never for
+        a client's repeat, a resume, or after a restart.
+        """
+        return walk.first and dares(walk.route.retry, session, self._journal.store.epoch)
 
     def _admitted(self, walk: Walk) -> Suppressed | None:
         admission = walk.lane.admission
@@ -438,13 +458,13 @@ class Attempts:
         """
         profile = walk.lane.profile
         gave_up = isinstance(verdict, GiveUp)
-        # A refusal of the repeat (429, 401, …) is about the repeat: handed on, it would tell the
-        # backend that nothing was charged, which nobody knows.
+        # A refusal of the repeat (429, 401, …) is about the repeat, and so is a decline at risk:
+        # handed on, it would tell the backend that nothing was charged, which nobody knows.
         misleading = (
             session.durable
             and session.outcome is _UNKNOWN
             and walk.result is not None
-            and walk.result.status is _REJECTED
+            and walk.result.status in _OF_THIS_SEND
         )
         if walk.last_answer is not None and not misleading:
             return forwarded(walk.last_answer, session, profile, gave_up=gave_up)
@@ -467,6 +487,11 @@ def _untold(walk: Walk, reason: Reason, *, retry_after_ms: int | None = None) ->
     walk.settled_elsewhere = walk.session.state in _SETTLED
     session, profile = walk.session, walk.lane.profile
     return without_answer(session, profile, reason, retry_after_ms=retry_after_ms)
+
+
+async def _no_key() -> None:
+    message = "its request cannot bear the key that it would be sent under"
+    raise SendForbidden(message)
 
 
 def _delay(state: RetryCallState) -> float:

@@ -19,7 +19,7 @@ from proxy.core.lookup import may_be_void, seconds_since_send, settled, voiding_
 from proxy.core.policy import SessionPolicy
 from proxy.core.reasons import Reason
 from proxy.core.recovery import Care, care_for
-from proxy.core.retrying import repeat_barrier
+from proxy.core.retrying import promised, repeat_barrier, wanted_again
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
@@ -149,7 +149,7 @@ class Commands:
         """Have the gateway asked about a session of which nobody knows whether it was charged: once
         a second at most, however many want it. When that is done; None if it is not asked.
         """
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         busy = session.in_flight or session.id in self._walks.by_session
         if lane is None or busy or session.outcome is not Outcome.UNKNOWN:
             return None
@@ -179,10 +179,15 @@ class Commands:
         `NoSuchSession`.
         """
         session = await self.get(session_id)
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         if lane is None:
             return session
         return await self._reconcile.learn(lane, session, status, reference, key=key)
+
+    def _lane(self, session: Session) -> Lane | None:
+        """What its gateway and its route are like; None if the gateway is not in the policy."""
+        lane = self._lanes.get(session.gateway or "")
+        return None if lane is None else lane.of(session.route)
 
     def knows(self, gateway: str) -> bool:
         """Whether there is such a gateway."""
@@ -194,7 +199,7 @@ class Commands:
 
     def _not_asked(self, session: Session) -> str | None:
         """Why the gateway cannot be asked about it."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         if lane is None:
             return "its gateway is not in the policy"
         return self._reconcile.missing(lane, session)
@@ -222,7 +227,7 @@ class Commands:
 
     async def recall(self, session: Session) -> None:
         """Bring back what a session's process that is gone had in memory, where that was kept."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         if lane is not None:
             await self._reconcile.recall(lane, session)
 
@@ -297,7 +302,7 @@ class Commands:
 
     def _go_on(self, session: Session) -> Resumption:
         """Send what was resumed, have it looked up, or wait for its request."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         unknown = session.outcome is Outcome.UNKNOWN
         mode = Mode.RECONCILE if unknown else Mode.SEND
         last = len(session.attempts)
@@ -372,12 +377,13 @@ class Commands:
 
     def _may_repeat(self, session: Session) -> bool:
         """Whether its gateway promises that the same key does not charge again."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         if lane is None or session.in_doubt_at_another(lane.endpoint):
             return False
         first, profile = session.first_send_at, lane.profile
         now = self._clock.now_ms()
-        return repeat_barrier(profile.gateway_class, first, now, profile.resend_horizon) is None
+        promise = promised(profile, session)
+        return repeat_barrier(promise, first, now, profile.resend_horizon) is None
 
     async def cancel(
         self, session_id: str, reason: str, check: Check = _as_it_is
@@ -408,7 +414,7 @@ class Commands:
 
     def _ask_soon(self, session: Session) -> None:
         """Ask the gateway about it now instead of at its next turn."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         busy = session.in_flight or session.id in self._walks.by_session
         if lane is not None and not busy and self._reconcile.possible(lane, session):
             _ = self._tasks.start(self._look_up(lane, session), "look up")
@@ -438,7 +444,7 @@ class Commands:
     async def complete(self, session_id: str, reference: str, check: Check = _as_it_is) -> Session:
         """A person or backend vouches, with the gateway's reference, that it was charged."""
         session = await self.get(session_id)
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         now = self._clock.now_ms()
 
         def settle(current: Session) -> Change:
@@ -474,7 +480,7 @@ class Commands:
         will not: what is sent next, if anything, is a new attempt.
         """
         session = await self.get(session_id)
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         now = self._clock.now_ms()
 
         def settle(current: Session) -> Change:
@@ -511,7 +517,7 @@ class Commands:
 
     async def look_after(self, session: Session) -> None:
         """The next step for a session nobody is walking (see `core.recovery`)."""
-        lane = self._lanes.get(session.gateway or "")
+        lane = self._lane(session)
         if session.id in self._walks.by_session:
             return
         now = self._clock.now_ms()
@@ -534,17 +540,19 @@ class Commands:
         return care_for(
             session,
             now,
-            gateway_class=lane.profile.gateway_class,
+            gateway_class=promised(lane.profile, session),
             lookup_possible=self._reconcile.possible(lane, session),
-            repeat_possible=self._repeat_possible(session, now),
+            repeat_possible=self._repeat_possible(lane, session, now),
         )
 
-    def _repeat_possible(self, session: Session, now: int) -> bool:
+    def _repeat_possible(self, lane: Lane, session: Session, now: int) -> bool:
         """Whether Holdfast may send it again by itself: its gateway promises that the same key does
-        not charge twice, the bytes are here, and nobody wants otherwise.
+        not charge twice, the bytes are here, and neither a person nor the policy wants otherwise.
         """
-        wanted = not session.cancel_requested and not session.hold and now < session.expires_at
-        return wanted and self._reconcile.holds(session) and self._may_repeat(session)
+        open_still = not session.cancel_requested and not session.hold and now < session.expires_at
+        here = open_still and self._reconcile.holds(session) and self._may_repeat(session)
+        route = next((r for _, r in lane.routes.routes if r.name == session.route), None)
+        return here and route is not None and wanted_again(route.retry, session)
 
 
 def _given_up(session: Session) -> bool:

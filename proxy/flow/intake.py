@@ -99,10 +99,6 @@ class Intake:
         identity = self._identity(lane, route, request, body_order=order, generation=1)
         return Arrival(lane, route, request, identity, told["amount"], told["currency"], order)
 
-    def key_too_long(self, lane: Lane, request: InboundRequest) -> bool:
-        """Whether this gateway cannot take the caller's key (it is never rewritten)."""
-        return len(request.client_key or "") > lane.profile.key_max_length
-
     def _identity(
         self,
         lane: Lane,
@@ -119,6 +115,7 @@ class Intake:
             credential_headers=lane.profile.credential_headers,
             body_order=body_order,
             random_key=self._dice.key,
+            carries_key=lane.profile.key.carries(request),
             generation=generation,
         )
 

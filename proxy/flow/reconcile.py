@@ -14,10 +14,12 @@ from datetime import UTC, datetime
 from proxy.core import events as ev
 from proxy.core import lookup
 from proxy.core.classify import fits
+from proxy.core.documents import kind_of
 from proxy.core.idempotency import Digest, next_gateway_key
-from proxy.core.profile import LookupRecipe, VoidRecipe
+from proxy.core.profile import LookupRecipe
 from proxy.core.reasons import Reason
 from proxy.core.recovery import may_be_voided, next_lookup_at, ripe
+from proxy.core.retrying import promised
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Headers
@@ -54,7 +56,7 @@ class Reconcile:
             return f"the profile has no look-up for route {session.route}"
         if not self._credential(lane, session):
             return "there is no credential to look it up with; see lookup_credential in the policy"
-        voidable = may_be_voided(session, recipe, lane.profile.gateway_class)
+        voidable = may_be_voided(session, recipe, promised(lane.profile, session))
         may_void = voidable and self._sees_all(lane, session)
         if may_void or lookup.can_read(recipe, session):
             return None
@@ -107,7 +109,7 @@ class Reconcile:
         early = session.next_at is not None and self._clock.now_ms() < session.next_at
         if lookup.can_read(recipe, session):
             session = await self._look(lane, recipe, session, credential)
-        voidable = may_be_voided(session, recipe, lane.profile.gateway_class)
+        voidable = may_be_voided(session, recipe, promised(lane.profile, session))
         if early or not voidable or not self._sees_all(lane, session):
             return session
         return await self._void(lane, recipe, session, self._credential(lane, session))
@@ -118,7 +120,8 @@ class Reconcile:
         """What the gateway says by itself (a webhook) about the payment it has under a key.
 
         A charge always counts. Anything else speaks for what was sent last, so it counts only for
-        the key in use, and once the gateway is done with that; sooner, a look-up will tell.
+        the key in use, and once the gateway is done with that; sooner, a look-up will tell. Not for
+        a session at risk: another send may have charged.
         """
         now, charged = self._clock.now_ms(), status is AttemptStatus.SUCCEEDED
 
@@ -126,6 +129,7 @@ class Reconcile:
             if current.outcome is Outcome.CHARGED:
                 return Change()
             over = lookup.settled(lane.profile, current, now) and not current.in_flight
+            over = over and not current.at_risk
             counts = current.outcome is Outcome.UNKNOWN and over and current.gateway_key == key
             if not charged and not counts:
                 return Change()
@@ -170,8 +174,11 @@ class Reconcile:
     ) -> lookup.Found | lookup.Nothing | lookup.Inconclusive:
         step: lookup.Step = lookup.begin(recipe, lane.profile, session, begun)
         while isinstance(step, lookup.Ask):
-            facts = await lane.upstream.send(_read(step.target, credential))
+            facts = await lane.upstream.send(_question(step, credential))
             step = lookup.proceed(recipe, lane.profile, session, step, facts, now_ms=begun)
+        charged = isinstance(step, lookup.Found) and step.status is AttemptStatus.SUCCEEDED
+        if session.at_risk and not charged:
+            return lookup.Inconclusive("it speaks for one send, and another may have charged")
         return step
 
     def _in_vain(
@@ -243,14 +250,16 @@ class Reconcile:
 
         def intend(current: Session) -> Change:
             nonlocal intended
-            still = may_be_voided(current, recipe, lane.profile.gateway_class)
+            still = may_be_voided(current, recipe, promised(lane.profile, current))
             intended = still and current.last_send_at == session.last_send_at
             return Change([ev.VoidAsked(begun)] if intended else [])
 
         asked = await self._updated(lane, session, intend)
         if not intended:
             return asked
-        facts = await lane.upstream.send(_post(void, asked, credential))
+        target = lookup.void_target(void.target, asked)
+        body = lookup.filled_body(void.body, asked)
+        facts = await lane.upstream.send(_post(target, body, credential))
         voided, now = fits(facts, void.proves), self._clock.now_ms()
 
         def settle(current: Session) -> Change:
@@ -281,14 +290,15 @@ class Reconcile:
         return await self._journal.update(session, change, lane.profile.replay_headers)
 
 
-def _read(target: str, credential: Headers) -> Send:
-    return _send("GET", target, (*credential, ("Accept", "application/json")), b"")
+def _question(ask: lookup.Ask, credential: Headers) -> Send:
+    if ask.body is None:
+        return _send("GET", ask.target, (*credential, ("Accept", "application/json")), b"")
+    return _post(ask.target, ask.body, credential)
 
 
-def _post(void: VoidRecipe, session: Session, credential: Headers) -> Send:
-    target, body = lookup.void_target(void.target, session), lookup.void_body(void.body, session)
-    json = ("Content-Type", "application/json")
-    return _send("POST", target, (*credential, ("Accept", "application/json"), json), body)
+def _post(target: str, body: bytes, credential: Headers) -> Send:
+    kind = f"application/{kind_of(body)}"
+    return _send("POST", target, (*credential, ("Accept", kind), ("Content-Type", kind)), body)
 
 
 def _send(method: str, target: str, headers: Headers, body: bytes) -> Send:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -54,6 +54,18 @@ class Lane:
     lookup_sees_all: bool = False
     webhook: WebhookPolicy = field(default_factory=WebhookPolicy)
     merchant: Upstream | None = None  # the way to where webhooks are forwarded
+    # Where something else is known of a route than of its gateway: the lane as that route has it.
+    of_routes: Mapping[str, Lane] = field(default_factory=dict)
+
+    def of(self, route: str | None) -> Lane:
+        """The lane as a route has it, by the route's name."""
+        return self.of_routes.get(route or "", self)
+
+    @property
+    def key_headers(self) -> frozenset[str]:
+        """Every header that bears a payment's key on some route, in lower case."""
+        lanes = (self, *self.of_routes.values())
+        return frozenset(h for lane in lanes if (h := lane.profile.key.header) is not None)
 
 
 class Walk(Struct, eq=False):
@@ -68,6 +80,7 @@ class Walk(Struct, eq=False):
     stream: AsyncIterator[bytes] | None = None
     limit: int = 0  # how many attempts this walk may bring the session to
     resumed_by: ResumedBy = ResumedBy.TIMER
+    first: bool = False  # its session began with it: nothing was sent before
     stream_touched: bool = False
     # Evidence from elsewhere settled the session before the walk's own answer did.
     settled_elsewhere: bool = False

@@ -59,7 +59,10 @@ def _lasting(policy: Policy, name: str) -> dict[str, object]:
         "listen": resolved.listen,
         "profile": (model.profile, policy.profiles[model.profile][1].data),
         "idempotency": model.idempotency,
-        "routes": [[getattr(route, field) for field in _WHAT_IT_IS] for route in routes],
+        "routes": [
+            resolved.of_routes,
+            *([getattr(route, field) for field in _WHAT_IT_IS] for route in routes),
+        ],
     }
 
 

@@ -18,7 +18,10 @@ _DEFAULT = "default"
 # `null` there is as if nothing were written.
 _SKIPS_NULL = frozenset({"max_body", "max_answer"})
 _LIMITS = ("max_body", "max_answer", "budget", "breaker", "concurrency")
-_OF_A_ROUTE = [f for f in s.RouteModel.model_fields if f not in {"name", "match", *_LIMITS}]
+_ELSEWHERE = {"name", "match", "idempotency", "results", *_LIMITS}
+_OF_A_ROUTE = [f for f in s.RouteModel.model_fields if f not in _ELSEWHERE]
+# Written anew, nothing of what was written before holds of it.
+_WHOLE = frozenset({"key"})
 _KIB, _MIB = 1024, 1024 * 1024
 
 
@@ -60,13 +63,19 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
     resolved = policy.settings.gateways[name]
     route = resolved.routes.match(method, path)
     named = any(route is one for _, one in resolved.routes.routes)
+    known = resolved.of_routes.get(route.name, resolved.profile)
     routes = [
         *_routes(gateway.routes, (*own, "routes"), document, route.name),
         *_routes(profile.routes, ("routes",), facts, route.name),
     ]
     routes = routes if named else []  # what no route is for has a name of its own
-    around = [_Layer(gateway, own, document), _Layer(model.defaults, ("defaults",), document)]
+    around = [
+        _Layer(gateway, own, document),
+        _Layer(profile, (), facts),
+        _Layer(model.defaults, ("defaults",), document),
+    ]
     promise = [
+        *_inside(routes, "idempotency", "idempotency"),
         _Layer(gateway.idempotency, (*own, "idempotency"), document),
         _Layer(profile.idempotency, ("idempotency",), facts),
     ]
@@ -74,19 +83,24 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
         *_held(s.RouteModel, [*routes, *around], _OF_A_ROUTE),
         *_held(s.DefaultsModel, [*routes, *around], _LIMITS),
         *_held(s.IdempotencyModel, promise, prefix="idempotency."),
-        *_held(s.ProfileFile, [_Layer(profile, (), facts)], ["max_processing_time"]),
+        *_held(s.ProfileFile, [_Layer(profile, (), facts)], _of_a_profile(profile)),
         *_held(s.SessionModel, [_Layer(model.session, ("session",), document)], prefix="session."),
     ]
     follows = {  # what may come to something else than is written, and from which setting
         "retry.automatic_attempts": (str(route.retry.automatic_attempts), "retry.max_attempts"),
         "idempotency.resend_horizon": (
-            s.written_duration(resolved.profile.resend_horizon),
+            s.written_duration(known.resend_horizon),
             "idempotency.window",
         ),
     }
     held = [_as_it_holds(one, *follows.get(one.name, (one.value, ""))) for one in held]
     origin = routes[0].document.origin(routes[0].place) if routes else "no route is for it"
     return Explained(name, route.name, origin, held)
+
+
+def _of_a_profile(profile: s.ProfileFile) -> list[str]:
+    """What of a profile decides how a request is treated. Links are turned where it says so."""
+    return ["max_processing_time", *(["links"] if profile.links is not None else [])]
 
 
 def _as_it_holds(held: Held, value: str, source: str) -> Held:
@@ -120,6 +134,7 @@ def _held(
     for name in model.model_fields if only is None else only:
         field = model.model_fields[name]
         wrote = [layer for layer in layers if _has(layer, name)]
+        wrote = wrote[:1] if name in _WHOLE else wrote
         key = field.alias or name
         kind = next(kind for kind in unwrapped(field.annotation) if kind is not type(None))
         if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -19,13 +20,16 @@ from pydantic import BaseModel
 
 from proxy.core import policy as core
 from proxy.core import profile as facts
+from proxy.core.documents import BodyKind
 from proxy.core.jsonpath import parse_json_path
+from proxy.core.keys import Carrier, KeyPlace
 from proxy.core.refusals import Refusal
 from proxy.core.routing import RouteTable, route_table
 from proxy.settings import defaults as d
 from proxy.settings import schema as s
 from proxy.settings import values as v
 from proxy.settings.profiles import Profiles, nearest
+from proxy.settings.retries import Layer, retry_mistakes, risk_mistakes
 from proxy.settings.secret_files import read_secret, secret_from
 from proxy.settings.webhooks import build_recipe, recipe_mistakes, webhook_mistakes
 from proxy.settings.yaml_lines import Document, Mistake
@@ -65,6 +69,7 @@ def merged(*layers: M | None) -> M:
         for name in layer.model_fields_set:
             value, below = getattr(layer, name), getattr(result, name)
             both = isinstance(value, BaseModel) and isinstance(below, BaseModel)
+            both = both and not isinstance(value, s.KeyModel)  # another place, as a whole
             changes[name] = merged(below, value) if both else value
         result = result.model_copy(update=changes)
     return result
@@ -130,15 +135,20 @@ class Resolver:
         profile_file = self._profile(model.profile)
         if profile_file is None:
             return None
-        profile = build_profile(model.profile, profile_file)
-        profile = self._overridden(profile, model.idempotency, profile_file, here)
+        self._check_parameters(model, profile_file, here)
+        profile = build_profile(model.profile, profile_file, model.parameters)
+        promise = self._promise(profile_file.idempotency, model.idempotency, here)
+        routes, of_routes = self._routes(model, profile_file, promise, profile, here)
+        profile = _promising(profile, promise)
+        self._check_retries(name, profile, routes, of_routes)
         defaults = self._model.defaults
         return v.Gateway(
             name=name,
             listen=_address(model.listen),
             upstream=model.upstream,
             profile=profile,
-            routes=self._routes(model, profile_file, here),
+            routes=routes,
+            of_routes=of_routes,
             budget=core.BudgetPolicy(**merged(defaults.budget, model.budget).model_dump()),
             breaker=core.BreakerPolicy(**merged(defaults.breaker, model.breaker).model_dump()),
             concurrency=core.ConcurrencyPolicy(
@@ -159,44 +169,70 @@ class Resolver:
         self._document.mistakes += document.mistakes
         return profile
 
-    def _overridden(
-        self,
-        profile: facts.GatewayProfile,
-        override: s.IdempotencyOverride,
-        profile_file: s.ProfileFile,
-        here: Place,
-    ) -> facts.GatewayProfile:
-        window = override.window or profile_file.idempotency.window
-        horizon = override.resend_horizon
-        if horizon is None:
-            horizon = profile.resend_horizon
-            if override.window is not None:
-                horizon = window * d.RESEND_HORIZON_SHARE
-        if horizon > window:
-            self._wrong(
-                (*here, "idempotency", "resend_horizon"),
-                "is longer than the gateway keeps a key; a repeat after that is a new charge",
-            )
-        gateway_class = override.gateway_class or profile.gateway_class
-        again = override.resend_lost_answers
-        if again and gateway_class is not facts.GatewayClass.A_WEAK:
-            self._wrong((*here, "idempotency", "resend_lost_answers"), _ONLY_WEAK)
-        again = profile.resend_lost_answers if again is None else again
-        return replace(
-            profile,
-            gateway_class=gateway_class,
-            resend_horizon=horizon,
-            resend_lost_answers=again,
-        )
+    def _check_parameters(
+        self, model: s.GatewayModel, profile_file: s.ProfileFile, here: Place
+    ) -> None:
+        for name in profile_file.parameters:
+            if not model.parameters.get(name):
+                why = f"profile {model.profile!r} needs {name!r} for its look-ups, a name of yours"
+                self._wrong((*here, "parameters"), why)
+        for name in model.parameters.keys() - set(profile_file.parameters):
+            known = nearest(name, profile_file.parameters)
+            self._wrong((*here, "parameters", name), f"the profile has no such parameter{known}")
+
+    def _promise(
+        self, promise: s.IdempotencyModel, override: s.IdempotencyOverride, here: Place
+    ) -> s.IdempotencyModel:
+        """What holds where something is written over what the gateway promises."""
+        wrote = {
+            name: value
+            for name in override.model_fields_set
+            if (value := getattr(override, name)) is not None
+        }
+        if "window" in wrote:
+            wrote.setdefault("resend_horizon", None)
+        promise = promise.model_copy(update=wrote)
+        for key, why in _promise_mistakes(promise):
+            if key in wrote or (key == "key" and "gateway_class" in wrote):
+                self._wrong((*here, "idempotency", key), why)
+        return promise
 
     # --- routes -------------------------------------------------------------------------------
 
     def _routes(
+        self,
+        model: s.GatewayModel,
+        profile_file: s.ProfileFile,
+        promise: s.IdempotencyModel,
+        profile: facts.GatewayProfile,
+        here: Place,
+    ) -> tuple[RouteTable, dict[str, facts.GatewayProfile]]:
+        """The routes, and what is known of those that are not as the rest of the gateway is."""
+        models = [*self._route_models(model, profile_file, here)]
+        of_routes, in_file = {}, [*enumerate(profile_file.routes)]
+        for place, route in models:
+            if route.idempotency.model_fields_set or route.results:
+                own = self._promise(promise, route.idempotency, place)
+                number = next((n for n, one in in_file if one is route), None)
+                written: Place = () if number is None else ("routes", number, "results")
+                rules = _rules(route.results, written) + _rules(profile_file.results, _RESULTS)
+                of_routes[route.name] = replace(
+                    _promising(profile, own), rules=facts.rules_by_status(rules)
+                )
+        read = s.RouteModel(name="read", match=s.MatchModel(methods=["GET"], path="/**"))
+        other = s.RouteModel(name="other", match=s.MatchModel(methods=["POST"], path="/**"))
+        table = route_table(
+            tuple(self._route(route, model, profile_file) for _, route in models),
+            read=self._route(read, model, profile_file),
+            other=self._route(other, model, profile_file),
+        )
+        return table, of_routes
+
+    def _route_models(
         self, model: s.GatewayModel, profile_file: s.ProfileFile, here: Place
-    ) -> RouteTable:
+    ) -> Iterator[tuple[Place, s.RouteModel]]:
         of_profile = {route.name: route for route in profile_file.routes}
         written: set[str] = set()
-        routes = []
         for number, route in enumerate(model.routes):
             place = (*here, "routes", number)
             if route.name in written:
@@ -207,21 +243,16 @@ class Resolver:
                 known = nearest(inherited.lookup, [*profile_file.lookups])
                 message = f"the profile has no look-up {inherited.lookup!r}{known}"
                 self._wrong((*place, "lookup"), message)
-            routes.append(self._route(inherited, model))
-        routes += [
-            self._route(route, model) for route in profile_file.routes if route.name not in written
-        ]
-        read = s.RouteModel(name="read", match=s.MatchModel(methods=["GET"], path="/**"))
-        other = s.RouteModel(name="other", match=s.MatchModel(methods=["POST"], path="/**"))
-        return route_table(
-            tuple(routes),
-            read=self._route(read, model),
-            other=self._route(other, model),
-        )
+            yield place, inherited
+        for route in profile_file.routes:
+            if route.name not in written:
+                yield here, route
 
-    def _route(self, route: s.RouteModel, model: s.GatewayModel) -> core.RoutePolicy:
-        defaults = self._model.defaults
-        timeouts = merged(defaults.timeouts, model.timeouts, route.timeouts)
+    def _route(
+        self, route: s.RouteModel, model: s.GatewayModel, profile_file: s.ProfileFile
+    ) -> core.RoutePolicy:
+        defaults, of_profile = self._model.defaults, profile_file.timeouts
+        timeouts = merged(defaults.timeouts, of_profile, model.timeouts, route.timeouts)
         retry = merged(defaults.retry, model.retry, route.retry)
         # Where only the limit is lowered, the inherited share of it comes down with it.
         automatic = min(retry.automatic_attempts or retry.max_attempts, retry.max_attempts)
@@ -243,6 +274,8 @@ class Resolver:
                     full_jitter=retry.backoff.jitter == "full",
                 ),
                 respect_retry_after=retry.respect_retry_after,
+                on=None if retry.on is None else tuple(retry.on),
+                may_charge_twice=retry.risk is not None,
             ),
             max_body_bytes=route.max_body or defaults.max_body,
             max_answer_bytes=route.max_answer or defaults.max_answer,
@@ -301,6 +334,38 @@ class Resolver:
         if "automatic_attempts" in fields and automatic > retry.max_attempts:
             message = f"is more than max_attempts ({retry.max_attempts})"
             self._wrong((*place, "retry", "automatic_attempts"), message)
+
+    def _check_retries(
+        self,
+        name: str,
+        profile: facts.GatewayProfile,
+        table: RouteTable,
+        of_routes: Mapping[str, facts.GatewayProfile],
+    ) -> None:
+        """What a route repeats by itself must not charge twice, wherever that is written."""
+        model, here = self._model.gateways[name], ("gateways", name)
+        facts_file, document = self.profiles[model.profile]
+        around = [
+            Layer(self._document, here, model.retry),
+            Layer(self._document, ("defaults",), self._model.defaults.retry),
+        ]
+        of_profile = {
+            route.name: Layer(document, ("routes", number), route.retry)
+            for number, route in enumerate(facts_file.routes)
+        }
+        own: dict[str, Layer] = {}
+        for number, route in enumerate(model.routes):
+            own[route.name] = Layer(self._document, (*here, "routes", number), route.retry)
+            if route.retry is None and "retry" in route.model_fields_set:  # takes it back
+                of_profile.pop(route.name, None)
+        mistakes = self._document.mistakes
+        mistakes += risk_mistakes([*of_profile.values(), *around])
+        for _, resolved in table.routes:
+            nowhere = Layer(self._document, here, None)
+            between = of_profile.get(resolved.name, nowhere)
+            layers = [own.get(resolved.name, nowhere), between, *around]
+            known = of_routes.get(resolved.name, profile)
+            mistakes += retry_mistakes(name, resolved, known, layers)
 
     def _check_gateways(self) -> None:
         data = self._document.data if isinstance(self._document.data, dict) else {}
@@ -524,22 +589,30 @@ class Resolver:
 
 # --- profiles -----------------------------------------------------------------------------------
 
+_RESULTS: Place = ("results",)
 
-def build_profile(name: str, model: s.ProfileFile) -> facts.GatewayProfile:
-    """A profile file as the value the flow uses."""
+
+def build_profile(
+    name: str, model: s.ProfileFile, parameters: Mapping[str, str] = MappingProxyType({})
+) -> facts.GatewayProfile:
+    """A profile file as the value the flow uses. `parameters` are put into its look-ups."""
     promise = model.idempotency
     return facts.GatewayProfile(
         name=name,
         gateway_class=promise.gateway_class,
-        key_header=promise.key_header,
-        key_max_length=promise.key_max_length,
+        key=_key(promise.key),
         resend_horizon=promise.resend_horizon or promise.window * d.RESEND_HORIZON_SHARE,
         credential_headers=tuple(name.lower() for name in model.credential_headers),
-        rules=facts.rules_by_status([_rule(rule) for rule in model.results]),
-        replay_marker=_pair(model.replay_marker),
+        rules=facts.rules_by_status(_rules(model.results, _RESULTS)),
+        replayed=None if model.replayed is None else _answers(model.replayed),
         retry_hint=_hint(model.retry_hint),
-        lookups={key: _lookup(key, recipe, model) for key, recipe in model.lookups.items()},
-        error_shape=model.errors.shape,
+        lookups={
+            key: _lookup(key, _with(recipe, parameters), model)
+            for key, recipe in model.lookups.items()
+        },
+        error_form=facts.ErrorForm(
+            model.errors.body, (model.errors.types.caller, model.errors.types.gateway)
+        ),
         refusal_forms={
             code: facts.RefusalForm(form.status, form.error_type)
             for code, form in model.errors.refusals.items()
@@ -548,8 +621,61 @@ def build_profile(name: str, model: s.ProfileFile) -> facts.GatewayProfile:
         replay_headers=_REPLAYED | {name.lower() for name in model.replay_headers},
         resend_lost_answers=promise.resend_lost_answers,
         max_processing_time=model.max_processing_time,
+        links=_links(model.links),
         webhooks=None if model.webhooks is None else build_recipe(model.webhooks),
     )
+
+
+def _promising(profile: facts.GatewayProfile, promise: s.IdempotencyModel) -> facts.GatewayProfile:
+    """The profile with what the gateway promises for a repeated key."""
+    return replace(
+        profile,
+        gateway_class=promise.gateway_class,
+        key=_key(promise.key),
+        resend_horizon=promise.resend_horizon or promise.window * d.RESEND_HORIZON_SHARE,
+        resend_lost_answers=promise.resend_lost_answers,
+    )
+
+
+def _key(model: s.KeyModel) -> KeyPlace:
+    path = None if model.json_path is None else parse_json_path(model.json_path)
+    places = {
+        Carrier.HEADER: model.header,
+        Carrier.JSON: model.json_path,
+        Carrier.FORM: model.form,
+    }
+    carrier = next((c for c, name in places.items() if name is not None), Carrier.NOWHERE)
+    return KeyPlace(
+        carrier,
+        places.get(carrier) or "",
+        path,
+        re.compile(f"[{model.characters}]+"),
+        model.min_length,
+        model.max_length,
+        model.put_in,
+    )
+
+
+_RESTS_ON_A_KEY = frozenset(facts.GatewayClass) - {
+    facts.GatewayClass.B_LOOKUP,
+    facts.GatewayClass.D_NONE,
+}
+
+
+def _promise_mistakes(promise: s.IdempotencyModel) -> Iterator[tuple[str, str]]:
+    """What is wrong with a promise, by its field."""
+    if promise.resend_horizon is not None and promise.resend_horizon > promise.window:
+        yield (
+            "resend_horizon",
+            "is longer than the gateway keeps a key; a repeat after that is a new charge",
+        )
+    if promise.resend_lost_answers and promise.gateway_class is not facts.GatewayClass.A_WEAK:
+        yield "resend_lost_answers", "is only meant for class A_weak"
+    key = promise.key
+    if key.nowhere and promise.gateway_class in _RESTS_ON_A_KEY:
+        yield "key", f"class {promise.gateway_class} is a promise about keys, and there is none"
+    elif key.put_in and key.json_path is not None and parse_json_path(key.json_path).key is None:
+        yield "key", "is put in only at the top of the body; write put_in: false"
 
 
 def check_profile(  # noqa: C901 -- a list of checks
@@ -560,11 +686,8 @@ def check_profile(  # noqa: C901 -- a list of checks
     def wrong(place: Place, message: str) -> None:
         document.mistakes.append(document.mistake(place, message))
 
-    promise = model.idempotency
-    if promise.resend_horizon is not None and promise.resend_horizon > promise.window:
-        wrong(("idempotency", "resend_horizon"), "is longer than window")
-    if promise.resend_lost_answers and promise.gateway_class is not facts.GatewayClass.A_WEAK:
-        wrong(("idempotency", "resend_lost_answers"), _ONLY_WEAK)
+    for key, why in _promise_mistakes(model.idempotency):
+        wrong(("idempotency", key), why)
     known = sorted(refusal.code for refusal in Refusal)
     for code in model.errors.refusals:
         if code not in known:
@@ -580,18 +703,20 @@ def check_profile(  # noqa: C901 -- a list of checks
             wrong(("routes", number, "name"), f"two routes are named {route.name!r}")
         seen.add(route.name)
     for name, recipe in model.lookups.items():
-        for place, why in _recipe_mistakes(recipe, model.max_processing_time):
+        filled = _with(recipe, dict.fromkeys(model.parameters, "x"))
+        for place, why in _recipe_mistakes(filled, model.max_processing_time):
             wrong(("lookups", name, *place), why)
     for place, why in () if model.webhooks is None else recipe_mistakes(model.webhooks):
         wrong(("webhooks", *place), why)
 
 
-_ONLY_WEAK = "is only meant for class A_weak"
 _PLACEHOLDER = re.compile(r"\{[^{}\"]+\}")
+_NAMES = ["{gateway_key}", "{order}", "{amount}"]
 _SLOTS = {
-    "find": ["{gateway_key}", "{since}", "{until}"],
+    "find": [*_NAMES, "{since}", "{until}"],
+    "find_body": _NAMES,
     "read": ["{id}"],
-    "match": ["{gateway_key}"],
+    "match": _NAMES,
     "target": ["{gateway_key}"],
     "body": ["{gateway_key}"],
 }
@@ -635,11 +760,10 @@ def _list_mistakes(recipe: s.LookupModel, find: str) -> Iterator[tuple[Place, st
     yield from _text_mistakes(("find",), find, _SLOTS["find"], path=True)
     values = "".join(match.value for match in recipe.match)
     yield from _text_mistakes(("match",), values, _SLOTS["match"])
-    if "{gateway_key}" not in find + values:
-        yield (
-            ("match",),
-            "must compare something with {gateway_key}, or it finds someone else's payment",
-        )
+    yield from _text_mistakes(("find_body",), recipe.find_body or "", _SLOTS["find_body"])
+    if not any(slot in find + (recipe.find_body or "") + values for slot in _READ_AT_ONCE):
+        why = "must compare something with {gateway_key} or {order}"
+        yield ("match",), f"{why}, or it finds someone else's payment"
 
 
 def _text_mistakes(
@@ -668,21 +792,41 @@ def _absence_mistakes(recipe: s.LookupModel, processing: float) -> Iterator[tupl
         yield ("items",), "must end in [*], so that an empty list can be told from none"
 
 
-def _rule(model: s.RuleModel) -> facts.Rule:
-    return _rule_when(model.when, model.result)
+def _rules(models: Sequence[s.RuleModel], place: Place) -> list[facts.Rule]:
+    """Rules that are written at a place of the profile's file; at none, if it is the policy's."""
+    return [
+        _rule_when(model.when, model.result, place and (*place, number))
+        for number, model in enumerate(models)
+    ]
 
 
-def _rule_when(when: s.WhenModel, verdict: facts.Verdict) -> facts.Rule:
-    tests = (
-        facts.JsonTest(
-            parse_json_path(test.path),
-            None if test.is_one_of is None else frozenset(test.is_one_of),
-            test.present,
-        )
-        for test in when.json_tests
-    )
+def _rule_when(when: s.WhenModel, verdict: facts.Verdict, place: Place = ()) -> facts.Rule:
+    json = tuple(_body_test(test, BodyKind.JSON) for test in when.json_tests)
+    form = tuple(_body_test(test, BodyKind.FORM) for test in when.form)
+    xml = tuple(_body_test(test, BodyKind.XML) for test in when.xml)
     headers = tuple(when.header.items())
-    return facts.Rule(tuple(when.status), headers, tuple(tests), verdict)
+    return facts.Rule(tuple(when.status), headers, json, verdict, (*form, *xml), place)
+
+
+def _body_test(test: s.BodyTestModel, kind: BodyKind) -> facts.BodyTest:
+    values = None if test.is_one_of is None else frozenset(test.is_one_of)
+    return facts.BodyTest(parse_json_path(test.path), values, test.present, kind)
+
+
+def _with(recipe: s.LookupModel, parameters: Mapping[str, str]) -> s.LookupModel:
+    """A look-up with the policy's parameters in its texts."""
+
+    def filled(text: str) -> str:
+        for name, value in parameters.items():
+            text = text.replace(f"{{{name}}}", value)
+        return text
+
+    texts = {"find": recipe.find, "find_body": recipe.find_body, "read": recipe.read}
+    changes: dict[str, object] = {name: filled(text) for name, text in texts.items() if text}
+    if (void := recipe.cancel) is not None:
+        own = {"target": filled(void.target), "body": filled(void.body)}
+        changes["cancel"] = void.model_copy(update=own)
+    return recipe.model_copy(update=changes)
 
 
 def _lookup(name: str, model: s.LookupModel, profile: s.ProfileFile) -> facts.LookupRecipe:
@@ -708,6 +852,7 @@ def _list(model: s.LookupModel) -> facts.ListRecipe | None:
         cursor_parameter=None if page is None else page.parameter,
         more=None if page is None else parse_json_path(page.more),
         max_pages=1 if page is None else page.max_pages,
+        body=model.find_body,
     )
 
 
@@ -736,12 +881,15 @@ def _hint(model: s.HintModel | None) -> facts.RetryHint | None:
     return facts.RetryHint(model.header.lower(), frozenset(model.retry), frozenset(model.stop))
 
 
-def _pair(model: s.HeaderModel | None) -> tuple[str, str] | None:
-    return None if model is None else (model.header.lower(), model.value)
+def _links(model: s.LinksModel | None) -> facts.Links | None:
+    if model is None:
+        return None
+    headers = frozenset(name.lower() for name in model.headers)
+    return facts.Links(tuple(model.origins), tuple(model.keys), headers)
 
 
 def _body_field(model: s.BodyFieldModel | None) -> core.BodyField | None:
-    return None if model is None else core.BodyField(json=model.json_path, form=model.form)
+    return None if model is None else core.BodyField(model.json_path, model.form, model.xml)
 
 
 def _clash(one: v.Address, other: v.Address) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -11,14 +11,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    model_validator,
 )
 
+from proxy.core.documents import BodyKind
 from proxy.core.jsonpath import parse_json_path
-from proxy.core.policy import NewKey, OrderLock, SessionKind
-from proxy.core.profile import ErrorShape, GatewayClass, Verdict
+from proxy.core.policy import Condition, NewKey, OrderLock, SessionKind, Statuses
+from proxy.core.profile import GatewayClass, Verdict
 from proxy.core.routing import compile_template
 from proxy.core.signatures import KeyForm
-from proxy.core.webhooks import BodyFormat, Says
+from proxy.core.webhooks import Says
 from proxy.settings import defaults as d
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
@@ -32,6 +34,7 @@ _LISTEN = re.compile(rf"{_HOST}:([0-9]{{1,5}})")
 _ORIGIN = re.compile(rf"https?://{_HOST}(?::([0-9]{{1,5}}))?")
 _URL = re.compile(rf"(https?://{_HOST}(?::([0-9]{{1,5}}))?)(/[!-~]*)?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_LINK_KEY = re.compile(r"[A-Za-z0-9_$@:-]{1,64}")
 _LAST_PORT = 65535
 # What others call a store that is known here.
 _OTHER_SCHEMES = {
@@ -112,6 +115,25 @@ def _status(value: object) -> tuple[int, int]:
     return int(match.group(1)), int(match.group(2) or match.group(1))
 
 
+def _link_key(value: str) -> str:
+    if not _LINK_KEY.fullmatch(value):
+        message = f"{value!r} is not the name of a key, like href (a path is not needed)"
+        raise ValueError(message)
+    return value
+
+
+def _condition(value: object) -> object:
+    """`attempt_timeout`, or `{status: [502, 500-599]}` → its ranges."""
+    if isinstance(value, dict) and list(value) == ["status"]:
+        statuses = value["status"]
+        if isinstance(statuses, list) and statuses:
+            return tuple(map(_status, statuses))
+    elif isinstance(value, str) and value in list(Condition):
+        return Condition(value)
+    message = f"write one of {', '.join(Condition)}, or statuses as {{status: [502, 5xx]}}"
+    raise ValueError(message)
+
+
 def _header_name(value: str) -> str:
     if not _HEADER.fullmatch(value):
         message = f"{value!r} is not the name of a header"
@@ -131,6 +153,22 @@ def _plain(value: object) -> object:
         return value
     message = "write text, a number, true or false"
     raise ValueError(message)
+
+
+def _parameter(value: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9._-]{1,100}", value):
+        message = f"{value!r} is not a parameter: up to 100 letters, digits, '.', '_' and '-'"
+        raise ValueError(message)
+    return value
+
+
+def _characters(value: str) -> str:
+    try:
+        re.compile(f"[{value}]+")
+    except re.error as error:
+        message = "write the characters as between the brackets of a pattern, like A-Za-z0-9_-"
+        raise ValueError(message) from error
+    return value
 
 
 def parse_listen(value: str) -> str:
@@ -182,13 +220,17 @@ Method = Annotated[str, AfterValidator(_method)]
 Template = Annotated[str, AfterValidator(_template)]
 JsonPathText = Annotated[str, AfterValidator(_json_path)]
 StatusRange = Annotated[tuple[int, int], BeforeValidator(_status)]
+RetryCondition = Annotated[Condition | Statuses, BeforeValidator(_condition)]
 Listen = Annotated[str, AfterValidator(parse_listen)]
 Origin = Annotated[str, AfterValidator(_origin)]
 Url = Annotated[str, AfterValidator(_url)]
 StoreUrl = Annotated[str, AfterValidator(_store)]
+LinkKey = Annotated[str, AfterValidator(_link_key)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Plain = Annotated[str | int | float | bool, BeforeValidator(_plain)]
+# Goes into paths and bodies of look-ups as it is.
+Parameter = Annotated[str, AfterValidator(_parameter)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -218,12 +260,14 @@ class BackoffModel(Model):
 
 
 class RetryModel(Model):
-    """How often a session may be sent, and how often Holdfast does so by itself."""
+    """How often a session may be sent, how often Holdfast does so by itself, and after what."""
 
     max_attempts: Annotated[int, Field(ge=1, le=50)] = d.MAX_ATTEMPTS
     automatic_attempts: Annotated[int, Field(ge=1, le=50)] | None = None
     backoff: BackoffModel = BackoffModel()
     respect_retry_after: bool = True
+    on: Annotated[list[RetryCondition], Field(min_length=1)] | None = None
+    risk: Literal["may_charge_twice"] | None = None
 
 
 class BudgetModel(Model):
@@ -256,6 +300,7 @@ class BodyFieldModel(Model):
 
     json_path: JsonPathText | None = Field(default=None, alias="json")
     form: str | None = None
+    xml: JsonPathText | None = None
 
 
 class MatchModel(Model):
@@ -263,6 +308,74 @@ class MatchModel(Model):
 
     methods: Annotated[list[Method], Field(min_length=1)]
     path: Template
+
+
+class KeyModel(Model):
+    """Where the key of a payment goes; exactly one place. `put_in: false`: only the caller may."""
+
+    header: HeaderName | None = None
+    json_path: JsonPathText | None = Field(default=None, alias="json")
+    form: str | None = None
+    nowhere: bool = False
+    characters: Annotated[str, AfterValidator(_characters)] = " -~"
+    min_length: Annotated[int, Field(ge=1, le=32)] = 1
+    max_length: Annotated[int, Field(ge=32, le=255)] = 255
+    put_in: bool = True
+
+    @model_validator(mode="after")
+    def _one_place(self) -> KeyModel:
+        places = [self.header, self.json_path, self.form, self.nowhere or None]
+        if sum(place is not None for place in places) != 1:
+            message = "say where it goes: exactly one of header, json, form and nowhere"
+            raise ValueError(message)
+        return self
+
+
+class IdempotencyModel(Model):
+    """What a gateway promises for a repeated key."""
+
+    gateway_class: Annotated[GatewayClass, Field(strict=False)] = Field(alias="class")
+    window: Positive
+    resend_horizon: Positive | None = None
+    resend_lost_answers: bool = False
+    key: KeyModel = KeyModel(header="Idempotency-Key")
+
+
+class IdempotencyOverride(Model):
+    """What an operator knows better about a gateway, or is otherwise on one of its routes."""
+
+    gateway_class: Annotated[GatewayClass | None, Field(strict=False)] = Field(
+        default=None, alias="class"
+    )
+    window: Positive | None = None
+    resend_horizon: Positive | None = None
+    resend_lost_answers: bool | None = None
+    key: KeyModel | None = None
+
+
+class BodyTestModel(Model):
+    """A condition on what stands in the answer's body."""
+
+    path: JsonPathText
+    is_one_of: list[Plain] | None = Field(default=None, alias="in")
+    present: bool = True
+
+
+class WhenModel(Model):
+    """The conditions of a rule; all must hold."""
+
+    status: Annotated[list[StatusRange], Field(min_length=1)]
+    header: dict[HeaderName, str] = {}
+    json_tests: list[BodyTestModel] = Field(default=[], alias="json")
+    form: list[BodyTestModel] = []
+    xml: list[BodyTestModel] = []
+
+
+class RuleModel(Model):
+    """How one kind of complete answer is read."""
+
+    when: WhenModel
+    result: Annotated[Verdict, Field(strict=False)]
 
 
 class RouteModel(Model):
@@ -278,33 +391,13 @@ class RouteModel(Model):
     amount: BodyFieldModel | None = None
     currency: BodyFieldModel | None = None
     lookup: Name | None = None
+    idempotency: IdempotencyOverride = IdempotencyOverride()
+    results: list[RuleModel] = []
     keep_request: bool = False
     timeouts: TimeoutsModel | None = None
     retry: RetryModel | None = None
     max_body: Size | None = None
     max_answer: Size | None = None
-
-
-class IdempotencyModel(Model):
-    """What a gateway promises for a repeated key."""
-
-    gateway_class: Annotated[GatewayClass, Field(strict=False)] = Field(alias="class")
-    window: Positive
-    resend_horizon: Positive | None = None
-    resend_lost_answers: bool = False
-    key_header: HeaderName = "Idempotency-Key"
-    key_max_length: Annotated[int, Field(ge=32, le=255)] = 255
-
-
-class IdempotencyOverride(Model):
-    """What an operator knows better about this particular gateway."""
-
-    gateway_class: Annotated[GatewayClass | None, Field(strict=False)] = Field(
-        default=None, alias="class"
-    )
-    window: Positive | None = None
-    resend_horizon: Positive | None = None
-    resend_lost_answers: bool | None = None
 
 
 class CredentialModel(Model):
@@ -343,6 +436,7 @@ class GatewayModel(Model):
     profile: str = "generic"
     listen: Listen
     upstream: Origin
+    parameters: dict[Name, Parameter] = {}
     idempotency: IdempotencyOverride = IdempotencyOverride()
     routes: list[RouteModel] = []
     lookup_credential: CredentialModel | None = None
@@ -410,29 +504,6 @@ class PolicyFile(Model):
 # --- gateway profiles ---------------------------------------------------------------------------
 
 
-class JsonTestModel(Model):
-    """A condition on the answer's JSON."""
-
-    path: JsonPathText
-    is_one_of: list[Plain] | None = Field(default=None, alias="in")
-    present: bool = True
-
-
-class WhenModel(Model):
-    """The conditions of a rule; all must hold."""
-
-    status: Annotated[list[StatusRange], Field(min_length=1)]
-    header: dict[HeaderName, str] = {}
-    json_tests: list[JsonTestModel] = Field(default=[], alias="json")
-
-
-class RuleModel(Model):
-    """How one kind of complete answer is read."""
-
-    when: WhenModel
-    result: Annotated[Verdict, Field(strict=False)]
-
-
 class HintModel(Model):
     """The gateway's own word on retrying."""
 
@@ -485,6 +556,7 @@ class LookupModel(Model):
     """How to find out what became of a request."""
 
     find: str | None = None
+    find_body: str | None = None
     items: JsonPathText | None = None
     match: list[LookupMatchModel] = []
     id: JsonPathText | None = None
@@ -540,7 +612,7 @@ class WebhooksModel(Model):
     """How a gateway tells of payments by itself."""
 
     signature: SignatureModel | None = None
-    body: Annotated[BodyFormat, Field(strict=False)] = BodyFormat.JSON
+    body: Annotated[BodyKind, Field(strict=False)] = BodyKind.JSON
     payload: str | None = None
     each: JsonPathText | None = None
     tie: TieModel
@@ -555,12 +627,28 @@ class RefusalFormModel(Model):
     error_type: str | None = None
 
 
-class ErrorsModel(Model):
-    """The form of answers Holdfast makes itself."""
+class ErrorTypesModel(Model):
+    """What goes for `{type}`: for what the caller did wrong, and for everything else."""
 
-    shape: Annotated[ErrorShape, Field(strict=False)] = ErrorShape.PROBLEM
+    caller: str = ""
+    gateway: str = ""
+
+
+class ErrorsModel(Model):
+    """What this gateway's SDK reads of an answer that Holdfast makes itself."""
+
+    body: dict[str, Any] = {}
+    types: ErrorTypesModel = ErrorTypesModel()
     refusals: dict[str, RefusalFormModel] = {}
     headers: list[HeaderModel] = []
+
+
+class LinksModel(Model):
+    """Absolute links in answers that are turned to Holdfast."""
+
+    origins: list[Origin] = []
+    keys: Annotated[list[LinkKey], Field(min_length=1)] = ["href"]
+    headers: list[HeaderName] = []
 
 
 class ProfileFile(Model):
@@ -570,11 +658,14 @@ class ProfileFile(Model):
     idempotency: IdempotencyModel
     credential_headers: Annotated[list[HeaderName], Field(min_length=1)] = ["Authorization"]
     results: Annotated[list[RuleModel], Field(min_length=1)]
-    replay_marker: HeaderModel | None = None
+    replayed: WhenModel | None = None
     retry_hint: HintModel | None = None
     routes: list[RouteModel] = []
+    timeouts: TimeoutsModel | None = None
+    parameters: list[Name] = []
     lookups: dict[Name, LookupModel] = {}
     webhooks: WebhooksModel | None = None
     errors: ErrorsModel = ErrorsModel()
     max_processing_time: Positive = d.MAX_PROCESSING_TIME
     replay_headers: list[HeaderName] = []
+    links: LinksModel | None = None

@@ -61,6 +61,7 @@ class Gateway:
     upstream: str
     profile: GatewayProfile
     routes: RouteTable
+    of_routes: Mapping[str, GatewayProfile]  # what is known of those that differ, by their names
     budget: BudgetPolicy
     breaker: BreakerPolicy
     concurrency: ConcurrencyPolicy

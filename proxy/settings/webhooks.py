@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from proxy.core.documents import BodyKind
 from proxy.core.jsonpath import JsonPath, parse_json_path
 from proxy.core.signatures import KeyForm, Signature
-from proxy.core.webhooks import BodyFormat, EventRule, Says, Tie, WebhookRecipe
+from proxy.core.webhooks import EventRule, Says, Tie, WebhookRecipe
 from proxy.settings import schema as s
 from proxy.settings.profiles import nearest
 from proxy.settings.yaml_lines import Path as Place
@@ -70,7 +71,7 @@ def recipe_mistakes(model: s.WebhooksModel) -> Iterator[tuple[Place, str]]:
     if model.signature is not None:
         for key, why in _signature_mistakes(model, model.signature):
             yield ("signature", *key), why
-    needs_payload = model.body is BodyFormat.XML
+    needs_payload = model.body is BodyKind.XML
     if needs_payload is (model.payload is None):
         yield ("payload",), "is missing" if needs_payload else "is only read where body is xml"
     if model.tie.order and model.tie.at is None:
@@ -107,7 +108,7 @@ def _signature_mistakes(
             yield (key,), f"belongs to a signature in {_IN[needed]}"
     if signature.json_path is not None and not signature.fields:
         yield ("fields",), "is missing: what is signed of each event"
-    if signature.form is not None and model.body is not BodyFormat.XML:
+    if signature.form is not None and model.body is not BodyKind.XML:
         yield ("form",), "signs the payload of a webhook with body: xml"
     if signature.header is not None:
         yield from _over_mistakes(signature)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from math import inf
 from typing import Any, NamedTuple
 
@@ -20,13 +21,14 @@ from proxy.core import events as ev
 from proxy.core import idempotency, lookup, retrying, states
 from proxy.core import session as core
 from proxy.core.classify import classify
+from proxy.core.keys import KeyPlace
 from proxy.core.profile import GatewayClass, GatewayProfile
 from proxy.core.reasons import Suppressed
 from proxy.core.results import AttemptResult
 from proxy.core.retrying import Verdict
 from proxy.core.session import Session
 from proxy.core.states import AttemptStatus, Move, Outcome, State
-from proxy.core.wire import Headers, Phase, WireFacts
+from proxy.core.wire import Headers, InboundRequest, Phase, WireFacts
 from proxy.flow import attempts, commands, journal, pipeline, reconcile
 from proxy.flow.journal import Change
 from proxy.flow.walk import Lane, Walk
@@ -272,13 +274,15 @@ def repeated_past_the_horizon(patch: Patch) -> None:
 @mutant
 def a_new_key_for_every_send(patch: Patch) -> None:
     """The key is made for the send, not for the payment."""
+    serial = count()
 
-    def fresh(self: attempts.Attempts, walk: Walk) -> Headers:
-        name = walk.lane.profile.key_header
-        others = tuple(h for h in walk.request.headers if h[0].lower() != name.lower())
-        return (*others, (name, f"{walk.session.id}-{len(walk.session.attempts)}"))
+    def fresh(
+        self: KeyPlace, _request: InboundRequest, headers: Headers, _key: str
+    ) -> tuple[Headers, bytes]:
+        others = tuple(h for h in headers if h[0].lower() != self.header)
+        return (*others, (self.name, f"send-{next(serial)}")), _request.body
 
-    patch.setattr(attempts.Attempts, "_headers", fresh)
+    patch.setattr(KeyPlace, "put", fresh)
 
 
 # --- locks and duplicates -----------------------------------------------------------------------
@@ -332,7 +336,7 @@ def in_flight_after_a_restart_was_not_sent(patch: Patch) -> None:
             replace(a, status=AttemptStatus.NOT_SENT) if was else a
             for a, was in zip(changes["attempts"], unsent, strict=True)
         )
-        core._set_attempts(changes, closed)
+        core._set_attempts(session, changes, closed)
 
     patch.setattr(core, "_process_restarted", hopeful)
 
@@ -371,7 +375,7 @@ def failed_when_the_retries_are_spent(patch: Patch) -> None:
         if not isinstance(event, ev.Exhausted) or session.outcome is not Outcome.UNKNOWN:
             return change(session, event, changes)
         closed = tuple(replace(a, status=AttemptStatus.VOIDED) for a in session.attempts)
-        core._set_attempts(changes, closed)
+        core._set_attempts(session, changes, closed)
         return Move.EXHAUST
 
     patch.setattr(core, "_change", give_up)
@@ -580,13 +584,15 @@ def voided_before_it_can_have_arrived(patch: Patch) -> None:
 @mutant
 def the_old_key_goes_out_for_a_new_attempt(patch: Patch) -> None:
     """What is sent after a proof bears the client's own key again."""
-    headers = attempts.Attempts._headers
+    put = KeyPlace.put
 
-    def unchanged(self: attempts.Attempts, walk: Walk) -> Headers:
-        named = walk.route.durable and walk.request.client_key is not None
-        return walk.request.headers if named else headers(self, walk)
+    def unchanged(
+        self: KeyPlace, request: InboundRequest, headers: Headers, key: str
+    ) -> tuple[Headers, bytes]:
+        named = request.client_key is not None
+        return (headers, request.body) if named else put(self, request, headers, key)
 
-    patch.setattr(attempts.Attempts, "_headers", unchanged)
+    patch.setattr(KeyPlace, "put", unchanged)
 
 
 @mutant

@@ -19,15 +19,15 @@ from proxy.core.lookup import (
     begin,
     can_read,
     confirms,
+    filled_body,
     proceed,
     proves,
-    void_body,
     void_target,
 )
 from proxy.core.profile import (
     MAX_PROCESSING_SECONDS,
     Absence,
-    JsonTest,
+    BodyTest,
     LookupRecipe,
     Rule,
     Verdict,
@@ -220,7 +220,7 @@ def test_a_search_that_is_refused(stripe: Gateway, status: int) -> None:
 def test_a_search_that_cannot_be_read(stripe: Gateway, body: bytes) -> None:
     """Nor is an answer that is no JSON."""
     found = step(stripe, Ask(SEARCH), answered(body))
-    assert found == Inconclusive("the look-up's answer is not JSON")
+    assert found == Inconclusive("the look-up's answer cannot be read")
 
 
 # --- reading the thing --------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_what_is_to_prove_something_is_asked_up_to_now(
 
 
 GONE = rules_by_status(
-    [Rule(((404, 404),), (), (JsonTest(parse_json_path("code"), None),), Verdict.NOT_EXECUTED)]
+    [Rule(((404, 404),), (), (BodyTest(parse_json_path("code"), None),), Verdict.NOT_EXECUTED)]
 )
 BY_ORDER = LookupRecipe(
     "by-order", read_target="/verify/{order}", absence=Absence(600.0, 3, says_so=GONE)
@@ -403,5 +403,5 @@ def test_so_many_confirmations_prove_it() -> None:
 def test_the_key_is_written_as_json_writes_it() -> None:
     """A key may hold a quote; it must not end the text it stands in."""
     odd = replace(LOST, gateway_key='k"1')
-    assert void_body('{"key": "{gateway_key}"}', odd) == b'{"key": "k\\"1"}'
+    assert filled_body('{"key": "{gateway_key}"}', odd) == b'{"key": "k\\"1"}'
     assert void_target("/void/{gateway_key}", odd) == "/void/k%221"

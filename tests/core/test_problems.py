@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.problems import ERROR_SHAPES, PROXY_ERRORS, problem, session_headers
-from proxy.core.profile import ErrorShape
+from proxy.core.problems import PROXY_ERRORS, problem, session_headers
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Blame, Refusal
 from proxy.core.states import AttemptStatus, State
@@ -118,6 +117,33 @@ def test_whether_anything_was_sent(session: Any, *, sent: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("session", "outcome"),
+    [
+        (UNSENT, "unknown"),
+        (LOST, "unknown"),
+        (a_session(SUCCEEDED, state=State.COMPLETED), "charged"),
+    ],
+)
+def test_what_goes_on_is_not_told_as_unsent(session: Any, outcome: str) -> None:
+    """Its caller waits no longer: by the time this is read, it may have been sent."""
+    document = read(problem(Refusal.WAIT_OVER, session=session))
+    assert (document["anythingSent"], document["outcome"]) == (True, outcome)
+    assert read(problem(Refusal.WAIT_OVER))["anythingSent"] is False
+
+
+@pytest.mark.parametrize(("named", "safe", "told"), [(True, True, None), (False, False, "false")])
+@pytest.mark.parametrize("state", [State.INITIATED, State.COMPLETED])
+def test_an_sdk_may_repeat_what_is_not_the_end(
+    stripe: Gateway, state: State, *, named: bool, safe: bool, told: str | None
+) -> None:
+    """Unless nothing names the payment: then its plain repeat would be another one."""
+    session = a_session(SUCCEEDED, state=state, named=named)
+    answer = problem(Refusal.WAIT_OVER, profile=stripe.profile, session=session)
+    assert read(answer)["safeToRepeat"] is safe
+    assert header(answer.headers, "Stripe-Should-Retry") == told
+
+
+@pytest.mark.parametrize(
     ("retry_after_ms", "seconds"),
     [(0, "0"), (1, "1"), (999, "1"), (1000, "1"), (1001, "2"), (5000, "5"), (14_600, "15")],
 )
@@ -184,11 +210,6 @@ def test_the_last_fault_is_named(reason: Reason | None, token: str) -> None:
 def test_error_tokens_are_registered() -> None:
     """Only tokens that RFC 9209 knows."""
     assert set(PROXY_ERRORS.values()) <= PROXY_ERROR_TOKENS
-
-
-def test_every_shape_has_its_function() -> None:
-    """A shape that a profile may name must be one that can be made."""
-    assert set(ERROR_SHAPES) == set(ErrorShape)
 
 
 def test_session_headers() -> None:

@@ -1,5 +1,5 @@
 """docs/gateways.md is run: its policy starts a Holdfast, its snippets pay through it and print what
-they say.
+they say. Its last part, a gateway of one's own, is run by test_docs_own_gateway.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from proxy.demo.gateway import SimulatedGateway
 from tests.support.parts import NODE_FOLDER, node, plain_environment
 from tests.support.running import ROOT, Running, running, simulated
 
-PAGE = (ROOT / "docs" / "gateways.md").read_text(encoding="utf-8")
+WHOLE = (ROOT / "docs" / "gateways.md").read_text(encoding="utf-8")
+PAGE = WHOLE.partition("\n## A gateway of your own\n")[0]
 _LISTENERS = {"8080": "stripe", "8090": "stripe-files"}
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from proxy.core.classify import classify
 from proxy.core.policy import OrderLock, SessionKind
-from proxy.core.profile import ErrorShape, GatewayClass, GatewayProfile
+from proxy.core.profile import GatewayClass, GatewayProfile
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Refusal
 from proxy.core.results import AttemptResult, Repeat
@@ -325,9 +325,9 @@ def test_what_is_known_of_stripe(tmp_path: Path) -> None:
     profile = shipped("stripe", tmp_path).profile
     assert profile.gateway_class is GatewayClass.A_STRONG
     assert profile.resend_horizon == 18 * 3600.0
-    assert (profile.key_header, profile.key_max_length) == ("Idempotency-Key", 255)
+    assert (profile.key.name, profile.key.max_length) == ("Idempotency-Key", 255)
     assert profile.credential_headers == ("authorization", "stripe-account", "stripe-context")
-    assert profile.error_shape is ErrorShape.STRIPE
+    assert set(profile.error_form.body) == {"error"}
     assert profile.final_answer_headers == (("Stripe-Should-Retry", "false"),)
     assert profile.refusal_forms["idempotency-key-reused"].status == 400
     assert "set-cookie" not in profile.replay_headers

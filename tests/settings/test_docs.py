@@ -15,7 +15,16 @@ from pydantic.fields import FieldInfo
 from proxy.core.policy import OrderLock
 from proxy.core.profile import GatewayClass
 from proxy.settings.load import load
-from proxy.settings.schema import PolicyFile, ProfileFile, RouteModel, parse_duration, parse_size
+from proxy.settings.schema import (
+    KeyModel,
+    PolicyFile,
+    ProfileFile,
+    RouteModel,
+    RuleModel,
+    TimeoutsModel,
+    parse_duration,
+    parse_size,
+)
 from tests.support.lab import settings_from
 
 ROOT = Path(__file__).parent.parent.parent
@@ -121,9 +130,10 @@ def rows(page: Path) -> dict[str, str]:
 
 
 REFERENCES = [
-    pytest.param(POLICIES, PolicyFile, set(), id="policies"),
+    # What may also be written in a profile is explained there.
+    pytest.param(POLICIES, PolicyFile, {KeyModel, RuleModel}, id="policies"),
     # A profile's routes are those of a policy.
-    pytest.param(PROFILES, ProfileFile, {RouteModel}, id="profiles"),
+    pytest.param(PROFILES, ProfileFile, {RouteModel, TimeoutsModel}, id="profiles"),
 ]
 
 

@@ -144,3 +144,15 @@ def test_what_no_route_is_for(tmp_path: Path) -> None:
     assert held["operation"] == ("charge", "default")
     assert held["timeouts.attempt"] == ("10s", "default")
     assert held["timeouts.total"][0] == "20s"
+
+
+def test_links_are_shown_where_they_are_turned(tmp_path: Path) -> None:
+    """With their place in the profile; a profile that says nothing of them has no line."""
+    assert not [held for held in explained(tmp_path).settings if held.name.startswith("links")]
+    profile = tmp_path / "gateways/mine.yaml"
+    profile.write_text(profile.read_text() + "links: {origins: [https://a.example]}\n")
+    (only,) = explain(load_policy(tmp_path / "policy.yaml", {}), "POST", "/pay/now")
+    origins, keys, headers = (held for held in only.settings if held.name.startswith("links."))
+    assert origins.origin.rpartition("/")[2].startswith("mine.yaml:")
+    assert origins.value == "['https://a.example']"
+    assert (keys.value, headers.value) == ("['href']", "[]")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.core import policy as core
 from proxy.core.policy import OrderLock, RoutePolicy, SessionKind
-from proxy.core.profile import GatewayClass
+from proxy.core.profile import GatewayClass, Links
 from proxy.settings import defaults as d
 from proxy.settings.load import ConfigError, load
 from proxy.settings.values import Address, Settings
@@ -272,7 +272,7 @@ gateways:
 """
 MINE = """\
 title: Mine
-idempotency: {class: A_strong, window: 24h, key_header: X-Key}
+idempotency: {class: A_strong, window: 24h, key: {header: X-Key}}
 results:
   - {when: {status: [200]}, result: succeeded}
 routes:
@@ -415,13 +415,13 @@ def test_a_profile_beside_the_policy_wins_over_a_shipped_one(tmp_path: Path) -> 
     (tmp_path / "gateways").mkdir()
     (tmp_path / "gateways/stripe.yaml").write_text(MINE)
     made = settings_from(GATEWAY, tmp_path)
-    assert made.gateways["g"].profile.key_header == "X-Key"
+    assert made.gateways["g"].profile.key.name == "X-Key"
     assert [r.name for _, r in made.gateways["g"].routes.routes] == ["pay", "refund"]
 
 
 WRONG_PROFILE = """\
 titel: Mine
-idempotency: {class: A_strog, window: 24, key_header: 'X Key'}
+idempotency: {class: A_strog, window: 24, key: {header: 'X Key'}}
 results:
   - {when: {status: [2x, 600]}, result: success}
   - {when: {status: [200], json: [{path: 'a[', in: [[x]]}]}, result: unknown}
@@ -430,7 +430,7 @@ routes:
   - {name: buy, match: {methods: [POST], path: /buy}, lookup: fnid-it}
   - {name: buy, match: {methods: [POST], path: /buy2}}
 errors:
-  shape: stirpe
+  boby: {}
   refusals: {order-alredy-paid: {status: 200}}
   headers: [{header: X, value: "a\\r\\nB: c"}]
 lookups:
@@ -446,7 +446,7 @@ gateways/mine.yaml:1:1: titel: unknown key; did you mean 'title'?
 gateways/mine.yaml:1:1: title: is missing
 gateways/mine.yaml:2:15: idempotency.class: 'A_strog' is not one of 'A_strong', 'A_weak', 'B_lookup', 'C_cancel_by_key' or 'D_none'; did you mean 'A_strong'?
 gateways/mine.yaml:2:31: idempotency.window: write a duration with its unit: 200ms, 2s, 15m, 24h or 35d
-gateways/mine.yaml:2:43: idempotency.key_header: 'X Key' is not the name of a header
+gateways/mine.yaml:2:49: idempotency.key.header: 'X Key' is not the name of a header
 gateways/mine.yaml:4:22: results[0].when.status[0]: write a status as 402, 4xx or 500-599
 gateways/mine.yaml:4:26: results[0].when.status[1]: write a status as 402, 4xx or 500-599
 gateways/mine.yaml:4:33: results[0].result: 'success' is not one of 'succeeded', 'accepted', 'declined', 'rejected', 'not_executed', 'in_progress' or 'unknown'; did you mean 'succeeded'?
@@ -455,13 +455,13 @@ gateways/mine.yaml:5:53: results[1].when.json[0].in[0]: write text, a number, tr
 gateways/mine.yaml:7:42: routes[0].match.path: 'pay' is not a path template: it must start with '/'
 gateways/mine.yaml:8:55: routes[1].lookup: there is no look-up 'fnid-it'; did you mean 'find-it'?
 gateways/mine.yaml:9:6: routes[2].name: two routes are named 'buy'
-gateways/mine.yaml:11:3: errors.shape: 'stirpe' is not one of 'problem' or 'stripe'; did you mean 'stripe'?
+gateways/mine.yaml:11:3: errors.boby: unknown key; did you mean 'body'?
 gateways/mine.yaml:12:14: errors.refusals.order-alredy-paid: there is no such refusal; did you mean 'order-already-paid'?
 gateways/mine.yaml:12:34: errors.refusals.order-alredy-paid.status: should be greater than or equal to 400
 gateways/mine.yaml:13:25: errors.headers[0].value: a header's value is printable ASCII text
 gateways/mine.yaml:16:5: lookups.find-it.find: nothing is known for {gatewaykey}; did you mean '{gateway_key}'?
 gateways/mine.yaml:16:5: lookups.find-it.find: write the path to ask for, starting with '/'
-gateways/mine.yaml:18:5: lookups.find-it.match: must compare something with {gateway_key}, or it finds someone else's payment
+gateways/mine.yaml:18:5: lookups.find-it.match: must compare something with {gateway_key} or {order}, or it finds someone else's payment
 gateways/mine.yaml:20:5: lookups.find-it.read: must say where {id} goes, or it reads the same thing for every payment
 policy.yaml:6:1: store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 """  # noqa: E501 -- messages as they are printed
@@ -472,7 +472,10 @@ RECIPES = {
         "items: is missing",
         "match: is missing",
         "id: is missing",
-        "match: must compare something with {gateway_key}, or it finds someone else's payment",
+        (
+            "match: must compare something with {gateway_key} or {order}, "
+            "or it finds someone else's payment"
+        ),
     ],
     "{}": ["read: is missing"],
     "{read: /a, items: 'a[*]'}": [
@@ -527,6 +530,45 @@ def test_only_a_weak_gateway_may_be_asked_for_a_lost_answer(tmp_path: Path) -> N
     assert told.endswith("idempotency.resend_lost_answers: is only meant for class A_weak")
     made = settings_from(gateway(f"    profile: mine\n    {weak}\n"), tmp_path)
     assert made.gateways["g"].profile.resend_lost_answers
+
+
+LINKS = {
+    "{origins: [https://api.gw.example/v2]}": (
+        "links.origins[0]: write the gateway's origin, like https://api.example.com "
+        "(no path, no user)"
+    ),
+    "{keys: [_links.*.href]}": (
+        "links.keys[0]: '_links.*.href' is not the name of a key, like href (a path is not needed)"
+    ),
+    "{keys: []}": "links.keys: should be a list of at least one, not an empty list",
+    "{headers: ['X Y']}": "links.headers[0]: 'X Y' is not the name of a header",
+    "{origin: []}": "links.origin: unknown key; did you mean 'origins'?",
+}
+
+
+@pytest.mark.parametrize("links", LINKS)
+def test_what_links_cannot_be(links: str, tmp_path: Path) -> None:
+    """An origin with a path, a path for a key, no key at all, a header that is none."""
+    (tmp_path / "gateways").mkdir()
+    (tmp_path / "gateways/mine.yaml").write_text(f"{MINE}links: {links}\n")
+    (told,) = mistakes(tmp_path, gateway("    profile: mine\n"))
+    assert told.split(": ", 1)[1] == LINKS[links]
+
+
+def test_a_profile_says_where_links_are(tmp_path: Path) -> None:
+    """Without a word there are none; with an empty one, those to the configured address."""
+    (tmp_path / "gateways").mkdir()
+    policy = gateway("    profile: mine\n")
+    expected = {
+        "": None,
+        "links: {}\n": Links((), ("href",), frozenset()),
+        "links: {origins: [https://a.example], keys: [url], headers: [Location]}\n": Links(
+            ("https://a.example",), ("url",), frozenset({"location"})
+        ),
+    }
+    for text, links in expected.items():
+        (tmp_path / "gateways/mine.yaml").write_text(MINE + text)
+        assert settings_from(policy, tmp_path).gateways["g"].profile.links == links
 
 
 def test_a_profiles_mistakes_name_the_profiles_file(tmp_path: Path) -> None:

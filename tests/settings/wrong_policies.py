@@ -112,7 +112,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     idempotency: {gateway_class: A_strong}
-=> 5:19: gateways.g.idempotency.gateway_class: unknown key; known here: class, resend_horizon, resend_lost_answers, window
+=> 5:19: gateways.g.idempotency.gateway_class: unknown key; known here: class, key, resend_horizon, resend_lost_answers, window
 
 ## body field key
 gateways:
@@ -757,6 +757,98 @@ gateways:
     upstream: "https://gw.example"
     retry: {automatic_attempts: 5}
 => 5:13: gateways.g.retry.automatic_attempts: is more than max_attempts (3)
+
+## a condition that could charge twice
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - name: payment
+        match: {methods: [POST], path: "/**"}
+        session: durable
+        retry: {on: [connect, attempt_timeout, rate_limited]}
+=> 9:31: gateways.g.routes[0].retry.on[1]: could charge twice: after attempt_timeout nobody knows whether the customer was charged, and g (D_none) promises nothing for a repeated key; leave it out, or write `risk: may_charge_twice` beside it
+
+## a condition that one of the gateways makes unsafe
+gateways:
+  safe: {profile: stripe, listen: "127.0.0.1:8080", upstream: "https://gw.example"}
+  weak: {listen: "127.0.0.1:8090", upstream: "https://gw.example", idempotency: {class: A_weak}}
+defaults: {retry: {on: [not_sent, in_progress]}}
+=> 4:35: defaults.retry.on[1]: could charge twice: after in_progress nobody knows whether the customer was charged, and weak (A_weak) forgets a key after an error; leave it out, or write `risk: may_charge_twice` beside the `on` of a route of this file
+
+## statuses that could charge twice
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    idempotency: {class: C_cancel_by_key}
+    retry: {on: [{status: [429]}, {status: [402, 4xx]}]}
+=> 6:35: gateways.g.retry.on[1]: could charge twice: after a 408 nobody knows whether the customer was charged, and g (C_cancel_by_key) only voids by key; leave it out, or write `risk: may_charge_twice` beside the `on` of a route of this file
+
+## a hint that the profile does not know
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    retry: {on: [gateway_says_retry]}
+=> 5:18: gateways.g.retry.on[0]: profile generic has no retry_hint, so it would never apply
+
+## a condition that is none
+GATEWAY
+defaults: {retry: {on: [notsent, {status: [5xx, 99]}, {statuses: [500]}, 500]}}
+=> 2:25: defaults.retry.on[0]: write one of not_sent, connect, reset_before_answer, attempt_timeout, answer_broken, in_progress, rate_limited, not_executed, gateway_says_retry, or statuses as {status: [502, 5xx]}
+=> 2:34: defaults.retry.on[1]: write a status as 402, 4xx or 500-599
+=> 2:55: defaults.retry.on[2]: write one of not_sent, connect, reset_before_answer, attempt_timeout, answer_broken, in_progress, rate_limited, not_executed, gateway_says_retry, or statuses as {status: [502, 5xx]}
+=> 2:74: defaults.retry.on[3]: write one of not_sent, connect, reset_before_answer, attempt_timeout, answer_broken, in_progress, rate_limited, not_executed, gateway_says_retry, or statuses as {status: [502, 5xx]}
+
+## no condition at all
+GATEWAY
+defaults: {retry: {on: []}}
+=> 2:20: defaults.retry.on: should be a list of at least one, not an empty list
+
+## a condition alone
+GATEWAY
+defaults: {retry: {on: not_sent}}
+=> 2:20: defaults.retry.on: should be a list, like [a, b], not the text 'not_sent'
+
+## a risk for everything
+gateways:
+  g: {listen: "127.0.0.1:8080", upstream: "https://gw.example", retry: {risk: may_charge_twice}}
+defaults: {retry: {risk: may_charge_twice}}
+=> 2:73: gateways.g.retry.risk: a risk is taken by a route of the policy file: write it there, beside its `on`
+=> 3:20: defaults.retry.risk: a risk is taken by a route of the policy file: write it there, beside its `on`
+
+## a risk by another name
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: payment, match: {methods: [POST], path: "/**"}, retry: {on: [attempt_timeout], risk: yes}}
+=> 6:77: gateways.g.routes[0].retry.on[0]: could charge twice: after attempt_timeout nobody knows whether the customer was charged, and g (D_none) promises nothing for a repeated key; leave it out, or write `risk: may_charge_twice` beside it
+=> 6:95: gateways.g.routes[0].retry.risk: 'yes' is not one of 'may_charge_twice'
+
+## a risk of nothing named
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    retry: {on: [not_sent]}
+    routes:
+      - {name: payment, match: {methods: [POST], path: "/**"}, retry: {risk: may_charge_twice}}
+=> 7:72: gateways.g.routes[0].retry.risk: name after what it is taken, as `on` beside it
+
+## a risk where there is none
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: payment, match: {methods: [POST], path: "/p"}, retry: {on: [not_sent, {status: [429]}], risk: may_charge_twice}}
+      - {name: search, match: {methods: [POST], path: "/s"}, retry: {on: [attempt_timeout], risk: may_charge_twice}}
+=> 6:104: gateways.g.routes[0].retry.risk: nothing in `on` is a risk here (class D_none); leave it out
+=> 7:93: gateways.g.routes[1].retry.risk: nothing in `on` is a risk here (class D_none); leave it out
 
 ## keep shorter than replay
 GATEWAY

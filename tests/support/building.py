@@ -27,6 +27,7 @@ def a_session(*statuses: AttemptStatus, **changes: Any) -> Session:
         "started_at": AT,
         "expires_at": AT + 15 * MINUTE,
         "max_attempts": 3,
+        "gateway_key": "k-1",
         "attempts": attempts,
         "outcome": outcome_of([(a.generation, a.status) for a in attempts]),
     }

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from proxy.app import make_lane
 from proxy.background.reconciler import Reconciler
 from proxy.core import events as ev
 from proxy.core.http_rules import Checked, check_request
@@ -281,21 +282,9 @@ class Lab:
 
     def _lane(self, name: str) -> Lane:
         gateway = self.settings.gateways[name]
-        credential = gateway.lookup_credential
-        return Lane(
-            endpoint=gateway.upstream,
-            name=name,
-            profile=gateway.profile,
-            routes=gateway.routes,
-            upstream=self.gateway,
-            admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, self.clock),
-            lookup_credential=()
-            if credential is None
-            else ((credential.header, credential.value),),
-            lookup_sees_all=credential is not None and credential.sees_all,
-            webhook=gateway.webhook,
-            merchant=None if gateway.webhook.forward_to is None else self.merchant,
-        )
+        limits = gateway.concurrency, gateway.breaker, gateway.budget
+        merchant = None if gateway.webhook.forward_to is None else self.merchant
+        return make_lane(gateway, self.gateway, Admission(*limits, self.clock), merchant)
 
     async def merchant_sends(
         self, request: tuple[RequestHead, bytes], gateway: str = "stripe"
@@ -303,9 +292,8 @@ class Lab:
         """Send a request through the pipeline, as the gateway's listener would."""
         head, body = request
         lane = self.lanes[gateway]
-        key_header = lane.profile.key_header.lower()
         raw = tuple((n.encode("latin-1"), v.encode("latin-1")) for n, v in head.headers)
-        checked = check_request(head.method, head.target, raw, "holdfast-lab", key_header)
+        checked = check_request(head.method, head.target, raw, "holdfast-lab", lane.key_headers)
         assert isinstance(checked, Checked), checked
         inbound = InboundRequest(
             gateway=gateway,
@@ -313,7 +301,6 @@ class Lab:
             target=head.target,
             headers=checked.forward,
             has_body=checked.has_body,
-            client_key=checked.client_key,
             session_id=checked.values.get("x-payment-session-id"),
             order_ref=checked.values.get("x-payment-order-id"),
             user_ref=checked.values.get("x-payment-user-id"),

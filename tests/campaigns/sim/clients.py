@@ -184,7 +184,7 @@ def request(
     )
     raw = tuple((name.encode(), value.encode()) for name, value in named if value is not None)
     method, target = "POST", "/v1/payment_intents"
-    checked = check_request(method, target, raw, "holdfast-sim", "idempotency-key")
+    checked = check_request(method, target, raw, "holdfast-sim", frozenset({"idempotency-key"}))
     assert isinstance(checked, Checked), checked
     return InboundRequest(
         gateway=gateway,
@@ -193,7 +193,6 @@ def request(
         headers=checked.forward,
         body=body.encode(),
         has_body=True,
-        client_key=checked.client_key,
         session_id=session,
         order_ref=order,
         values=checked.values,

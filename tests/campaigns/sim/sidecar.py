@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
+from proxy.app import make_lane
 from proxy.background.heartbeat import Heartbeat
 from proxy.background.janitor import Janitor
 from proxy.background.reconciler import Reconciler
@@ -341,19 +342,8 @@ class Sidecar:
 
     def _lane(self, name: str) -> Lane:
         gateway = self._around.settings.gateways[name]
-        credential = gateway.lookup_credential
-        return Lane(
-            endpoint=gateway.upstream,
-            name=name,
-            profile=gateway.profile,
-            routes=gateway.routes,
-            upstream=self._around.upstreams[name],
-            admission=Admission(gateway.concurrency, gateway.breaker, gateway.budget, self._clock),
-            lookup_credential=()
-            if credential is None
-            else ((credential.header, credential.value),),
-            lookup_sees_all=credential is not None and credential.sees_all,
-        )
+        limits = gateway.concurrency, gateway.breaker, gateway.budget
+        return make_lane(gateway, self._around.upstreams[name], Admission(*limits, self._clock))
 
     async def start(self) -> None:
         """As `app.py` does. Raises `StoreUnavailable`."""
