@@ -1,7 +1,8 @@
 """The pages are true: what they list is what the code has, and what they point to is there.
 
-Settings are held by tests/settings/test_docs.py, metrics by tests/telemetry/test_metrics.py, the
-session API by tests/web/test_openapi.py, the gateways' page by tests/e2e/test_docs_gateways.py.
+Settings are held by tests/settings/test_docs.py and tests/docs/test_policies.py, metrics by
+tests/telemetry/test_metrics.py, the session API by tests/web/test_openapi.py, the gateways' page by
+tests/e2e/test_docs_gateways.py.
 """
 
 from __future__ import annotations

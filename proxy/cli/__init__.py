@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _serve(commands)
     _check(commands)
+    _schema(commands)
     _migrate(commands)
     _health(commands)
     _sessions(commands)
@@ -87,6 +88,13 @@ def _check(commands: _Commands[argparse.ArgumentParser]) -> None:
     check.add_argument("--against", nargs="+", type=Path, metavar="RECORDED", help=text)
     text = "what holds for such a request, value by value, and where each was written"
     check.add_argument("--explain", nargs=2, metavar=("METHOD", "PATH"), help=text)
+
+
+def _schema(commands: _Commands[argparse.ArgumentParser]) -> None:
+    text = "Print the JSON Schema of a policy file, for editors."
+    schema = _command(commands, "schema", "schema:schema", text)
+    text = "of a gateway profile instead"
+    schema.add_argument("--profile", action="store_true", help=text)
 
 
 def _migrate(commands: _Commands[argparse.ArgumentParser]) -> None:

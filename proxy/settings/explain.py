@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BaseModel, BeforeValidator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel
 
 from proxy.settings import schema as s
 from proxy.settings.load import Policy
@@ -22,7 +21,6 @@ _ELSEWHERE = {"name", "match", "idempotency", "results", *_LIMITS}
 _OF_A_ROUTE = [f for f in s.RouteModel.model_fields if f not in _ELSEWHERE]
 # Written anew, nothing of what was written before holds of it.
 _WHOLE = frozenset({"key"})
-_KIB, _MIB = 1024, 1024 * 1024
 
 
 class Held(NamedTuple):
@@ -144,7 +142,7 @@ def _held(
             written = as_written(at(document.data, place))
             yield Held(f"{prefix}{key}", written, document.origin(place))
         else:
-            yield Held(f"{prefix}{key}", _default(field), _DEFAULT)
+            yield Held(f"{prefix}{key}", as_written(s.written_default(field)), _DEFAULT)
 
 
 def _has(layer: _Layer, name: str) -> bool:
@@ -164,14 +162,3 @@ def _inside(layers: Sequence[_Layer], name: str, key: str) -> list[_Layer]:
             found.append(layer._replace(model=inner, place=(*layer.place, key)))
         taken_back = taken_back or (of_a_route and inner is None)
     return found
-
-
-def _default(field: FieldInfo) -> str:
-    """A default as it would be written in the file."""
-    value: Any = field.default
-    readers = [m.func for m in field.metadata if isinstance(m, BeforeValidator)]
-    if s.parse_duration in readers and value is not None:
-        return s.written_duration(value)
-    if s.parse_size in readers and value is not None:
-        return f"{value // _MIB}MiB" if not value % _MIB else f"{value // _KIB}KiB"
-    return as_written(value)

@@ -12,7 +12,7 @@ import proxy
 from tests.support.running import ROOT
 from tests.support.shell import environment, holdfast
 
-COMMANDS = ["serve", "check", "health", "sessions", "keys", "audit", "demo", "gateway"]
+COMMANDS = ["serve", "check", "schema", "health", "sessions", "keys", "audit", "demo", "gateway"]
 
 
 async def test_help_names_every_command() -> None:

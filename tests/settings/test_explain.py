@@ -154,5 +154,5 @@ def test_links_are_shown_where_they_are_turned(tmp_path: Path) -> None:
     (only,) = explain(load_policy(tmp_path / "policy.yaml", {}), "POST", "/pay/now")
     origins, keys, headers = (held for held in only.settings if held.name.startswith("links."))
     assert origins.origin.rpartition("/")[2].startswith("mine.yaml:")
-    assert origins.value == "['https://a.example']"
-    assert (keys.value, headers.value) == ("['href']", "[]")
+    assert origins.value == "[https://a.example]"
+    assert (keys.value, headers.value) == ("[href]", "[]")
