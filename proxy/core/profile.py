@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from proxy.core.documents import BodyKind
 from proxy.core.jsonpath import JsonPath
 from proxy.core.keys import KeyPlace
+from proxy.core.webhooks import WebhookRecipe
 
 # Longer than any SDK's own time-out (80 s), for gateways that do not tell theirs.
 MAX_PROCESSING_SECONDS = 120.0
@@ -250,3 +251,4 @@ class GatewayProfile:
     # is evidence, "nothing happened yet" is not, and the connection is kept for a late answer.
     max_processing_time: float = MAX_PROCESSING_SECONDS
     links: Links | None = None  # none: its answers go back byte for byte
+    webhooks: WebhookRecipe | None = None

@@ -31,6 +31,7 @@ from proxy.settings import values as v
 from proxy.settings.profiles import Profiles, nearest
 from proxy.settings.retries import Layer, retry_mistakes, risk_mistakes
 from proxy.settings.secret_files import read_secret, secret_from
+from proxy.settings.webhooks import build_recipe, recipe_mistakes, webhook_mistakes
 from proxy.settings.yaml_lines import Document, Mistake
 from proxy.settings.yaml_lines import Path as Place
 
@@ -161,6 +162,7 @@ class Resolver:
             },
             lookup_credential=self._credential(model, here),
             ca_file=self._ca_file(model, here),
+            webhook=self._webhook(model.webhook, profile_file.webhooks, (*here, "webhook")),
         )
 
     def _limits(
@@ -454,15 +456,20 @@ class Resolver:
                     self._wrong(place, f"{address} is already used by {name} ({taken})")
                     break
             seen.append((place, address))
-        for name, gateway in self._model.gateways.items():
-            upstream = _address_of(gateway.upstream)
+        for place, url in self._ways_out():
+            there = _address_of(url)
             for other, taken in seen:
                 # Only where it is certain: a wildcard says nothing about other machines' names.
-                if (upstream.loopback or upstream.host == taken.host) and _clash(upstream, taken):
+                if (there.loopback or there.host == taken.host) and _clash(there, taken):
                     own = ".".join(map(str, other))
-                    message = f"{gateway.upstream} is {own} ({taken}), Holdfast itself"
-                    self._wrong(("gateways", name, "upstream"), message)
+                    self._wrong(place, f"{url} is {own} ({taken}), Holdfast itself")
                     break
+
+    def _ways_out(self) -> Iterator[tuple[Place, str]]:
+        for name, gateway in self._model.gateways.items():
+            yield ("gateways", name, "upstream"), gateway.upstream
+            if gateway.webhook is not None and gateway.webhook.forward_to is not None:
+                yield ("gateways", name, "webhook", "forward_to"), gateway.webhook.forward_to
 
     def _check_exposure(self, tokens: v.Tokens) -> None:
         for place, address in self._listeners():
@@ -566,6 +573,35 @@ class Resolver:
             self._wrong(place, "the credential is not printable ASCII text")
         return v.Credential(wanted.header, value, wanted.sees_all) if value else None
 
+    def _webhook(
+        self, model: s.WebhookModel | None, spoken: s.WebhooksModel | None, here: Place
+    ) -> core.WebhookPolicy:
+        if model is None:
+            return core.WebhookPolicy()
+        if spoken is None:
+            self._wrong(here, "the profile does not say how this gateway's webhooks are read")
+            return core.WebhookPolicy()
+        secret = None
+        if model.secret is not None:
+            secret = self._webhook_secret(model.secret, (*here, "secret"))
+        for key, message in webhook_mistakes(model, spoken, secret):
+            self._wrong((*here, key), message)
+        return core.WebhookPolicy(secret, model.url, model.forward_to)
+
+    def _webhook_secret(self, model: s.SecretModel, place: Place) -> str | None:
+        if (model.env is None) == (model.file is None):
+            self._wrong(place, "name exactly one of env and file")
+            return None
+        if model.file is not None:
+            value, why = read_secret(self._folder / model.file)
+            if why is not None:
+                self._wrong((*place, "file"), why)
+            return value
+        value = self._environ.get(model.env or "") or None
+        if value is None:
+            self._wrong(place, f"the environment variable {model.env} is not set")
+        return value
+
     def _ca_file(self, model: s.GatewayModel, here: Place) -> Path | None:
         if model.tls.ca_file is None:
             return None
@@ -646,6 +682,7 @@ def build_profile(
         resend_lost_answers=promise.resend_lost_answers,
         max_processing_time=model.max_processing_time,
         links=_links(model.links),
+        webhooks=None if model.webhooks is None else build_recipe(model.webhooks),
     )
 
 
@@ -729,6 +766,8 @@ def check_profile(  # noqa: C901 -- a list of checks
         filled = _with(recipe, dict.fromkeys(model.parameters, "x"))
         for place, why in _recipe_mistakes(filled, model.max_processing_time):
             wrong(("lookups", name, *place), why)
+    for place, why in () if model.webhooks is None else recipe_mistakes(model.webhooks):
+        wrong(("webhooks", *place), why)
 
 
 _PLACEHOLDER = re.compile(r"\{[^{}\"]+\}")

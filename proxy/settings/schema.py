@@ -21,10 +21,13 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from proxy.core.documents import BodyKind
 from proxy.core.jsonpath import parse_json_path
 from proxy.core.policy import Condition, NewKey, OrderLock, SessionKind, Statuses
 from proxy.core.profile import GatewayClass, Verdict
 from proxy.core.routing import compile_template
+from proxy.core.signatures import KeyForm
+from proxy.core.webhooks import Says
 from proxy.settings import defaults as d
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
@@ -36,6 +39,7 @@ _METHOD = re.compile(r"[A-Z]{1,20}")
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
 _LISTEN = re.compile(rf"{_HOST}:([0-9]{{1,5}})")
 _ORIGIN = re.compile(rf"https?://{_HOST}(?::([0-9]{{1,5}}))?")
+_URL = re.compile(rf"(https?://{_HOST}(?::([0-9]{{1,5}}))?)(/[!-~]*)?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _PARAMETER = re.compile("[A-Za-z0-9._-]{1,100}")
 _LINK_KEY = re.compile(r"[A-Za-z0-9_$@:-]{1,64}")
@@ -211,6 +215,14 @@ def _origin(value: str) -> str:
     return value
 
 
+def _url(value: str) -> str:
+    match = _URL.fullmatch(value)
+    if match is None or int(match.group(2) or 0) > _LAST_PORT or "#" in value:
+        message = "write a whole address, like https://shop.example.com/webhooks (no user)"
+        raise ValueError(message)
+    return value
+
+
 def _store(value: str) -> str:
     scheme = value.partition("://")[0]
     if scheme in _OTHER_SCHEMES:
@@ -311,6 +323,15 @@ Origin = Annotated[
         "origin",
         rf"https?://{_HOST}(?::{_PORT})?",
         "an origin, like https://api.example.com, no path",
+    ),
+]
+Url = Annotated[
+    str,
+    AfterValidator(_url),
+    _text(
+        "address",
+        rf"https?://{_HOST}(?::{_PORT})?(?:/[!\"$-~]*)?",
+        "a whole address, like https://shop.example.com/webhooks",
     ),
 ]
 StoreUrl = Annotated[
@@ -803,6 +824,33 @@ class CredentialModel(Model):
     """
 
 
+class SecretModel(Model):
+    """Where a secret comes from; exactly one. Never the file itself."""
+
+    env: str | None = None
+    """The variable that holds it. Exactly one of `env` and `file`."""
+    file: str | None = None
+    """Or the file that does, beside the policy file or absolute."""
+
+
+class WebhookModel(Model):
+    """What is agreed with a gateway about its webhooks."""
+
+    secret: SecretModel | None = None
+    """What they are signed with. Without it every webhook of a gateway that signs is
+    refused, and the log says so once.
+    """
+    url: Url | None = None
+    """The public address that the gateway calls, exactly as it was given to the gateway;
+    for those that sign it too (Square).
+    """
+    forward_to: Url | None = None
+    """Your own endpoint for them. It gets each that is the gateway's, bytes and headers as
+    they came, and the gateway is told that it arrived only once your endpoint has answered
+    2xx.
+    """
+
+
 class TlsModel(Model):
     """How the gateway's certificate is checked. It always is."""
 
@@ -843,6 +891,10 @@ class GatewayModel(Model):
     forgotten, e.g. after a restart. Read-only is enough. Without it, Holdfast waits for the
     client to repeat, or for a person. It speaks for one account: where several accounts pay
     through one listener, give each a gateway of its own, or leave this out.
+    """
+    webhook: WebhookModel | None = None
+    """What is agreed with the gateway about its [webhooks](../gateways.md#webhooks). Needs
+    a profile with `webhooks`.
     """
     tls: TlsModel = TlsModel()
     timeouts: TimeoutsModel | None = None
@@ -1096,6 +1148,106 @@ class LookupModel(Model):
     """How whatever there is under the key is voided."""
 
 
+class SignatureModel(Model):
+    """How a gateway signs its webhooks: in a header, in a field of a form, or in each event."""
+
+    header: HeaderName | None = None
+    """The header with the signature."""
+    form: str | None = None
+    """Or the field of a form with pairs of a name and a signature, over `payload`."""
+    json_path: JsonPathText | None = Field(default=None, alias="json")
+    """Or the place in each event, over its `fields`."""
+    part: str | None = None
+    """Of a header like `t=…,v1=…`: the name of its signatures. One that fits is enough."""
+    timestamp: str | None = None
+    """And the name of the time that was signed, in epoch seconds."""
+    tolerance: Positive = d.WEBHOOK_TOLERANCE
+    """How far that may be from now. Why: what Stripe's SDKs take."""
+    over: str = "{body}"
+    """What a header's signature is made over: `{body}`, `{timestamp}`, `{url}` and text
+    between them. `{url}` is the policy's `webhook.url`. Why: most sign the body and nothing
+    else.
+    """
+    fields: list[JsonPathText] = []
+    """What is signed of an event, with `:` between the values. Why: a signature in a header
+    needs none.
+    """
+    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
+    """Of the HMAC: `sha1`, `sha256`, `sha512`. Why: what most gateways use."""
+    encoding: Literal["hex", "base64"] = "hex"
+    """How it is written: `hex` or `base64`. Why: what most gateways use."""
+    key: Annotated[KeyForm, Field(strict=False)] = KeyForm.TEXT
+    """How its key is made from the secret: `text` as it is, `hex` from its hexadecimal
+    digits, `sha1` its digest. Why: what most gateways do.
+    """
+
+
+class TieModel(Model):
+    """Where an event says which payment it is about."""
+
+    key: JsonPathText | None = None
+    """Where an event names the gateway key of the request it is about."""
+    order: list[JsonPathText] = []
+    """Where it names the order; the first place that has one. Why: some events name none."""
+    amount: JsonPathText | None = None
+    """Where it names the amount; where that differs from the request's, it is another payment."""
+    at: JsonPathText | None = None
+    """When it happened: epoch seconds or RFC 3339. Required with `order`."""
+    reference: JsonPathText
+    """Where it names the payment as the gateway calls it."""
+
+
+class EventTestModel(Model):
+    """A condition on an event."""
+
+    path: JsonPathText
+    """A place in the event."""
+    is_one_of: Annotated[list[Plain], Field(min_length=1, alias="in")]
+    """What may stand there."""
+
+
+class EventRuleModel(Model):
+    """What one kind of event says, or the payment that it shows."""
+
+    when: list[EventTestModel] = []
+    """Conditions; all must hold. Why: without one it is about every event."""
+    says: Annotated[Says, Field(strict=False)] = Says.LOOK_UP
+    """`succeeded`: it was charged. `declined`: the gateway said no, to the key that the
+    event names. `look_up`: something has happened, so ask. Why: asking is never wrong.
+    """
+    object_path: JsonPathText | None = Field(default=None, alias="object")
+    """Instead: where the event shows the payment, to be read by `results` like an answer
+    with status 200.
+    """
+    operation: Name = "charge"
+    """Of an order's payments, those with this `operation` are meant. Why: most events are
+    about charges.
+    """
+
+
+class WebhooksModel(Model):
+    """How a gateway tells of payments by itself."""
+
+    signature: SignatureModel | None = None
+    """How it signs; one of `header`, `form` and `json`. Without it nothing it says is
+    proof, only a reason to look.
+    """
+    body: Annotated[BodyKind, Field(strict=False)] = BodyKind.JSON
+    """What a webhook's body is: `json`, `form` (with the query's parameters), or `xml` (in
+    Base64, in a field of a form). Why: what most gateways send.
+    """
+    payload: str | None = None
+    """Where `body` is `xml`: the form's field."""
+    each: JsonPathText | None = None
+    """Where the events stand, like `events[*]`; else the whole body is one."""
+    tie: TieModel
+    """Where an event says which payment it is about."""
+    events: Annotated[list[EventRuleModel], Field(min_length=1)]
+    """What kinds of events say; the first whose `when` holds. What none names is ignored."""
+    answer: str = ""
+    """The text that the gateway wants to read. Why: most read only the status."""
+
+
 class RefusalFormModel(Model):
     """How one refusal looks to this gateway's SDK."""
 
@@ -1182,6 +1334,10 @@ class ProfileFile(Model):
     """
     lookups: dict[Name, LookupModel] = {}
     """How to find out, by reading, what became of a request; by name, for the routes' `lookup`."""
+    webhooks: WebhooksModel | None = None
+    """How the gateway tells of payments by itself
+    ([below](../../proxy/gateways/README.md#webhooks)).
+    """
     errors: ErrorsModel = ErrorsModel()
     max_processing_time: Positive = d.MAX_PROCESSING_TIME
     """How long the gateway may still be at a request whose answer was lost. Until then only a

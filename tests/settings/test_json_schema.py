@@ -39,6 +39,7 @@ BEYOND_A_SCHEMA = {
     "statuses-that-could-charge-twice", "a-hint-that-the-profile-does-not-know",
     "breaker-slow-ratio-alone", "breaker-slow-call", "operation-nobody-has", "operation-slow-call",
     "a-risk-for-everything", "a-risk-of-nothing-named", "a-risk-where-there-is-none",
+    "webhook-of-a-gateway-that-has-none", "webhook-forwarded-to-ourselves",
 }  # fmt: skip
 # The YAML itself is wrong, which any editor says.
 NOT_YAML = {"twice", "gateway-twice", "tag", "merge", "broken", "tab", "empty", "two-documents"}

@@ -969,6 +969,38 @@ gateways:
     lookup_credential: {env: SET, header: 'X Y'}
 => 5:35: gateways.g.lookup_credential.header: 'X Y' is not the name of a header
 
+## webhook key
+gateways:
+  stripe:
+    profile: stripe
+    listen: '127.0.0.1:8080'
+    upstream: 'https://gw.example'
+    webhook: {forwrad_to: 'https://shop.example'}
+=> 6:15: gateways.stripe.webhook.forwrad_to: unknown key; did you mean 'forward_to'?
+
+## webhook secret in yaml
+gateways:
+  stripe:
+    profile: stripe
+    listen: '127.0.0.1:8080'
+    upstream: 'https://gw.example'
+    webhook: {secret: whsec_1}
+=> 6:15: gateways.stripe.webhook.secret: should be keys with values, not the text 'whsec_1'
+
+## webhook of a gateway that has none
+gateways:
+  g: {profile: generic, listen: '127.0.0.1:8080', upstream: 'https://gw.example', webhook: {}}
+=> 2:83: gateways.g.webhook: the profile does not say how this gateway's webhooks are read
+
+## webhook forwarded to ourselves
+gateways:
+  stripe:
+    profile: stripe
+    listen: '127.0.0.1:8080'
+    upstream: 'https://gw.example'
+    webhook: {forward_to: 'http://127.0.0.1:8081/webhooks/stripe'}
+=> 6:15: gateways.stripe.webhook.forward_to: http://127.0.0.1:8081/webhooks/stripe is listen.sessions (127.0.0.1:8081), Holdfast itself
+
 #### YAML
 ## twice
 GATEWAY
