@@ -123,7 +123,7 @@ async def _compare(
 
         await pay_all(shop, options.orders, at_once, row.takings, progress)
         progress()
-    await _settle(rows[-1], gateway, f"http://{doors.sessions}")
+    await settle(rows[-1], gateway, f"http://{doors.sessions}")
     table.finish()
     if options.stay:
         print("\nThe links above work until Ctrl-C.")
@@ -133,7 +133,7 @@ async def _compare(
     return 0 if rows[-1].twice == rows[-1].lost == 0 else 1
 
 
-async def _settle(row: Row, gateway: SimulatedGateway, sessions: str) -> None:
+async def settle(row: Row, gateway: SimulatedGateway, sessions: str) -> None:
     """Wait for Holdfast to find out what became of the orders whose outcome it did not know."""
     unknown = [order for order, told in row.takings.told.items() if told is Told.UNKNOWN]
     loop = asyncio.get_running_loop()

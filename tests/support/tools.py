@@ -4,6 +4,7 @@ so.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,19 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
+def found(name: str) -> str | None:
+    """Where a program is, if it is anywhere; servers are not on everyone's PATH."""
+    beside = Path(sys.executable).parent / name
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+    return str(beside) if beside.exists() else shutil.which(name, path=path)
+
+
 def tool(name: str) -> str:
     """Where a program is; skips the test if it is nowhere."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
+    program = found(name)
+    if program is None:
         pytest.skip(f"{name} is not installed")
-    return found
+    return program
 
 
 def run(
