@@ -19,12 +19,14 @@ class Fault(StrEnum):
     RESET_BEFORE = "reset before charging"
     RESET_AFTER = "reset after charging"
     TRUNCATED = "answer cut after charging"
+    FAILED_AFTER = "500 after charging"
     UNAVAILABLE = "503"
     UNAVAILABLE_LATER = "503 with Retry-After"
     THROTTLED = "429"
 
 
-# Shares of all interruptions, in the mix that the comparison with other proxies was made with.
+# Shares of all interruptions, in the mix that the comparison with other proxies was made with. A
+# 500 after charging is not in it.
 _MIX = (
     (Fault.HANG_BEFORE, 25),
     (Fault.HANG_AFTER, 25),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,10 +39,8 @@ session: {lease: 500ms, duplicate_wait: 500ms}
 class Keyless(KillingGateway):
     """Every request is another payment to it."""
 
-    async def _with_key(
-        self, request: web.Request, parameters: dict[str, Any], execute: Callable[..., Any]
-    ) -> tuple[int, dict[str, Any], bool]:
-        return (*self._execute(request, parameters, execute), False)
+    def key(self, request: web.Request, parameters: dict[str, Any]) -> None:
+        """It takes none."""
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ import pytest_asyncio
 from proxy.demo.faults import Fault, FaultPlan
 from proxy.demo.gateway import SimulatedGateway
 from tests.support.running import simulated
+from tests.support.waiting import until
 
 
 class Always(FaultPlan):
@@ -169,6 +170,26 @@ async def test_faults_do_what_they_say(
     # Whatever it was, the same key settles it with one charge.
     assert (await shop.pay("k-1"))[0] == 200
     assert shop.gateway.ledger.per_order() == {"o-1": 1}
+
+
+async def test_a_500_is_kept_for_its_key_although_it_charged(shop: Shop) -> None:
+    """The same key says 500 again, for good, and charges nothing more."""
+    shop.gateway.plan = type("Once", (Always,), {"kind": Fault.FAILED_AFTER})()
+    first = await shop.pay("k-1")
+    assert (first[0], first[1]["error"]["type"]) == (500, "api_error")
+    assert await shop.pay("k-1") == (500, first[1], True)
+    assert shop.gateway.ledger.per_order() == {"o-1": 1}
+
+
+async def test_a_key_is_busy_while_its_request_runs(shop: Shop) -> None:
+    """409 for the second of two at once; then the first one's answer."""
+    shop.gateway.plan = type("Once", (Always,), {"kind": Fault.SLOW})()
+    first = asyncio.ensure_future(shop.pay("k-1"))
+    await until(lambda: bool(shop.gateway.ledger.charges))
+    status, body, _ = await shop.pay("k-1")
+    assert (status, body["error"]["code"]) == (409, "idempotency_key_in_use")
+    assert (await first)[0] == 200
+    assert (await shop.pay("k-1"))[2]
 
 
 async def test_the_ledger_can_be_read_and_reset(shop: Shop) -> None:

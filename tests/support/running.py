@@ -20,7 +20,7 @@ import aiohttp
 from aiohttp import web
 
 from proxy.app import Doors, Holdfast
-from proxy.demo.gateway import SimulatedGateway
+from proxy.demo.simulator import Simulator
 from proxy.settings.load import load
 
 ROOT = Path(__file__).parent.parent.parent
@@ -100,8 +100,8 @@ async def running(
 
 
 @contextlib.asynccontextmanager
-async def simulated(gateway: SimulatedGateway) -> AsyncIterator[str]:
-    """The simulated gateway on a real port; its origin."""
+async def simulated(gateway: Simulator) -> AsyncIterator[str]:
+    """A simulated gateway on a real port; its origin."""
     runner = web.AppRunner(gateway.app(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

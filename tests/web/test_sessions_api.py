@@ -1013,7 +1013,7 @@ async def test_a_lost_charge_is_found_by_asking(tmp_path: Path) -> None:
             assert (shown["status"], shown["attempts"]) == ("COMPLETED", 1)
             summary = (await fetch(http, "GET", f"{url}/summary")).json
             assert summary["timeline"][-1]["event"] == "EvidenceFound"
-            assert summary["reference"] == gateway.ledger.charges[0].intent
+            assert summary["reference"] == gateway.ledger.charges[0].payment
             # The client comes back and hears the gateway's own word about it.
             again = await fetch(http, "POST", pay, **_order("o-1"))
             assert (again.status, again.json["status"]) == (200, "succeeded")
