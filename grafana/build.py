@@ -490,7 +490,8 @@ ROWS: dict[str, list[Panel]] = {
         ),
         lines(
             "Refusals by code",
-            "Requests refused before a session was touched. What each code means and who has to "
+            "Requests refused before a session was touched, and callers who waited no longer "
+            "(`wait-over`) while theirs went on. What each code means and who has to "
             "change something: docs/problems.md.",
             rate_by("code", "holdfast_refusals_total", GATEWAY),
             unit="reqps",

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from proxy.core.deadlines import FOR_THIS_HOP
 from proxy.core.refusals import Refusal
 from proxy.core.wire import Headers
 
@@ -44,7 +45,7 @@ TOKEN_HEADER = "X-Holdfast-Token"
 # A request's head as the parser delivers it.
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
-_NOT_FORWARDED = HOP_BY_HOP | _REPLACED | _CONTROL | {TOKEN_HEADER.lower()}
+_NOT_FORWARDED = HOP_BY_HOP | _REPLACED | _CONTROL | FOR_THIS_HOP | {TOKEN_HEADER.lower()}
 # What has rules of its own; most requests have none of them.
 _RARE = _CONTROL | {"transfer-encoding", "expect", "via", "connection"}
 

@@ -54,23 +54,24 @@ def problem(
     row = refusal.value
     form = RefusalForm() if profile is None else profile.refusal_forms.get(row.code, RefusalForm())
     status = form.status or row.status
-    # What the session says is only what the store still knows.
-    lost = refusal is Refusal.STORE_REGRESSED
+    unsure = refusal in _UNSURE
+    must_name = _must_name(session, unsure=unsure)
+    safe = row.safe_to_repeat and not must_name
     document: dict[str, object] = {
         "type": f"/problems/{row.code}",
         "title": row.title,
         "status": status,
         "detail": row.detail,
-        "anythingSent": session is not None and (lost or any(a.sent for a in session.attempts)),
-        "safeToRepeat": row.safe_to_repeat and not _must_name(session),
+        "anythingSent": session is not None and (unsure or any(a.sent for a in session.attempts)),
+        "safeToRepeat": safe,
     }
-    if _must_name(session):
+    if must_name:
         document["detail"] = f"{row.detail} {_NAME_IT}"
     if session is not None:
         document |= {
             "sessionId": session.id,
             "state": session.state,
-            "outcome": Outcome.UNKNOWN if lost else session.outcome,
+            "outcome": _outcome(session, unsure=unsure),
             "attempts": session.attempt_count,
         }
     if retry_after_ms is not None:
@@ -89,23 +90,31 @@ def problem(
         headers += session_headers(session)
     if retry_after_ms is not None:
         headers.append(("Retry-After", str(-(-retry_after_ms // 1000))))
-    if profile is not None:
+    if profile is not None and (row.final or not safe):
         headers += profile.final_answer_headers
     body = json.dumps(document, separators=(",", ":")).encode()
     return Answer(status, _phrase(status), tuple(headers), body, AnswerSource.HOLDFAST)
 
 
+# What the session says may not be so: the store has lost what came after, or its walk goes on and
+# may have sent it by the time this is read.
+_UNSURE = frozenset({Refusal.STORE_REGRESSED, Refusal.WAIT_OVER})
 _NAME_IT = (
     "The request named neither key nor session nor order, so a plain repeat would be another "
     f"payment: send it again with the header {SESSION_HEADER} and this session's id."
 )
 
 
-def _must_name(session: Session | None) -> bool:
+def _must_name(session: Session | None, *, unsure: bool) -> bool:
     """Whether a repeat that does not name the session could charge a second time: it may have been
     charged, or can still be resumed.
     """
-    return session is not None and not session.named and session.listed
+    return session is not None and not session.named and (unsure or session.listed)
+
+
+def _outcome(session: Session, *, unsure: bool) -> Outcome:
+    charged = session.outcome is Outcome.CHARGED
+    return Outcome.UNKNOWN if unsure and not charged else session.outcome
 
 
 def session_headers(session: Session) -> Headers:

@@ -33,6 +33,7 @@ class Row:
     safe_to_repeat: bool  # the same request with the same key may be sent again
     proxy_error: str
     headers: Headers = ()  # what its status asks for besides (RFC 9110)
+    final: bool = True  # the gateway's SDK is told not to try again by itself
 
 
 class Refusal(Enum):
@@ -275,6 +276,17 @@ class Refusal(Enum):
         "the gateway is asked. Do not use a new key.",
         True,
         "http_response_timeout",
+    )
+    WAIT_OVER = Row(
+        "wait-over",
+        504,
+        Blame.GATEWAY,
+        "There is no answer yet, and the caller waits no longer",
+        "The request says how long its caller waits. What was begun goes on: repeat the same "
+        "request with the same key, and it gets the answer. Do not use a new key.",
+        True,
+        "http_response_timeout",
+        final=False,
     )
     NOT_SENT = Row(
         "not-sent",

@@ -2,7 +2,8 @@
 
 A request that moves money is read whole, becomes one payment (or joins it), is admitted, sent,
 recorded and answered. Its task does not end with the connection (`web/listeners.py`): a backend
-that hangs up changes nothing. Requests that move no money stream through, with a session in memory
+that hangs up changes nothing, and one that says how long it waits is answered when that is over,
+while its payment goes on. Requests that move no money stream through, with a session in memory
 only.
 """
 
@@ -12,12 +13,14 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from functools import partial
+from math import inf
 from typing import Any
 
 from msgspec.structs import replace
 
 from proxy.core import events as ev
 from proxy.core.classify import classify
+from proxy.core.deadlines import caller_wait
 from proxy.core.idempotency import Duplicate, closed_verdict
 from proxy.core.keys import Unfit
 from proxy.core.policy import RoutePolicy, SessionPolicy
@@ -26,9 +29,10 @@ from proxy.core.profile import GatewayClass
 from proxy.core.reasons import Reason
 from proxy.core.refusals import Refusal
 from proxy.core.retrying import barrier_to_ask_again, promised
+from proxy.core.routing import is_safe
 from proxy.core.session import Session, apply
 from proxy.core.states import Outcome, State
-from proxy.core.wire import Answer, InboundRequest
+from proxy.core.wire import Answer, InboundRequest, close_stream
 from proxy.flow.answer import forwarded, refusal_for, replayed, unpack, without_answer
 from proxy.flow.attempts import Attempts
 from proxy.flow.held import HeldRequests
@@ -51,6 +55,9 @@ from proxy.tasks import Tasks
 
 # How often a payment that another process has with the gateway is looked at.
 _LOOK_AGAIN_SECONDS = 0.1
+# When a caller whose time was up may ask again: at once, as its repeat waits for the same walk. A
+# second (less cannot be said in `Retry-After`) keeps a loop of such calls from spinning.
+_ASK_AGAIN_MS = 1000
 # After the drain's patience: time to record what was cut off. A commit takes milliseconds.
 _LAST_WORDS_SECONDS = 5.0
 # Refusals of what is a duplicate of another session.
@@ -107,7 +114,9 @@ class Pipeline:
             policy=policy,
         )
 
-    async def handle(self, lane: Lane, request: InboundRequest, body: Body) -> Answer:
+    async def handle(  # noqa: PLR0911 -- one list of refusals
+        self, lane: Lane, request: InboundRequest, body: Body
+    ) -> Answer:
         """Bring a request to its answer. Never raises but for cancellation.
 
         To be called in a task that outlives the backend's connection.
@@ -115,8 +124,11 @@ class Pipeline:
         route = lane.routes.match(request.method, request.path)
         if self._attempts.draining:
             return self.refuse(lane, Refusal.DRAINING)
+        wait = caller_wait(request.values)
+        if wait <= 0:  # whatever came of it, its caller would never hear
+            return self.refuse(lane, Refusal.WAIT_OVER)
         if not route.durable:
-            return await self._pass_through(lane, route, request, body)
+            return await self._pass_through(lane, route, request, body, wait)
         lane = lane.of(route.name)
         try:
             whole = await body.read(route.max_body_bytes)
@@ -129,7 +141,7 @@ class Pipeline:
             request = replace(request, client_key=lane.profile.key.of(request))
         except Unfit:
             return self.refuse(lane, Refusal.KEY_INVALID)
-        return await self._pay(self._intake.arrival(lane, route, request))
+        return await self._pay(self._intake.arrival(lane, route, request), wait)
 
     def refuse(self, lane: Lane, refusal: Refusal, session: Session | None = None) -> Answer:
         """Say no before anything was sent."""
@@ -138,16 +150,41 @@ class Pipeline:
 
     # --- requests that move money -------------------------------------------------------------
 
-    def _pay(self, arrival: Arrival) -> Coroutine[Any, Any, Answer]:
+    def _pay(self, arrival: Arrival, wait: float) -> Coroutine[Any, Any, Answer]:
         """Join the walk of this payment if there is one, else begin it."""
         known = self._walks.by_key.get(arrival.identity.key_hash)
         if known is not None:
-            return self._join(known, arrival)
+            return self._join(known, arrival, wait)
         walk = self._walk_for(arrival)
         self._walks.by_key[arrival.identity.key_hash] = walk
-        walk.task = asyncio.current_task()
         steps = self._open_and_go(walk, arrival)
-        return self._see_through(walk, arrival.identity.key_hash, steps)
+        steps = self._see_through(walk, arrival.identity.key_hash, steps)
+        if wait >= walk.route.timeouts.total:
+            walk.task = asyncio.current_task()
+            return steps
+        walk.task = self._tasks.start(steps, "walk")
+        return self._answer_within(wait, walk, named=arrival.identity.named)
+
+    async def _answer_within(self, wait: float, walk: Walk, *, named: bool) -> Answer:
+        """Its answer, or what is known of it when its caller waits no longer."""
+        answered = walk.answered()
+        await asyncio.wait({answered}, timeout=wait)
+        # Only the session's name makes the repeat of a request that names nothing the same payment.
+        while not (answered.done() or walk.session.id or named):
+            await asyncio.wait({answered}, timeout=_LOOK_AGAIN_SECONDS)
+        return answered.result() if answered.done() else self._wait_over(walk)
+
+    def _wait_over(self, walk: Walk) -> Answer:
+        """The caller's time is up. The walk goes on, and a repeat joins it or gets its answer."""
+        if not walk.session.id:  # as every other request hears that comes for it now
+            return self._in_progress(walk.lane, walk.session)
+        self._recorder.note(ev.RequestRefused(walk.lane.name, Refusal.WAIT_OVER.code))
+        return problem(
+            Refusal.WAIT_OVER,
+            profile=walk.lane.profile,
+            session=walk.session,
+            retry_after_ms=_ASK_AGAIN_MS,
+        )
 
     def _walk_for(self, arrival: Arrival) -> Walk:
         return Walk(
@@ -272,16 +309,19 @@ class Pipeline:
 
     # --- duplicates ---------------------------------------------------------------------------
 
-    async def _join(self, walk: Walk, arrival: Arrival) -> Answer:
+    async def _join(self, walk: Walk, arrival: Arrival, wait: float = inf) -> Answer:
         """Wait for the answer of the same payment, for a while."""
         if walk.fingerprint != arrival.identity.fingerprint:
             self._duplicate(walk, Duplicate.KEY_REUSED)
             return self.refuse(walk.lane, Refusal.KEY_REUSED)
+        patience = self._policy.duplicate_wait
         try:
-            async with asyncio.timeout(self._policy.duplicate_wait):
+            async with asyncio.timeout(min(wait, patience)):
                 answer = await walk.answered()
         except TimeoutError:
             self._duplicate(walk, Duplicate.IN_PROGRESS)
+            if wait < patience:
+                return self._wait_over(walk)
             return self._in_progress(walk.lane, await self._on_record(walk.session))
         self._duplicate(walk, Duplicate.JOINED)
         return replayed(answer)
@@ -421,7 +461,12 @@ class Pipeline:
     # --- requests that move no money ----------------------------------------------------------
 
     async def _pass_through(
-        self, lane: Lane, route: RoutePolicy, request: InboundRequest, body: Body
+        self,
+        lane: Lane,
+        route: RoutePolicy,
+        request: InboundRequest,
+        body: Body,
+        wait: float,
     ) -> Answer:
         """Stream a request and its answer; repeated only if that is safe and
         nothing was used up.
@@ -453,6 +498,19 @@ class Pipeline:
             stream=body.stream() if request.has_body else None,
             limit=route.retry.automatic_attempts,
         )
+        # Of one that does more than read the body may still be on its way, and nobody could say
+        # that its repeat is safe.
+        reads = is_safe(request.method) and not request.has_body
+        if wait >= route.timeouts.total or not reads:
+            return await self._streamed(walk)
+        reading: asyncio.Task[Answer] = self._tasks.start(self._streamed(walk), "walk")
+        await asyncio.wait({reading}, timeout=wait)
+        if reading.done():
+            return reading.result()
+        _ = self._tasks.start(_unheard(reading), "unheard answer")
+        return self._wait_over(walk)
+
+    async def _streamed(self, walk: Walk) -> Answer:
         walk.task = asyncio.current_task()
         self._walks.enter(walk)
         try:
@@ -509,6 +567,12 @@ class Pipeline:
             ends[end].cancel()
         if late:
             await asyncio.wait(late, timeout=_LAST_WORDS_SECONDS)
+
+
+async def _unheard(reading: asyncio.Task[Answer]) -> None:
+    """Let go of an answer that comes when nobody waits for it any more."""
+    answer = await reading
+    await close_stream(answer.stream)
 
 
 def _with_the_gateway(session: Session) -> bool:

@@ -77,7 +77,7 @@ class Metrics(Collector):
         )
         self.refusals = Counter(
             "holdfast_refusals",
-            "Requests refused before a session was touched, by problem code.",
+            "Requests refused before a session was touched, or answered early, by problem code.",
             (gateway, "code"),
         )
         self.unknown_outcomes = Gauge(

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import cycle
 
+import pytest
+from msgspec.structs import replace as with_
+
+from proxy.core.refusals import Refusal
+from proxy.core.wire import Answer, InboundRequest
+from proxy.flow.pipeline import Pipeline
+from proxy.flow.walk import Walk
+from tests.campaigns.checker import judge
+from tests.campaigns.sim.clients import SimClient
 from tests.campaigns.sim.plan import Mishap, Moment, Plan, Trouble, plan_of
 from tests.campaigns.sim.shrink import shrink
 from tests.campaigns.sim.world import World
@@ -16,6 +26,53 @@ SEEDS = 20_000
 def test_many_seeds() -> None:
     """Crashes, faults, repeats, cancels: nothing charged twice, nothing told wrongly or lost."""
     assert simulate(range(SEEDS)) == {}
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While things go wrong, every client says how long it waits."""
+    request, patient = SimClient._request, SimClient.ask_until_it_knows
+    waits = cycle(("60", "200", "400", "900", "2000", "6000"))
+
+    def says_it(client: SimClient, amount: str = "1999") -> InboundRequest:
+        made = request(client, amount)
+        return with_(made, values={**made.values, "x-envoy-expected-rq-timeout-ms": next(waits)})
+
+    async def in_the_end(client: SimClient) -> None:
+        monkeypatch.setattr(client, "_request", lambda: request(client))
+        await patient(client)
+
+    monkeypatch.setattr(SimClient, "_request", says_it)
+    monkeypatch.setattr(SimClient, "ask_until_it_knows", in_the_end)
+
+
+# A process that dies closes what it had begun and not run yet.
+_CLOSED = "ignore:coroutine .* was never awaited:RuntimeWarning"
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.filterwarnings(_CLOSED)
+def test_callers_that_say_how_long_they_wait() -> None:
+    """Many are answered before their payment is done, and it is charged once all the same."""
+    given_up = 0
+    for seed in range(250):
+        history = World(plan_of(seed)).run()
+        assert judge(history) == [], seed
+        given_up += sum(b"/wait-over" in told.body for told in history.told)
+    assert given_up > 200
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.filterwarnings(_CLOSED)
+def test_time_being_up_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: told as a failure, it is charged again under another key."""
+
+    def failed(pipeline: Pipeline, walk: Walk) -> Answer:
+        return pipeline.refuse(walk.lane, Refusal.RETRIES_EXHAUSTED, walk.session)
+
+    monkeypatch.setattr(Pipeline, "_wait_over", failed)
+    found = {violation.name for seed in range(100) for violation in play(plan_of(seed))}
+    assert "I1" in found
 
 
 def test_a_seed_is_a_run() -> None:

@@ -157,11 +157,18 @@ def test_the_gateway_says_which_header_is_the_key() -> None:
         "Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Upgrade",
         "Proxy-Authenticate", "Proxy-Authorization", "Content-Length", "X-Payment-Session-Id",
         "X-Payment-Order-Id", "X-Payment-User-Id", "X-Holdfast-Token", "X-HOLDFAST-TOKEN",
+        "X-Envoy-Expected-Rq-Timeout-Ms", "grpc-timeout",
     ],
 )  # fmt: skip
 def test_stripped(name: str) -> None:
     """Hop-by-hop headers, those set anew, and our own never reach the gateway."""
     assert forwarded((name, "x")) == ()
+
+
+def test_preferences_go_on_as_they_came() -> None:
+    """How long the caller waits is one of several, and the others are for the gateway."""
+    preferences = ("Prefer", "return=representation, wait=5")
+    assert forwarded(preferences) == (preferences,)
 
 
 def test_framing_and_host_are_set_anew() -> None:

@@ -117,6 +117,33 @@ def test_whether_anything_was_sent(session: Any, *, sent: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("session", "outcome"),
+    [
+        (UNSENT, "unknown"),
+        (LOST, "unknown"),
+        (a_session(SUCCEEDED, state=State.COMPLETED), "charged"),
+    ],
+)
+def test_what_goes_on_is_not_told_as_unsent(session: Any, outcome: str) -> None:
+    """Its caller waits no longer: by the time this is read, it may have been sent."""
+    document = read(problem(Refusal.WAIT_OVER, session=session))
+    assert (document["anythingSent"], document["outcome"]) == (True, outcome)
+    assert read(problem(Refusal.WAIT_OVER))["anythingSent"] is False
+
+
+@pytest.mark.parametrize(("named", "safe", "told"), [(True, True, None), (False, False, "false")])
+@pytest.mark.parametrize("state", [State.INITIATED, State.COMPLETED])
+def test_an_sdk_may_repeat_what_is_not_the_end(
+    stripe: Gateway, state: State, *, named: bool, safe: bool, told: str | None
+) -> None:
+    """Unless nothing names the payment: then its plain repeat would be another one."""
+    session = a_session(SUCCEEDED, state=state, named=named)
+    answer = problem(Refusal.WAIT_OVER, profile=stripe.profile, session=session)
+    assert read(answer)["safeToRepeat"] is safe
+    assert header(answer.headers, "Stripe-Should-Retry") == told
+
+
+@pytest.mark.parametrize(
     ("retry_after_ms", "seconds"),
     [(0, "0"), (1, "1"), (999, "1"), (1000, "1"), (1001, "2"), (5000, "5"), (14_600, "15")],
 )

@@ -69,6 +69,7 @@ def test_the_status_says_whose_turn_it_is(refusal: Refusal) -> None:
         ("session-expired", 410, False),
         ("session-held", 409, True),
         ("outcome-unknown", 504, True),
+        ("wait-over", 504, True),
         ("not-sent", 502, True),
         ("retries-exhausted", 502, False),
         ("gateway-unavailable", 503, True),

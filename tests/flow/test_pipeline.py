@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from proxy.core.reasons import Reason
+from proxy.core.session import Session
 from proxy.core.states import Outcome, State
+from proxy.core.wire import Answer, Phase, WireFacts
+from proxy.ports import Send
 from tests.support.lab import DECLINED, SUCCEEDED, Lab, header_of, pay
 
 pytestmark = pytest.mark.looptime
@@ -195,3 +201,215 @@ async def test_a_client_that_hangs_up_changes_nothing(lab: Lab) -> None:
     assert (answer.status, answer.body) == (200, SUCCEEDED)
     assert len(lab.gateway.seen) == 1
     assert header_of(answer, "Idempotent-Replayed") == "true"
+
+
+# --- callers that say how long they wait ----------------------------------------------------------
+
+WAITS = ("x-envoy-expected-rq-timeout-ms", "1050")  # one second, and the answer's way back
+
+
+@pytest.mark.parametrize("says", [WAITS, ("grpc-timeout", "1050m"), ("Prefer", "a=b, wait=1")])
+async def test_a_caller_that_waits_no_longer_is_told_what_is_known(
+    lab: Lab, says: tuple[str, str]
+) -> None:
+    """Its time is up: an answer of our own; the charge runs on, is recorded, and is replayed."""
+    lab.gateway.will(lab.gateway.answers_late(3, 200, SUCCEEDED))
+    answer = await lab.merchant_sends(pay(key="k-1", headers=(says,)))
+    assert lab.clock.monotonic() == pytest.approx(1, abs=0.06)
+    assert lab.transcript == [
+        "store  AttemptStarted INITIATED/unknown",
+        "wire   POST /v1/payment_intents",
+        "answer 504 wait-over",
+    ]
+    assert told(answer) == {
+        "sessionId": (await lab.only_session()).id,
+        "state": "INITIATED",
+        "outcome": "unknown",
+        "attempts": 1,
+        "anythingSent": True,
+        "safeToRepeat": True,
+        "retryAfterMs": 1000,
+    }
+    assert header_of(answer, "Retry-After") == "1"
+
+    repeat = await lab.merchant_sends(pay(key="k-1"))
+    assert lab.clock.monotonic() == pytest.approx(3)
+    assert (repeat.status, repeat.body) == (200, SUCCEEDED)
+    assert header_of(repeat, "Idempotent-Replayed") == "true"
+    assert (await lab.session(answer)).state is State.COMPLETED
+    assert len(lab.gateway.seen) == 1
+
+
+async def test_a_deadline_handed_on_as_a_time_out_charges_twice(lab: Lab) -> None:
+    """The negative control: who takes its time being up for a failure pays anew, and twice."""
+    lab.gateway.will(*[lab.gateway.answers_late(3, 200, SUCCEEDED)] * 2)
+    await lab.merchant_sends(pay(key="k-1", headers=(WAITS,)))
+    await lab.merchant_sends(pay(key="k-2"))
+    assert len(lab.gateway.seen) == 2
+
+
+async def test_the_walk_goes_on_without_its_caller(lab: Lab) -> None:
+    """Attempts and backoff are as if the caller were there."""
+    lab.gateway.will(
+        lab.gateway.answers_late(2, 503),
+        lab.gateway.loses_answer(),
+        lab.gateway.answers(200, SUCCEEDED),
+    )
+    answer = await lab.merchant_sends(pay(key="k-1", headers=(WAITS,)))
+    await asyncio.sleep(10)
+    session = await lab.session(answer)
+    assert (session.state, session.attempt_count) == (State.COMPLETED, 3)
+    assert lab.walks.by_key == {}
+
+
+async def test_a_repeat_may_say_how_long_it_waits_too(lab: Lab) -> None:
+    """Three calls of a second each for a charge of two and a half: the third has the answer."""
+    lab.gateway.will(lab.gateway.answers_late(2.5, 200, SUCCEEDED))
+    answers = [await lab.merchant_sends(pay(key="k-1", headers=(WAITS,))) for _ in range(3)]
+    assert [answer.status for answer in answers] == [504, 504, 200]
+    assert len({header_of(answer, "X-Payment-Session-Id") for answer in answers}) == 1
+    assert len(lab.gateway.seen) == 1
+
+
+async def test_a_wait_is_only_made_shorter(lab: Lab) -> None:
+    """A caller that would wait an hour gets the answer that one gets that does not say."""
+    lab.gateway.will(*[lab.gateway.hangs()] * 3)
+    headers = (("grpc-timeout", "1H"),)
+    await lab.merchant_sends(pay(key="k-1", headers=headers))
+    assert lab.clock.monotonic() == pytest.approx(30)
+    assert lab.transcript[-1] == "answer 504 outcome-unknown"
+
+
+async def test_a_duplicate_waits_no_longer_than_duplicates_do(lab: Lab) -> None:
+    """A wait between `duplicate_wait` and the total: 409 after five seconds, as without it."""
+    lab.gateway.will(lab.gateway.answers_late(9, 200, SUCCEEDED))
+    first = asyncio.ensure_future(lab.merchant_sends(pay(key="k-1")))
+    await asyncio.sleep(1)
+    await lab.merchant_sends(pay(key="k-1", headers=(("Prefer", "wait=20"),)))
+    assert lab.clock.monotonic() == pytest.approx(6)
+    assert lab.transcript[-1] == "answer 409 request-in-progress"
+    await first
+
+
+@pytest.mark.parametrize("says", ["0", "50"])
+async def test_no_payment_is_begun_that_nobody_can_hear_of(lab: Lab, says: str) -> None:
+    """No time is left: no session, no send, and the same request is welcome with more time."""
+    headers = (("x-envoy-expected-rq-timeout-ms", says),)
+    answer = await lab.merchant_sends(pay(key="k-1", headers=headers))
+    assert lab.transcript == ["answer 504 wait-over"]
+    assert told(answer) == {"anythingSent": False, "safeToRepeat": True}
+
+    lab.gateway.will(lab.gateway.answers(200, SUCCEEDED))
+    assert (await lab.merchant_sends(pay(key="k-1"))).status == 200
+
+
+async def test_what_is_no_deadline_is_not_refused(lab: Lab) -> None:
+    """Garbage in a hint changes nothing."""
+    lab.gateway.will(lab.gateway.answers_late(9, 200, SUCCEEDED))
+    headers = (("x-envoy-expected-rq-timeout-ms", "-1"), ("Prefer", "wait=now"))
+    assert (await lab.merchant_sends(pay(key="k-1", headers=headers))).status == 200
+
+
+async def test_a_payment_that_waits_for_a_place_is_not_told_as_unsent(lab: Lab) -> None:
+    """Its caller goes while it is in backoff: it may be sent before the answer is read."""
+    lab.gateway.will(lab.gateway.refuses_connection(), lab.gateway.answers_late(1, 200, SUCCEEDED))
+    headers = (("x-envoy-expected-rq-timeout-ms", "100"),)
+    answer = await lab.merchant_sends(pay(key="k-1", headers=headers))
+    assert (await lab.session(answer)).outcome is Outcome.NOT_CHARGED
+    assert told(answer)["outcome"] == "unknown"
+    assert told(answer)["anythingSent"] is True
+    assert len(lab.gateway.seen) == 0
+    await asyncio.sleep(2)
+    assert (await lab.session(answer)).outcome is Outcome.CHARGED
+
+
+async def test_a_request_without_a_name_is_told_the_session_to_name(lab: Lab) -> None:
+    """Neither key nor order: only the session's id makes its repeat the same payment."""
+    lab.gateway.will(lab.gateway.answers_late(3, 200, SUCCEEDED))
+    answer = await lab.merchant_sends(pay(headers=(WAITS,)))
+    assert told(answer)["safeToRepeat"] is False
+    assert header_of(answer, "Stripe-Should-Retry") == "false"
+    repeat = await lab.merchant_sends(pay(session=header_of(answer, "X-Payment-Session-Id")))
+    assert (repeat.status, repeat.body) == (200, SUCCEEDED)
+    assert len(lab.gateway.seen) == 1
+
+
+@pytest.mark.parametrize("key", ["k-1", None])
+async def test_a_slow_store_has_to_name_the_session_first(lab: Lab, key: str | None) -> None:
+    """While it opens, one that named itself hears what duplicates hear; another waits for it."""
+    claim, opens = lab.store.claim, asyncio.Event()
+
+    async def slow(session: Session, expected_version: int) -> None:
+        await opens.wait()
+        await claim(session, expected_version)
+
+    lab.store.claim = slow  # type: ignore[method-assign]
+    lab.gateway.will(lab.gateway.answers_late(3, 200, SUCCEEDED))
+    asyncio.get_running_loop().call_later(2, opens.set)
+    answer = await lab.merchant_sends(pay(key=key, headers=(WAITS,)))
+    named = key is not None
+    assert lab.transcript[-1] == f"answer {'409 request-in-progress' if named else '504 wait-over'}"
+    assert lab.clock.monotonic() == pytest.approx(1 if named else 2, abs=0.11)
+    assert ("sessionId" in told(answer)) is not named
+    await asyncio.sleep(5)
+    assert (await lab.only_session()).state is State.COMPLETED
+
+
+async def test_the_sdk_may_ask_again_by_itself(lab: Lab) -> None:
+    """Holdfast is not done: an SDK whose own repeat joins the payment is not told to stop."""
+    lab.gateway.will(lab.gateway.answers_late(3, 200, SUCCEEDED))
+    answer = await lab.merchant_sends(pay(key="k-1", headers=(WAITS,)))
+    assert "Stripe-Should-Retry" not in dict(answer.headers)
+
+
+async def test_a_stop_finishes_what_goes_on_without_its_caller(lab: Lab) -> None:
+    """The drain waits for it as for every other payment."""
+    lab.gateway.will(lab.gateway.answers_late(3, 200, SUCCEEDED))
+    answer = await lab.merchant_sends(pay(key="k-1", headers=(WAITS,)))
+    await lab.pipeline.drain(10)
+    assert lab.clock.monotonic() == pytest.approx(3)
+    assert (await lab.session(answer)).state is State.COMPLETED
+
+
+async def test_a_read_ends_its_wait_in_the_same_way(lab: Lab) -> None:
+    """GET moves no money: the same answer, and what comes after it is let go."""
+    closed = asyncio.Event()
+
+    async def stream() -> AsyncIterator[bytes]:
+        try:
+            yield b"{}"
+        finally:
+            closed.set()
+
+    async def late(_send: Send) -> WireFacts:
+        await asyncio.sleep(3)
+        body = stream()
+        await anext(body)
+        return WireFacts(sent=True, phase=Phase.ANSWERED, status=200, stream=body)
+
+    lab.gateway.will(lab.gateway.connected(late))
+    read = pay(method="GET", target="/v1/payment_intents/pi_1", body=b"", headers=(WAITS,))
+    answer = await lab.merchant_sends(read)
+    assert lab.transcript == ["wire   GET /v1/payment_intents/pi_1", "answer 504 wait-over"]
+    assert told(answer)["anythingSent"] is True
+    assert told(answer)["safeToRepeat"] is True
+    await asyncio.sleep(3)
+    assert closed.is_set()
+    assert lab.walks.by_session == {}
+
+
+async def test_what_more_than_reads_is_not_cut_short(lab: Lab) -> None:
+    """No money, but a change: nobody knows whether its repeat is safe, so its caller waits."""
+    lab.gateway.will(lab.gateway.answers_late(3, 200))
+    answer = await lab.merchant_sends(pay(target="/v1/customers", headers=(WAITS,)))
+    assert answer.status == 200
+
+
+def told(answer: Answer) -> dict[str, Any]:
+    """What an answer says of the payment."""
+    document = json.loads(answer.body)
+    return {
+        name: value
+        for name, value in document.items()
+        if name not in {"type", "title", "status", "detail", "error"}
+    }
