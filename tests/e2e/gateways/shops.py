@@ -35,14 +35,14 @@ def _square_pays(
     *,
     declined: bool = False,
     amount: int = AMOUNT,
-    retries: int = 0,
+    **options: Any,
 ) -> Heard:
     paid = sdk.payments.create(
         source_id=square.DECLINED if declined else "cnon:card-nonce-ok",
         idempotency_key=_ABSENT if key is None else key,
         amount_money={"amount": amount, "currency": "EUR"},
         reference_id=order,
-        request_options={"max_retries": retries},
+        request_options={"max_retries": 0, **options},
     ).payment
     assert paid is not None
     return Heard(payment=paid.id or "", state=paid.status or "")
@@ -168,6 +168,8 @@ ADYEN = Shop(
     paid="Authorised",
     strong=True,
     errors={
+        "AdyenAPIAuthenticationError",
+        "AdyenAPICommunicationError",
         "AdyenAPIResponseError",
         "AdyenAPIUnprocessableEntity",
         "AdyenAPIValidationError",

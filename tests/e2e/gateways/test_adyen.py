@@ -14,8 +14,7 @@ import pytest
 from proxy.demo.dialects.adyen import SimulatedAdyen
 from proxy.demo.faults import Fault
 from tests.e2e.gateways.shops import ADYEN
-from tests.e2e.gateways.trial import trial
-from tests.support.lab import settings_from
+from tests.e2e.gateways.trial import shipped, trial
 from tests.support.running import simulated
 from tests.support.stage import ScriptedFaults
 
@@ -104,10 +103,5 @@ async def test_the_sdk_can_name_the_order(tmp_path: Path) -> None:
 
 def test_holdfast_answers_before_the_sdk_gives_up(tmp_path: Path) -> None:
     """Its 30 s are more than Holdfast takes, repeats and all."""
-    settings = settings_from(
-        "store: memory://\ngateways: {it: "
-        '{profile: adyen, listen: "127.0.0.1:0", upstream: "http://127.0.0.1:1"}}\n',
-        tmp_path,
-    )
-    pay = settings.gateways["it"].routes.match("POST", "/v72/payments")
+    pay = shipped(ADYEN, tmp_path).routes.match("POST", "/v72/payments")
     assert pay.timeouts.total < Adyen.Adyen().client.http_timeout

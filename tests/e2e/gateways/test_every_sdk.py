@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.problems import problem
 from proxy.core.refusals import Refusal
 from proxy.demo.faults import Fault
 from tests.e2e.gateways.shops import SHOPS
-from tests.e2e.gateways.trial import ONE_SEND, Heard, Shop, Trial, trial
+from tests.e2e.gateways.trial import ONE_SEND, Heard, Shop, Trial, shipped, trial
+from tests.support.raw import RawConnection, raw_server
 from tests.support.running import simulated
-from tests.support.stage import ScriptedFaults
+from tests.support.stage import ScriptedFaults, http_answer
 
 LOST = [Fault.RESET_AFTER, Fault.HANG_AFTER, Fault.TRUNCATED]
 
@@ -218,3 +220,31 @@ async def test_a_refusal_is_an_exception_of_the_sdks(
         assert heard.message == f"{refusal.value.title}. {refusal.value.detail}"
     assert it.payments_asked == row.requests
     assert len(it.lines) <= 1
+
+
+async def test_no_refusal_is_beyond_the_sdk(shop: Shop, tmp_path: Path) -> None:
+    """Each, in the gateway's form, is an exception of the SDK's own, with the code."""
+    profile, said = shipped(shop, tmp_path).profile, Refusal.INTERNAL
+
+    async def refuse(connection: RawConnection) -> None:
+        while True:
+            token = b"/v1/oauth2/token" in await connection.request()
+            if token:
+                await connection.send(http_answer(200, _TOKEN))
+                continue
+            answer = problem(said, profile=profile)
+            lines = [f"HTTP/1.1 {answer.status} {answer.status_text}"]
+            lines += [f"{name}: {value}" for name, value in answer.headers]
+            lines += [f"Content-Length: {len(answer.body)}", "", ""]
+            await connection.send("\r\n".join(lines).encode() + answer.body)
+
+    async with raw_server(refuse) as server, shop.sdk(server.origin) as sdk:
+        for refusal in Refusal:
+            said = refusal
+            heard = await asyncio.to_thread(shop.call, sdk)
+            assert heard.raised in shop.errors, refusal
+            assert heard.code == refusal.code.replace("-", "_")
+            assert heard.status == problem(refusal, profile=profile).status
+
+
+_TOKEN = {"access_token": "A21", "token_type": "Bearer", "expires_in": 32400}

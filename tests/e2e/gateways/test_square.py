@@ -5,6 +5,7 @@ by its key.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from square.core import http_client
@@ -26,7 +27,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def paid_before(it: Trial) -> tuple[str, int]:
     """An order is paid with a second key, by an SDK that repeats: what it hears and how often."""
     await it.pay()
-    heard = await it.pay(key="k-2", retries=2)
+    heard = await it.pay(key="k-2", max_retries=2)
     return heard.code, it.payments_asked - 1
 
 
@@ -48,7 +49,7 @@ async def test_as_a_409_it_is_heard_three_times(tmp_path: Path) -> None:
 async def test_the_sdks_repeat_of_a_lost_answer_pays_once(tmp_path: Path) -> None:
     """It repeats the 504 with its key: that is told the truth."""
     async with trial(SQUARE, tmp_path, Fault.RESET_AFTER) as it:
-        heard = await it.pay(retries=2)
+        heard = await it.pay(max_retries=2)
 
     assert (heard.state, [heard.payment]) == ("COMPLETED", it.lines)
     assert it.payments_asked == 2
@@ -101,3 +102,15 @@ async def test_a_key_that_square_would_not_take_is_refused(tmp_path: Path) -> No
 
     assert (heard.status, heard.code) == (400, "idempotency_key_invalid")
     assert it.gateway.arrivals == {}
+
+
+async def test_the_sdk_can_name_the_order(tmp_path: Path) -> None:
+    """By `additional_headers`: another payment of it is refused."""
+    named: dict[str, Any] = {"additional_headers": {"X-Payment-Order-Id": "o-1"}}
+    async with trial(SQUARE, tmp_path) as it:
+        paid = await it.pay(key=None, **named)
+        again = await it.pay(key=None, **named)
+        other = await it.pay(key=None, amount=2999, **named)
+
+    assert (again, [paid.payment]) == (paid, it.lines)
+    assert (other.status, other.code) == (400, "order_already_paid")

@@ -19,6 +19,8 @@ import aiohttp
 from proxy.demo.faults import Fault
 from proxy.demo.ledger import Ledger
 from proxy.demo.simulator import Simulator
+from proxy.settings.values import Gateway
+from tests.support.lab import settings_from
 from tests.support.running import Running, simulated
 from tests.support.stage import (
     JsonObject,
@@ -140,6 +142,12 @@ class Trial:
     async def comes_to(self, status: str, outcome: str) -> None:
         """Return once the only session is so."""
         await eventually(self.outcome, lambda now: now == (status, outcome))
+
+
+def shipped(shop: Shop, folder: Path) -> Gateway:
+    """The shop's gateway with its profile, and nothing else said about it."""
+    gateway = f"{{profile: {shop.profile}, listen: 127.0.0.1:0, upstream: http://127.0.0.1:1}}"
+    return settings_from(f"store: memory://\ngateways: {{it: {gateway}}}\n", folder).gateways["it"]
 
 
 @contextlib.asynccontextmanager
