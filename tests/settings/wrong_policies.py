@@ -609,7 +609,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     profile: acme
-=> 5:5: gateways.g.profile: there is no profile 'acme'; known here: generic, stripe
+=> 5:5: gateways.g.profile: there is no profile 'acme'; known here: adyen, amazon-pay, braintree, checkout, generic, gocardless, klarna, mollie, paypal, paystack, razorpay, square, stripe
 
 ## profile case
 gateways:
@@ -625,7 +625,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     profile: ../x
-=> 5:5: gateways.g.profile: there is no profile '../x'; known here: generic, stripe
+=> 5:5: gateways.g.profile: there is no profile '../x'; known here: adyen, amazon-pay, braintree, checkout, generic, gocardless, klarna, mollie, paypal, paystack, razorpay, square, stripe
 
 ## class typo
 gateways:
