@@ -26,7 +26,7 @@ _SLOW_SECONDS = 0.2
 _REFUSED = {Fault.THROTTLED: 429, Fault.UNAVAILABLE: 503, Fault.UNAVAILABLE_LATER: 503}
 
 JsonObject = dict[str, Any]
-_Scope = tuple[str, str, str]  # credential, path, key
+_Scope = tuple[str, str, str]  # account, path, key
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,10 @@ class Simulator:
         """The idempotency key, or None where the gateway takes none."""
         raise NotImplementedError
 
+    def account(self, request: web.Request) -> str:
+        """Whose the keys are."""
+        return request.headers.get("Authorization") or request.headers.get("X-API-Key") or ""
+
     def order(self, request: web.Request, parameters: JsonObject) -> str:
         """The merchant's name for what is paid."""
         raise NotImplementedError
@@ -203,9 +207,8 @@ class Simulator:
         if asked.key is None:
             done = await self._perform(asked, execute, fault)
             return self._told(asked, done, fault)
-        headers = asked.request.headers
-        credential = headers.get("Authorization") or headers.get("X-API-Key") or ""
-        scope = credential, asked.request.path if self.keys_per_path else "", asked.key
+        account = self.account(asked.request)
+        scope = account, asked.request.path if self.keys_per_path else "", asked.key
         said = json.dumps([asked.request.path, asked.parameters], sort_keys=True)
         kept = self._keys.get(scope)
         if kept is None:
