@@ -64,6 +64,11 @@ STRIPE: Mapping[str, AttemptResult] = {
     "200-payout-paid": CHARGED,
     "200-invoice-paid": CHARGED,
     "200-invoice-open": ACCEPTED,
+    "200-v2-outbound-payment-processing": CHARGED,
+    "200-v2-outbound-payment-canceled": ACCEPTED,
+    "200-v2-outbound-payment-failed": DECLINED,
+    # Read by the rules of its route: elsewhere nobody knows that status.
+    "200-v2-outbound-payment-returned": DECLINED,
     "200-html-page": UNCLEAR,
     "200-json-cut-short": UNCLEAR,
     "200-json-list": UNCLEAR,
@@ -73,6 +78,7 @@ STRIPE: Mapping[str, AttemptResult] = {
     "307-temporary-redirect": UNCLEAR,
     "400-parameter-missing": REJECTED,
     "400-idempotency-error": REJECTED,
+    "400-v2-insufficient-funds": REJECTED,
     "400-unexpected-state-should-retry": AttemptResult(
         AttemptStatus.REJECTED, Reason.NOT_EXECUTED, Repeat.YES
     ),
@@ -216,22 +222,98 @@ CHECKOUT: Mapping[str, AttemptResult] = {
     "502-bad-gateway-html": GATEWAY_ERROR,
 }
 
+PAYSTACK: Mapping[str, AttemptResult] = {
+    "200-charge-success": CHARGED,
+    "200-charge-failed": DECLINED,
+    "200-charge-pending": CHARGED,
+    "200-charge-send-otp": ACCEPTED,
+    # Its customer has left; whether for good is not confirmed.
+    "200-verify-abandoned": ACCEPTED,
+    "200-status-of-a-later-version": UNCLEAR,
+    "200-transfer-otp": ACCEPTED,
+    "200-transfer-pending": CHARGED,
+    "200-transfer-reversed": DECLINED,
+    "200-bulk-charge-taken-up": CHARGED,
+    "200-bulk-transfer-queued": CHARGED,
+    "200-refund-pending": CHARGED,
+    # The first one arrived: asked again it says the same, so it is looked up.
+    "400-duplicate-reference": replace(UNCLEAR, repeat=Repeat.NO, replayed=True),
+    "400-missing-parameters": REJECTED,
+    "401-invalid-key": REJECTED,
+    "404-no-such-reference": REJECTED,
+    "429-rate-limited": THROTTLED,
+    "500-api-error": GATEWAY_ERROR,
+    "502-bad-gateway-html": GATEWAY_ERROR,
+}
+
+KLARNA: Mapping[str, AttemptResult] = {
+    "200-order-placed": CHARGED,
+    "201-captured": CHARGED,
+    "201-refunded": CHARGED,
+    "204-cancelled": ACCEPTED,
+    "302-found": UNCLEAR,
+    "400-bad-value": REJECTED,
+    "401-unauthorized": REJECTED,
+    "403-capture-not-allowed": REJECTED,
+    "403-not-allowed": REJECTED,
+    "404-no-such-order": REJECTED,
+    # The order's state, not the key: Klarna names it among what may be tried again.
+    "409-conflict": UNCLEAR,
+    "422-unprocessable": REJECTED,
+    "429-too-many-requests": replace(THROTTLED, retry_after_seconds=5.0),
+    "500-internal-error": GATEWAY_ERROR,
+    "503-temporarily-unavailable": GATEWAY_ERROR,
+    "504-gateway-timeout-html": GATEWAY_ERROR,
+}
+
+AMAZON_PAY: Mapping[str, AttemptResult] = {
+    "200-capture-initiated": CHARGED,
+    "200-charge-canceled": ACCEPTED,
+    "200-charge-captured": CHARGED,
+    "200-charge-declined": DECLINED,
+    "201-charge-authorized": CHARGED,
+    "201-charge-captured": CHARGED,
+    "201-charge-pending": CHARGED,
+    "201-refund-initiated": CHARGED,
+    "202-session-awaits": CHARGED,
+    "400-duplicate-idempotency-key": REJECTED,
+    "400-invalid-parameter-value": REJECTED,
+    "401-unauthorized-access": REJECTED,
+    "404-resource-not-found": REJECTED,
+    # What a second request hears while the first is running is not known.
+    "409-in-progress": UNCLEAR,
+    # That it was executed is not confirmed: it settles its own send, not an earlier one.
+    "422-hard-declined": REJECTED,
+    "425-too-early": UNCLEAR,
+    "429-too-many-requests": THROTTLED,
+    "500-internal-server-error": GATEWAY_ERROR,
+    "503-service-unavailable": replace(GATEWAY_ERROR, retry_after_seconds=2.0),
+}
+
 ANSWERS = {
     "adyen": ADYEN,
+    "amazon-pay": AMAZON_PAY,
     "checkout": CHECKOUT,
     "generic": GENERIC,
+    "klarna": KLARNA,
     "paypal": PAYPAL,
+    "paystack": PAYSTACK,
     "square": SQUARE,
     "stripe": STRIPE,
 }
 # Answers to a request that is read by rules of its own: its route.
 OF_ROUTES = {
+    ("amazon-pay", "200-charge-canceled"): "cancel",
     ("checkout", "201-transfer"): "transfer",
     ("checkout", "202-refund-taken-up"): "modify",
     ("paypal", "201-capture-declined"): "capture-authorization",
     ("paypal", "201-payout-pending"): "payout",
     ("paypal", "201-refund-completed"): "refund-capture",
     ("paypal", "204-authorization-voided"): "capture-authorization",
+    ("klarna", "204-cancelled"): "change",
+    ("paystack", "200-bulk-charge-taken-up"): "bulk-charge",
+    ("paystack", "200-bulk-transfer-queued"): "bulk-transfer",
+    ("stripe", "200-v2-outbound-payment-returned"): "v2-money",
 }
 # What the policy has to say of a gateway besides its address.
 PARAMETERS = {"braintree": "merchant: shop"}
@@ -489,6 +571,32 @@ MONEY = [
     ("checkout", "/payments/p1/authorizations", "modify"),
     ("checkout", "/payments/p1/cancellations", "modify"),
     ("checkout", "/transfers", "transfer"),
+    ("paystack", "/charge", "charge"),
+    ("paystack", "/charge/submit_otp", "charge-step"),
+    ("paystack", "/transaction/charge_authorization", "charge"),
+    ("paystack", "/transaction/partial_debit", "charge"),
+    ("paystack", "/bulkcharge", "bulk"),
+    ("paystack", "/refund", "refund"),
+    ("paystack", "/refund/retry_with_customer_details/1", "refund"),
+    ("paystack", "/transfer", "transfer"),
+    ("paystack", "/transfer/bulk", "bulk-transfer"),
+    ("paystack", "/transfer/finalize_transfer", "transfer-step"),
+    ("klarna", "/payments/v1/authorizations/t1/order", "charge"),
+    ("klarna", "/customer-token/v1/tokens/t1/order", "charge"),
+    ("klarna", "/ordermanagement/v1/orders/o1/captures", "capture"),
+    ("klarna", "/ordermanagement/v1/orders/o1/refunds", "refund"),
+    ("klarna", "/ordermanagement/v1/orders/o1/cancel", "change"),
+    ("klarna", "/ordermanagement/v1/orders/o1/release-remaining-authorization", "change"),
+    ("amazon-pay", "/v2/charges", "charge"),
+    ("amazon-pay", "/live/v2/charges", "charge"),
+    ("amazon-pay", "/sandbox/v2/charges/c1/capture", "capture"),
+    ("amazon-pay", "/live/v2/checkoutSessions/s1/complete", "charge"),
+    ("amazon-pay", "/v2/checkoutSessions/s1/finalize", "charge"),
+    ("amazon-pay", "/live/v2/refunds", "refund"),
+    ("amazon-pay", "/v2/in-store/charge", "charge"),
+    ("amazon-pay", "/live/v2/in-store/refund", "refund"),
+    ("stripe", "/v2/money_management/outbound_payments", "v2-money"),
+    ("stripe", "/v2/money_management/outbound_transfers/obt_1/cancel", "v2-money"),
 ]
 
 
@@ -516,6 +624,16 @@ def test_every_money_path_is_durable(
         ("checkout", "POST", "/payments/search"),
         ("checkout", "GET", "/payments/p1"),
         ("checkout", "POST", "/tokens"),
+        ("paystack", "GET", "/transaction/verify/r1"),
+        ("paystack", "POST", "/transaction/initialize"),  # a link; its payer pays
+        ("paystack", "POST", "/transferrecipient"),
+        ("paystack", "POST", "/transfer/resend_otp"),
+        ("klarna", "POST", "/payments/v1/sessions"),
+        ("klarna", "GET", "/ordermanagement/v1/orders/o1"),
+        ("amazon-pay", "POST", "/live/v2/checkoutSessions"),
+        ("amazon-pay", "GET", "/live/v2/charges/c1"),
+        ("stripe", "GET", "/v2/money_management/outbound_payments"),
+        ("stripe", "POST", "/v2/core/accounts"),
     ],
 )
 def test_what_moves_no_money_is_passed_through(
@@ -532,6 +650,9 @@ def test_what_moves_no_money_is_passed_through(
         ("adyen", GatewayClass.A_STRONG, 7 * 24, 64),
         ("paypal", GatewayClass.A_STRONG, 6, 108),
         ("checkout", GatewayClass.A_WEAK, 24, 255),
+        ("paystack", GatewayClass.A_STRONG, 24, 100),
+        ("klarna", GatewayClass.D_NONE, 24, 255),
+        ("amazon-pay", GatewayClass.A_STRONG, 24, 32),
     ],
 )
 def test_what_is_known_of_its_keys(
