@@ -70,6 +70,7 @@ class Shop:
     strong: bool  # whether a lost answer may be asked for again
     errors: set[str]  # the SDK's exceptions for what is refused
     messages: bool = True  # whether they say more than the code
+    keyless: str = "[0-9a-f]{32}"  # the key that arrives where the SDK was told none: a pattern
 
     def call(self, sdk: Any, order: str = "o-1", key: str | None = "k-1", **more: Any) -> Heard:
         """Pay, and take an exception of the SDK's for an answer."""
