@@ -277,7 +277,7 @@ class Pipeline:
         if told_before and walk.session.outcome is Outcome.UNKNOWN:
             # It would only be told so again: what became of the first one has to be looked up.
             await self._look_up(walk)
-            if walk.session.outcome is not Outcome.UNKNOWN:
+            if not walk.session.live and walk.session.outcome is not Outcome.UNKNOWN:
                 return await self._closed(walk.lane, walk.session, closed_verdict(walk.session))
         return answer
 

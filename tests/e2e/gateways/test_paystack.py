@@ -114,6 +114,18 @@ async def test_without_a_credential_a_duplicate_is_not_taken_for_an_answer(tmp_p
         assert at.charges == 1
 
 
+async def test_another_payments_reference_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    """Used before and past Holdfast, for another amount: it does not say that this one is paid."""
+    async with shop(tmp_path) as at:
+        async with plain_http(at.origin) as directly:
+            await pay(directly, amount=5)
+        taken = await pay(at.client)
+
+        assert (taken.status, taken.body["code"]) == (400, "duplicate_reference")
+        assert (await at.money(), await at.listed()) == (("INTERRUPTED", "unknown"), 1)
+        assert at.charges == 1
+
+
 async def test_an_unknown_is_looked_up_in_the_background(tmp_path: Path) -> None:
     """Nobody comes back: by its reference and with its own credential, it is found."""
     async with shop(tmp_path, Fault.RESET_AFTER, gateway=ONE_SEND) as at:
