@@ -144,8 +144,8 @@ gateways:
     upstream: "{origin}"
     {kind.parameters}
     timeouts: {{connect: 2s, attempt: 0.5s, total: 5s}}
-    retry: {{backoff: {{initial: 1ms, max: 5ms}}}}
     routes: {routes}
     {more}
+defaults: {{retry: {{backoff: {{initial: 1ms, max: 5ms}}}}}}
 shutdown: {{drain: 0.1s}}
 """
