@@ -61,18 +61,31 @@ class Shop:
         """The keys that the gateway charged under."""
         return [charge.key for charge in self.gateway.ledger.charges]
 
-    async def session(self) -> dict[str, Any]:
-        """The youngest session."""
+    async def session(self, name: str = "") -> dict[str, Any]:
+        """A session by its name, else the youngest one; from a list, for which nobody asks the
+        gateway.
+        """
         shown: list[dict[str, Any]] = []
         for path in ("sessions/active", "sessions"):
             async with self.http.get(f"{self.proxy.api}/{path}") as answer:
                 shown += (await answer.json())["sessions"]
-        return max(shown, key=lambda session: session["startedAt"])
+        wanted = [one for one in shown if name in {"", one["sessionId"]}]
+        return max(wanted, key=lambda one: one["startedAt"])
 
-    async def money(self) -> tuple[str, str]:
-        """State and outcome of the youngest session."""
-        session = await self.session()
+    async def money(self, name: str = "") -> tuple[str, str]:
+        """State and outcome of a session, else of the youngest."""
+        session = await self.session(name)
         return session["status"], session["outcome"]
+
+    async def looked_up(self, name: str = "") -> tuple[str, str]:
+        """Let time pass until a look-up has settled a session; state and outcome of it."""
+        name = name or (await self.session())["sessionId"]
+
+        async def look() -> tuple[str, str]:
+            self.clock.leap(1.0)
+            return await self.money(name)
+
+        return await eventually(look, lambda money: money[1] != "unknown")
 
     async def hold(self) -> None:
         """Let nobody bring the youngest session forward."""
@@ -103,15 +116,6 @@ class Shop:
             return error
         message = f"it raised nothing and returned {heard!r}"
         raise AssertionError(message)
-
-    async def looked_up(self) -> None:
-        """Let time pass until a look-up has settled the youngest session."""
-
-        async def look() -> tuple[str, str]:
-            self.clock.leap(1.0)
-            return await self.money()
-
-        await eventually(look, lambda money: money[1] != "unknown")
 
 
 @contextlib.asynccontextmanager
