@@ -7,6 +7,7 @@ and SDKs show (status line, headers, blank line, body); the tables below say how
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -123,7 +124,117 @@ GENERIC: Mapping[str, AttemptResult] = {
     "504-gateway-timeout-html": GATEWAY_ERROR,
 }
 
-ANSWERS = {"stripe": STRIPE, "generic": GENERIC}
+SQUARE: Mapping[str, AttemptResult] = {
+    "200-payment-completed": CHARGED,
+    "200-payment-approved": CHARGED,
+    "200-payment-pending": CHARGED,
+    "200-payment-failed": DECLINED,
+    "200-payment-canceled": ACCEPTED,
+    "200-payment-status-of-a-later-version": UNCLEAR,
+    "200-refund-pending": CHARGED,
+    "200-refund-rejected": DECLINED,
+    # Its customer is asked: asked twice, that one may pay twice.
+    "200-terminal-checkout-pending": CHARGED,
+    "400-key-reused": REJECTED,
+    "400-missing-parameter": REJECTED,
+    "401-unauthorized": REJECTED,
+    "402-generic-decline": DECLINED,
+    "409-conflict": IN_PROGRESS,
+    "429-rate-limited": THROTTLED,
+    "500-internal-server-error": GATEWAY_ERROR,
+    "503-temporary-error": IN_PROGRESS,
+    "504-gateway-timeout": GATEWAY_ERROR,
+}
+
+ADYEN: Mapping[str, AttemptResult] = {
+    "200-authorised": CHARGED,
+    "200-partially-authorised": CHARGED,
+    "200-refused": DECLINED,
+    "200-cancelled": DECLINED,
+    # A time-out of the issuer may hide behind it.
+    "200-error": UNCLEAR,
+    "200-received": CHARGED,
+    "200-pending": CHARGED,
+    "200-redirect-shopper": ACCEPTED,
+    "200-result-of-a-later-version": UNCLEAR,
+    "201-modification-received": CHARGED,
+    "401-unauthorized": REJECTED,
+    "403-not-allowed": REJECTED,
+    "409-in-progress": IN_PROGRESS,
+    "422-in-progress": IN_PROGRESS,
+    "422-validation": REJECTED,
+    # Not marked as transient: it may have been executed.
+    "429-unmarked": replace(THROTTLED, status=AttemptStatus.UNKNOWN, repeat=Repeat.BY_CLASS),
+    "500-internal": GATEWAY_ERROR,
+    "502-bad-gateway-html": GATEWAY_ERROR,
+    "503-not-transient": replace(GATEWAY_ERROR, repeat=Repeat.NO),
+    "503-transient": AttemptResult(AttemptStatus.REJECTED, Reason.GATEWAY_ERROR, Repeat.YES),
+}
+
+PAYPAL: Mapping[str, AttemptResult] = {
+    "200-order-captured-replayed": replace(CHARGED, replayed=True),
+    # Said with 200 also the first time.
+    "200-payer-action-required": replace(ACCEPTED, replayed=True),
+    "201-order-captured": CHARGED,
+    # Paid or declined, it does not say: a second payment could double it.
+    "201-order-completed-minimal": CHARGED,
+    "201-order-capture-pending": CHARGED,
+    "201-order-capture-declined": DECLINED,
+    "201-order-authorized": CHARGED,
+    "201-order-authorization-denied": DECLINED,
+    "201-order-created": ACCEPTED,
+    "201-refund-completed": CHARGED,
+    "201-capture-declined": DECLINED,
+    "201-payout-pending": CHARGED,
+    "204-authorization-voided": ACCEPTED,
+    "400-malformed": REJECTED,
+    "401-invalid-token": REJECTED,
+    "409-previous-request-in-progress": IN_PROGRESS,
+    "422-instrument-declined": DECLINED,
+    "422-order-already-captured": REJECTED,
+    "422-order-completion-in-progress": IN_PROGRESS,
+    "429-rate-limited": THROTTLED,
+    "500-internal": GATEWAY_ERROR,
+    "503-unavailable-html": GATEWAY_ERROR,
+}
+
+CHECKOUT: Mapping[str, AttemptResult] = {
+    "200-read-captured": CHARGED,
+    "200-read-canceled": DECLINED,
+    "201-authorized": CHARGED,
+    "201-card-verified": CHARGED,
+    "201-declined": DECLINED,
+    "201-status-of-a-later-version": UNCLEAR,
+    "201-transfer": CHARGED,
+    "202-pending": ACCEPTED,
+    "202-refund-taken-up": CHARGED,
+    "401-unauthorized": REJECTED,
+    "409-in-progress": IN_PROGRESS,
+    "422-source-required": REJECTED,
+    "429-rate-limited": THROTTLED,
+    "500-internal": GATEWAY_ERROR,
+    "502-bad-gateway-html": GATEWAY_ERROR,
+}
+
+ANSWERS = {
+    "adyen": ADYEN,
+    "checkout": CHECKOUT,
+    "generic": GENERIC,
+    "paypal": PAYPAL,
+    "square": SQUARE,
+    "stripe": STRIPE,
+}
+# Answers to a request that is read by rules of its own: its route.
+OF_ROUTES = {
+    ("checkout", "201-transfer"): "transfer",
+    ("checkout", "202-refund-taken-up"): "modify",
+    ("paypal", "201-capture-declined"): "capture-authorization",
+    ("paypal", "201-payout-pending"): "payout",
+    ("paypal", "201-refund-completed"): "refund-capture",
+    ("paypal", "204-authorization-voided"): "capture-authorization",
+}
+# What the policy has to say of a gateway besides its address.
+PARAMETERS = {"braintree": "merchant: shop"}
 CASES = [
     pytest.param(gateway, name, expected, id=f"{gateway}/{name}")
     for gateway, table in ANSWERS.items()
@@ -136,16 +247,22 @@ def shipped(name: str, folder: Path) -> Gateway:
     settings = settings_from(
         "store: memory://\n"
         f'gateways: {{it: {{profile: {name}, listen: "127.0.0.1:0", '
-        'upstream: "http://127.0.0.1:1"}}\n',
+        f'upstream: "http://127.0.0.1:1", parameters: {{{PARAMETERS.get(name, "")}}}}}}}\n',
         folder,
     )
     return settings.gateways["it"]
 
 
 @pytest.fixture(scope="module")
-def profiles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GatewayProfile]:
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gateway]:
     """Every shipped profile, as the flow sees it."""
-    return {name: shipped(name, tmp_path_factory.mktemp(name)).profile for name in SHIPPED}
+    return {name: shipped(name, tmp_path_factory.mktemp(name)) for name in SHIPPED}
+
+
+@pytest.fixture(scope="module")
+def profiles(gateways: dict[str, Gateway]) -> dict[str, GatewayProfile]:
+    """What is known of each gateway where no route says otherwise."""
+    return {name: gateway.profile for name, gateway in gateways.items()}
 
 
 def recorded(path: Path) -> WireFacts:
@@ -166,12 +283,14 @@ def recorded(path: Path) -> WireFacts:
 
 @pytest.mark.parametrize(("gateway", "name", "expected"), CASES)
 def test_an_answer_is_read_as_the_money_rules_ask(
-    gateway: str, name: str, expected: AttemptResult, profiles: dict[str, GatewayProfile]
+    gateway: str, name: str, expected: AttemptResult, gateways: dict[str, Gateway]
 ) -> None:
     """A complete answer means what the gateway documents, else nothing: unknown."""
-    facts = recorded(HERE / gateway / f"{name}.http")
+    facts, it = recorded(HERE / gateway / f"{name}.http"), gateways[gateway]
+    route = OF_ROUTES.get((gateway, name))
+    profile = it.profile if route is None else it.of_routes[route]
     assert name.startswith(f"{facts.status}-")
-    assert classify(facts, profiles[gateway], now_ms=EPOCH_MS) == expected
+    assert classify(facts, profile, now_ms=EPOCH_MS) == expected
 
 
 @pytest.mark.parametrize("gateway", ANSWERS)
@@ -236,23 +355,24 @@ def test_every_route_is_reached(name: str, tmp_path: Path) -> None:
     table = shipped(name, tmp_path).routes
     assert table.routes
     for _, route in table.routes:
-        path = route.template.replace("/**", "/pay")
-        for place, value in (("{id}", "pi_1"), ("{action}", "cancel")):
-            path = path.replace(place, value)
-        assert "{" not in path
+        path = re.sub(r"\{[^}]+\}", "x1", route.template.replace("**", "a/b"))
         for method in route.methods:
             assert table.match(method, path).name == route.name
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_lookup_a_route_names_exists(name: str, tmp_path: Path) -> None:
-    """A durable route's look-up is one of the profile's recipes, compared by the payment's key."""
+    """A durable route's look-up is one of the profile's recipes, by the payment's key or order."""
     gateway = shipped(name, tmp_path)
     named = {route.lookup for _, route in gateway.routes.routes if route.lookup is not None}
     assert named == set(gateway.profile.lookups)
     for recipe in gateway.profile.lookups.values():
-        assert recipe.find is not None
-        assert "{gateway_key}" in "".join(value for _, value in recipe.find.match)
+        asks = [recipe.read_target or ""]
+        if recipe.find is not None:
+            asks += [recipe.find.target, *(value for _, value in recipe.find.match)]
+        if recipe.void is not None:
+            asks.append(recipe.void.body)
+        assert "{gateway_key}" in "".join(asks) or "{order}" in "".join(asks)
 
 
 # --- Stripe -------------------------------------------------------------------------------------
@@ -331,6 +451,101 @@ def test_what_is_known_of_stripe(tmp_path: Path) -> None:
     assert profile.final_answer_headers == (("Stripe-Should-Retry", "false"),)
     assert profile.refusal_forms["idempotency-key-reused"].status == 400
     assert "set-cookie" not in profile.replay_headers
+
+
+# --- Square, Adyen, PayPal, Checkout.com --------------------------------------------------------
+
+# The money paths of the gateway facts.
+MONEY = [
+    ("square", "/v2/payments", "charge"),
+    ("square", "/v2/payments/p1/complete", "capture"),
+    ("square", "/v2/payments/p1/cancel", "cancel"),
+    ("square", "/v2/refunds", "refund"),
+    ("square", "/v2/orders/o1/pay", "charge"),
+    ("square", "/v2/terminals/checkouts", "charge"),
+    ("adyen", "/v72/payments", "charge"),
+    ("adyen", "/checkout/v72/payments", "charge"),
+    ("adyen", "/v72/payments/details", "charge-details"),
+    ("adyen", "/v72/payments/psp1/captures", "modify"),
+    ("adyen", "/v72/payments/psp1/refunds", "modify"),
+    ("adyen", "/v72/payments/psp1/cancels", "modify"),
+    ("adyen", "/v72/payments/psp1/reversals", "modify"),
+    ("adyen", "/checkout/v72/payments/psp1/amountUpdates", "modify"),
+    ("adyen", "/v72/cancels", "cancel"),
+    ("adyen", "/v72/donations", "donation"),
+    ("paypal", "/v2/checkout/orders", "charge"),
+    ("paypal", "/v2/checkout/orders/o1/authorize", "capture"),
+    ("paypal", "/v2/checkout/orders/o1/capture", "capture"),
+    ("paypal", "/v2/payments/authorizations/a1/capture", "capture"),
+    ("paypal", "/v2/payments/authorizations/a1/reauthorize", "capture"),
+    ("paypal", "/v2/payments/authorizations/a1/void", "capture"),
+    ("paypal", "/v2/payments/captures/c1/refund", "refund"),
+    ("paypal", "/v1/payments/payouts", "payout"),
+    ("checkout", "/payments", "charge"),
+    ("checkout", "/payments/p1/captures", "modify"),
+    ("checkout", "/payments/p1/refunds", "modify"),
+    ("checkout", "/payments/p1/voids", "modify"),
+    ("checkout", "/payments/p1/reversals", "modify"),
+    ("checkout", "/payments/p1/authorizations", "modify"),
+    ("checkout", "/payments/p1/cancellations", "modify"),
+    ("checkout", "/transfers", "transfer"),
+]
+
+
+@pytest.mark.parametrize(("gateway", "path", "operation"), MONEY)
+def test_every_money_path_is_durable(
+    gateway: str, path: str, operation: str, gateways: dict[str, Gateway]
+) -> None:
+    """It is journaled, and only what charges locks an order."""
+    route = gateways[gateway].routes.match("POST", path)
+    assert (route.session, route.operation) == (SessionKind.DURABLE, operation)
+    assert (route.order_lock is not OrderLock.OFF) == (operation == "charge")
+
+
+@pytest.mark.parametrize(
+    ("gateway", "method", "path"),
+    [
+        ("square", "GET", "/v2/payments/p1"),
+        ("square", "POST", "/v2/payments/cancel"),  # what is voided twice is voided
+        ("square", "POST", "/v2/customers"),
+        ("adyen", "POST", "/v72/paymentMethods"),
+        ("adyen", "POST", "/v72/sessions"),
+        ("paypal", "POST", "/v1/oauth2/token"),
+        ("paypal", "GET", "/v2/checkout/orders/o1"),
+        ("paypal", "PATCH", "/v2/checkout/orders/o1"),
+        ("checkout", "POST", "/payments/search"),
+        ("checkout", "GET", "/payments/p1"),
+        ("checkout", "POST", "/tokens"),
+    ],
+)
+def test_what_moves_no_money_is_passed_through(
+    gateway: str, method: str, path: str, gateways: dict[str, Gateway]
+) -> None:
+    """Reads, tokens and the rest are neither journaled nor blocked."""
+    assert not gateways[gateway].routes.match(method, path).durable
+
+
+@pytest.mark.parametrize(
+    ("gateway", "promise", "hours", "longest"),
+    [
+        ("square", GatewayClass.A_STRONG, 24, 45),
+        ("adyen", GatewayClass.A_STRONG, 7 * 24, 64),
+        ("paypal", GatewayClass.A_STRONG, 6, 108),
+        ("checkout", GatewayClass.A_WEAK, 24, 255),
+    ],
+)
+def test_what_is_known_of_its_keys(
+    gateway: str,
+    promise: GatewayClass,
+    hours: int,
+    longest: int,
+    profiles: dict[str, GatewayProfile],
+) -> None:
+    """Three quarters of the time that a key is kept for are used, and no longer key is sent."""
+    profile = profiles[gateway]
+    assert profile.gateway_class is promise
+    assert profile.resend_horizon == hours * 3600 * 0.75
+    assert profile.key.max_length == longest
 
 
 # --- generic ------------------------------------------------------------------------------------
