@@ -7,10 +7,12 @@ What is special of a gateway is in its own file.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from proxy.core.problems import problem
 from proxy.core.refusals import Refusal
 from proxy.demo.faults import Fault
 from tests.e2e.gateways.shops import SHOPS
-from tests.e2e.gateways.trial import ONE_SEND, Heard, Shop, Trial, shipped, trial
+from tests.e2e.gateways.trial import ONE_SEND, Heard, Shop, Trial, script, shipped, trial
 from tests.support.raw import RawConnection, raw_server
 from tests.support.running import simulated
 from tests.support.stage import ScriptedFaults, http_answer
@@ -141,6 +143,75 @@ async def test_unprotected_a_new_key_charges_twice(shop: Shop, tmp_path: Path) -
 
     assert again.state == shop.paid
     assert it.ledger.per_order() == {"o-1": 2}
+
+
+async def test_two_clicks_at_once_pay_once(shop: Shop, tmp_path: Path) -> None:
+    """The same key twice while the gateway is at it: both hear the one payment."""
+    async with trial(shop, tmp_path, Fault.SLOW) as it:
+        one, other = await asyncio.gather(it.pay(), it.pay())
+
+    assert one == other
+    assert (one.state, [one.payment]) == (shop.paid, it.lines)
+    assert it.gateway.arrivals == {"o-1": 1}
+
+
+# Everything that happens to a request but a hang, and to the one that repeats it.
+FAULTS = [
+    Fault.NONE,
+    Fault.RESET_BEFORE,
+    Fault.RESET_AFTER,
+    Fault.TRUNCATED,
+    Fault.FAILED_AFTER,
+    Fault.UNAVAILABLE,
+    Fault.THROTTLED,
+]
+ORDERS = {f"o-{n}": pair for n, pair in enumerate(itertools.product(FAULTS, FAULTS), start=100)}
+# Whatever it meets, this gateway is not given a rest.
+RESTLESS = "defaults: {breaker: {min_calls: 9999}, budget: {min_per_second: 999}}"
+AT_ONCE = "retry: {backoff: {initial: 1ms, max: 1ms}}"
+
+
+async def test_every_two_faults_and_a_patient_shop(shop: Shop, tmp_path: Path) -> None:
+    """It repeats the key: no order is charged twice, and what anybody is told of it is so."""
+    told = {}
+    async with trial(shop, tmp_path, gateway=AT_ONCE, more=RESTLESS, others=ORDERS) as it:
+        for order in ORDERS:
+            for _ in range(3):
+                told[order] = await it.pay(order, f"k-{order}")
+        sessions = {one["orderId"]: one["outcome"] for one in await it.sessions()}
+
+    charged = it.ledger.per_order()
+    assert set(charged.values()) == {1}
+    for order, heard in told.items():
+        if heard.state == shop.paid:
+            assert (charged[order], sessions[order]) == (1, "charged")
+        else:  # nobody was told that it failed
+            assert sessions[order] == "unknown"
+            assert heard.status in {500, 503, 504}
+    if shop.strong:
+        unsolved = [pair for order, pair in ORDERS.items() if sessions[order] == "unknown"]
+        assert all(Fault.FAILED_AFTER in pair for pair in unsolved)
+
+
+async def test_every_two_faults_and_a_shop_that_starts_over(shop: Shop) -> None:
+    """The control: directly, and each time with a new key. Many orders are charged twice."""
+    gateway = shop.simulator(script(ORDERS))
+    async with simulated(gateway) as origin, shop.sdk(origin) as sdk:
+        for order in ORDERS:
+            for number in range(3):
+                heard = await asyncio.to_thread(_pays, shop, sdk, order, f"{order}-{number}")
+                if heard.state == shop.paid:
+                    break
+
+    assert max(gateway.ledger.per_order().values()) == 3
+
+
+def _pays(shop: Shop, sdk: Any, order: str, key: str) -> Heard:
+    """A shop that takes whatever is raised for a failure."""
+    try:
+        return shop.pay(sdk, order, key)
+    except Exception:  # noqa: BLE001
+        return Heard()
 
 
 # --- what Holdfast itself refuses -----------------------------------------------------------------

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -150,6 +151,17 @@ def shipped(shop: Shop, folder: Path) -> Gateway:
     return settings_from(f"store: memory://\ngateways: {{it: {gateway}}}\n", folder).gateways["it"]
 
 
+def script(orders: Mapping[str, Sequence[Fault]]) -> ScriptedFaults:
+    """What happens to the requests of each order in turn."""
+    return ScriptedFaults(
+        {
+            (order, number): fault
+            for order, faults in orders.items()
+            for number, fault in enumerate(faults, start=1)
+        }
+    )
+
+
 @contextlib.asynccontextmanager
 async def trial(
     shop: Shop,
@@ -158,12 +170,13 @@ async def trial(
     gateway: str = ONE_SEND,
     route: str = "order_lock: named",
     more: str = "",
+    others: Mapping[str, Sequence[Fault]] = MappingProxyType({}),
 ) -> AsyncIterator[Trial]:
-    """The gateway does these to the requests of order o-1 in turn. `gateway` and `route` are added
-    to the settings of the gateway and its paying route, `more` to the policy.
+    """The gateway does these to the requests of order o-1 in turn, and what is in `others` to those
+    of other orders. `gateway` and `route` are added to the settings of the gateway and its paying
+    route, `more` to the policy.
     """
-    script = {("o-1", number): fault for number, fault in enumerate(faults, start=1)}
-    simulator, clock = shop.simulator(ScriptedFaults(script)), LeapingClock()
+    simulator, clock = shop.simulator(script({"o-1": faults, **others})), LeapingClock()
     async with contextlib.AsyncExitStack() as there:
         origin = await there.enter_async_context(simulated(simulator))
         text = f"""
