@@ -677,7 +677,10 @@ def _void_mistakes(void: s.VoidModel) -> Iterator[tuple[Place, str]]:
 def _list_mistakes(recipe: s.LookupModel, find: str) -> Iterator[tuple[Place, str]]:
     yield from (((key,), "is missing") for key in _OF_A_LIST if not getattr(recipe, key))
     yield from _text_mistakes(("find",), find, _SLOTS["find"], path=True)
-    values = "".join(match.value for match in recipe.match)
+    for index, match in enumerate(recipe.match):
+        if (match.value is None) == (match.is_one_of is None):
+            yield ("match", index), "needs exactly one of value and in"
+    values = "".join(match.value or "" for match in recipe.match)
     yield from _text_mistakes(("match",), values, _SLOTS["match"])
     yield from _text_mistakes(("find_body",), recipe.find_body or "", _SLOTS["find_body"])
     if not any(slot in find + (recipe.find_body or "") + values for slot in _READ_AT_ONCE):
@@ -761,7 +764,12 @@ def _list(model: s.LookupModel) -> facts.ListRecipe | None:
     return facts.ListRecipe(
         target=model.find,
         items=parse_json_path(model.items),
-        match=tuple((parse_json_path(m.path), m.value) for m in model.match),
+        match=tuple((parse_json_path(m.path), m.value) for m in model.match if m.value is not None),
+        among=tuple(
+            (parse_json_path(m.path), tuple(m.is_one_of or ()))
+            for m in model.match
+            if m.is_one_of is not None
+        ),
         id=parse_json_path(model.id),
         cursor=None if page is None else parse_json_path(page.cursor),
         cursor_parameter=None if page is None else page.parameter,

@@ -470,7 +470,8 @@ class LookupMatchModel(Model):
     """What the wanted item looks like."""
 
     path: JsonPathText
-    value: str
+    value: str | None = None
+    is_one_of: list[str] | None = Field(default=None, alias="in")
 
 
 class LookupPageModel(Model):

@@ -152,7 +152,7 @@ AMAZON_PAY = Shop(
     paid="Captured",
     strong=True,
     errors={"Refused"},
-    keyless="",  # what is signed takes none
+    made_up="",  # what is signed takes none
 )
 STRIPE_V2 = Shop(
     profile="stripe",
@@ -174,6 +174,6 @@ STRIPE_V2 = Shop(
         "PermissionError",
         "RateLimitError",
     },
-    keyless="[0-9a-f-]{36}",  # the SDK makes one up
+    made_up="[0-9a-f-]{36}",  # the SDK makes one up
 )
 PLAIN_SHOPS = {shop.profile: shop for shop in (PAYSTACK, AMAZON_PAY, STRIPE_V2)}

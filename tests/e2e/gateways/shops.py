@@ -6,25 +6,34 @@ import typing
 from typing import Any
 
 import Adyen
+import gocardless_pro
 from Adyen.exceptions import AdyenError
 from checkout_sdk.checkout_api import CheckoutApi
 from checkout_sdk.exception import CheckoutApiException
 from checkout_sdk.payments.payments import PaymentRequest, PaymentRequestTokenSource
+from gocardless_pro.errors import ApiError as GoCardlessError
+from mollie.api.client import Client as Mollie
+from mollie.api.error import ResponseError
 from paypalserversdk.exceptions.api_exception import ApiException
 from paypalserversdk.paypal_serversdk_client import PaypalServersdkClient
 from square import Square
 from square.core.api_error import ApiError
 
-from proxy.demo.dialects import checkout, paypal, square
+from proxy.core.refusals import Refusal
+from proxy.demo.dialects import checkout, mollie, paypal, square
 from proxy.demo.dialects.adyen import SimulatedAdyen
+from proxy.demo.dialects.gocardless import SimulatedGoCardless
 from tests.e2e.gateways.trial import AMOUNT, Heard, Shop
 from tests.support.sdks_of_gateways import (
     adyen_python,
     checkout_python,
+    gocardless_python,
+    mollie_python,
     paypal_python,
     square_python,
 )
 
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _ABSENT: Any = typing.cast("Any", ...)  # Square's own word for a field that is not sent
 
 
@@ -145,6 +154,60 @@ def _checkout_tells(error: Exception) -> Heard:
     )
 
 
+def _mollie_pays(
+    sdk: Mollie, order: str, key: str | None, *, declined: bool = False, amount: int = AMOUNT
+) -> Heard:
+    payment = {
+        "amount": {"currency": "EUR", "value": f"{amount / 100:.2f}"},
+        "description": f"Order {order}",
+        "metadata": {"order_id": order},
+        "sequenceType": "recurring",
+        "customerId": "cst_1",
+        "mandateId": mollie.DECLINED if declined else "mdt_1",
+    }
+    paid = sdk.payments.create(payment, key or "")
+    return Heard(payment=paid.id, state=paid.status)
+
+
+def _mollie_tells(error: Exception) -> Heard:
+    """It has no place for a code: the sentence is all there is."""
+    if not isinstance(error, ResponseError):
+        raise error
+    said = [refusal.code for refusal in Refusal if str(error).startswith(refusal.value.title)]
+    return Heard(
+        raised=type(error).__name__,
+        status=error.status,
+        code="".join(said).replace("-", "_"),
+        message=str(error),
+    )
+
+
+def _gocardless_pays(
+    sdk: gocardless_pro.Client, order: str, key: str | None, *, amount: int = AMOUNT
+) -> Heard:
+    payments = sdk.payments
+    payments.max_network_retries = 1
+    payment = {
+        "amount": amount,
+        "currency": "EUR",
+        "metadata": {"order_id": order},
+        "links": {"mandate": "MD1"},
+    }
+    paid = payments.create(payment, {} if key is None else {"Idempotency-Key": key})
+    return Heard(payment=paid.id, state=paid.status)
+
+
+def _gocardless_tells(error: Exception) -> Heard:
+    if not isinstance(error, GoCardlessError):
+        raise error
+    return Heard(
+        raised=type(error).__name__,
+        status=error.code,
+        code=error.errors[0]["reason"],
+        message=str(error),
+    )
+
+
 SQUARE = Shop(
     profile="square",
     simulator=square.SimulatedSquare,
@@ -200,4 +263,37 @@ CHECKOUT = Shop(
     errors={"CheckoutApiException"},
     messages=False,
 )
-SHOPS = {shop.profile: shop for shop in (SQUARE, ADYEN, PAYPAL, CHECKOUT)}
+MOLLIE = Shop(
+    profile="mollie",
+    simulator=mollie.SimulatedMollie,
+    sdk=mollie_python,
+    pay=_mollie_pays,
+    tell=_mollie_tells,
+    route="name: create-payment, match: {methods: [POST], path: /v2/payments}",
+    declined=Heard(state="failed"),
+    paid="paid",
+    strong=False,
+    errors={
+        "BadRequestError",
+        "ConflictError",
+        "NotFoundError",
+        "ResponseError",
+        "UnauthorizedError",
+        "UnprocessableEntityError",
+    },
+    made_up=_UUID,
+)
+GOCARDLESS = Shop(
+    profile="gocardless",
+    simulator=SimulatedGoCardless,
+    sdk=gocardless_python,
+    pay=_gocardless_pays,
+    tell=_gocardless_tells,
+    route="name: create-payment, match: {methods: [POST], path: /payments}",
+    declined=None,
+    paid="pending_submission",
+    strong=True,
+    errors={"AuthenticationError", "GoCardlessInternalError", "InvalidApiUsageError"},
+    made_up=_UUID,
+)
+SHOPS = {shop.profile: shop for shop in (SQUARE, ADYEN, PAYPAL, CHECKOUT, MOLLIE, GOCARDLESS)}

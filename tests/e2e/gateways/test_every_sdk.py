@@ -38,6 +38,12 @@ def shop(request: pytest.FixtureRequest) -> Shop:
     return EVERY_SHOP[request.param]
 
 
+@pytest.fixture(params=[name for name, shop in EVERY_SHOP.items() if shop.declined is not None])
+def told_at_once(request: pytest.FixtureRequest) -> Shop:
+    """Each shop that hears of a decline when it pays."""
+    return EVERY_SHOP[request.param]
+
+
 def unknown(shop: Shop, heard: Heard) -> bool:
     """Whether a shop was told, by an exception, that nobody knows."""
     return heard.raised in shop.errors and (heard.status, heard.code) == (504, "outcome_unknown")
@@ -60,8 +66,9 @@ async def test_a_payment_and_its_repeat(shop: Shop, tmp_path: Path) -> None:
     assert outcome == ("COMPLETED", "charged")
 
 
-async def test_a_decline_is_what_it_is_without_holdfast(shop: Shop, tmp_path: Path) -> None:
+async def test_a_decline_is_what_it_is_without_holdfast(told_at_once: Shop, tmp_path: Path) -> None:
     """The same exception or state as directly, and nothing was charged."""
+    shop = told_at_once
     async with trial(shop, tmp_path) as it:
         declined = await it.pay(declined=True)
         outcome = await it.outcome()
@@ -75,8 +82,9 @@ async def test_a_decline_is_what_it_is_without_holdfast(shop: Shop, tmp_path: Pa
     assert it.lines == []
 
 
-async def test_another_try_after_a_decline(shop: Shop, tmp_path: Path) -> None:
+async def test_another_try_after_a_decline(told_at_once: Shop, tmp_path: Path) -> None:
     """Another card under a new key: the order is free again, and paid once."""
+    shop = told_at_once
     async with trial(shop, tmp_path, route="order_lock: body") as it:
         await it.pay(declined=True)
         paid = await it.pay(key="k-2")
@@ -117,12 +125,12 @@ async def test_a_lost_answer_and_holdfasts_repeat(shop: Shop, tmp_path: Path) ->
 
 
 async def test_without_a_key_of_its_own_holdfasts_goes_in(shop: Shop, tmp_path: Path) -> None:
-    """The SDK was told none: the gateway sees one of Holdfast's, on every send the same."""
+    """The SDK sent none: the gateway sees Holdfast's, or the one that the SDK makes up."""
     async with trial(shop, tmp_path, Fault.RESET_AFTER, gateway="") as it:
         await it.pay(key=None)
 
     assert len(it.lines) == 1
-    assert re.fullmatch(shop.keyless, it.ledger.charges[0].key or "")
+    assert re.fullmatch(shop.made_up, it.ledger.charges[0].key or "")
 
 
 async def test_a_new_key_for_the_same_order_is_refused(shop: Shop, tmp_path: Path) -> None:

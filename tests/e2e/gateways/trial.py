@@ -65,12 +65,12 @@ class Shop:
     pay: Callable[..., Heard]
     tell: Callable[[Exception], Heard]  # raises what is none of the SDK's own exceptions
     route: str  # the profile's route for paying, as a policy names it
-    declined: Heard  # what a decline looks like
+    declined: Heard | None  # what a decline looks like, if it is heard at all when paying
     paid: str  # the state of what is paid
     strong: bool  # whether a lost answer may be asked for again
     errors: set[str]  # the SDK's exceptions for what is refused
     messages: bool = True  # whether they say more than the code
-    keyless: str = "[0-9a-f]{32}"  # the key that arrives where the SDK was told none: a pattern
+    made_up: str = "[0-9a-f]{32}"  # what the gateway's key looks like where the caller has none
 
     def call(self, sdk: Any, order: str = "o-1", key: str | None = "k-1", **more: Any) -> Heard:
         """Pay, and take an exception of the SDK's for an answer."""
