@@ -13,6 +13,7 @@ import pytest
 from proxy.demo.dialects.braintree import SimulatedBraintree
 from proxy.demo.faults import Fault
 from tests.e2e.gateways.shops import BRAINTREE
+from tests.e2e.gateways.test_every_sdk import AT_ONCE, ORDERS, RESTLESS
 from tests.e2e.gateways.trial import Heard, trial
 
 LOST = [Fault.RESET_AFTER, Fault.HANG_AFTER, Fault.TRUNCATED, Fault.FAILED_AFTER]
@@ -122,6 +123,24 @@ async def test_what_never_arrived_stays_unknown(tmp_path: Path) -> None:
 
     assert (again.raised, outcome) == ("GatewayTimeoutError", ("INTERRUPTED", "unknown"))
     assert (it.lines, it.gateway.arrivals) == ([], {"o-1": 2})
+
+
+async def test_every_two_faults_and_a_patient_shop(tmp_path: Path) -> None:
+    """As with a key: no order is charged twice, and what anybody is told of it is so."""
+    told = {}
+    async with trial(LATER, tmp_path, gateway=AT_ONCE, more=RESTLESS, others=ORDERS) as it:
+        for order in ORDERS:
+            for _ in range(3):
+                told[order] = await it.pay(order)
+        sessions = {one["orderId"]: one["outcome"] for one in await it.sessions()}
+
+    charged = it.ledger.per_order()
+    assert set(charged.values()) == {1}
+    for order, heard in told.items():
+        if heard.state == BRAINTREE.paid:
+            assert (charged[order], sessions[order]) == (1, "charged")
+        else:  # nobody was told that it failed
+            assert (heard.raised != "", sessions[order]) == (True, "unknown")
 
 
 @pytest.mark.parametrize("route", UNPROTECTED)
