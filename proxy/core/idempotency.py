@@ -1,9 +1,9 @@
 """Who a payment is, and what a second request for it gets.
 
-The key of a payment is the client's own, else the session it names, else the order it names, else a
-generated one. The gateway key is derived from the same identity (never from a clock or a session's
-id that Holdfast made), so that even the loss of the whole store leads to the same key at the
-gateway.
+The key of a payment is the client's own, else the session it names, else the order it names (in its
+body too, where the route says that this one locks), else a generated one. The gateway key is
+derived from the same identity (never from a clock or a session's id that Holdfast made), so that
+even the loss of the whole store leads to the same key at the gateway.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ class KeySource(StrEnum):
     CLIENT = "client"
     SESSION = "session"
     ORDER = "order"
+    BODY = "body"
     GENERATED = "generated"
 
 
 # Bound once: reaching a member through its enum costs more than what is done with it.
-_CLIENT, _SESSION, _ORDER, _GENERATED = (
+_CLIENT, _SESSION, _ORDER, _IN_BODY, _GENERATED = (
     KeySource.CLIENT,
     KeySource.SESSION,
     KeySource.ORDER,
+    KeySource.BODY,
     KeySource.GENERATED,
 )
 _BODY, _OFF = OrderLock.BODY, OrderLock.OFF
@@ -111,6 +113,8 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
         # The body is part of an order's key: another body for the same order is another payment,
         # and whether it may happen is for the order lock to say.
         source, name = _ORDER, f"{named_order}\n{fingerprint}\n{generation}"
+    elif body_order is not None and route.order_lock is _BODY:
+        source, name = _IN_BODY, f"{body_order}\n{fingerprint}\n{generation}"
     else:
         source, name = _GENERATED, random_key()
     scope, text = (tenant, route.name, source), name.encode()
@@ -217,11 +221,14 @@ def may_supersede(session: Session, identity: Identity) -> bool:
     """Whether a request that only names its order may start over under a new generation.
 
     A client with a key of its own says "new try" with a new key; one that names only the order
-    cannot, so once the earlier try is closed without a charge the next request is the new try.
+    cannot, so once the earlier try is closed without a charge the next request is the new try. One
+    that only says it in the body, as it always did, means another try after a decline as well.
     """
     closed = {State.CANCELLED, State.EXPIRED, State.FAILED_MAX_RETRIES}
+    if identity.source is _IN_BODY:
+        closed.add(State.DECLINED)
     return (
-        identity.source is _ORDER
+        identity.source in {_ORDER, _IN_BODY}
         and session.state in closed
         and session.outcome is Outcome.NOT_CHARGED
     )

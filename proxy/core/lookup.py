@@ -124,7 +124,8 @@ def proceed(
     if asked.reading is not None:
         if _says_there_is_none(recipe, facts):
             return _nothing(recipe, session, now_ms)
-        return _read(profile, session, asked.reading, facts, now_ms)
+        step = _read(profile, session, asked.reading, facts, now_ms)
+        return step if recipe.find is None else _its_own(recipe.find, step)
     if facts.status != HTTPStatus.OK or recipe.find is None:
         return Inconclusive(f"the look-up was answered with status {facts.status}")
     body = plain(facts.body, {name.lower(): value for name, value in facts.headers})
@@ -145,9 +146,9 @@ def _search(
     recipe: LookupRecipe, find: ListRecipe, session: Session, asked: Ask, shown: object
 ) -> Ask | Inconclusive | None:
     """The payment on a page of the list, if it is there."""
-    wanted = [(path, _expand(value, session)) for path, value in find.match]
+    wanted = [(path, (_expand(value, session),)) for path, value in find.match]
     for item in find.items.values(shown):
-        if all(str(path.first(item)) == value for path, value in wanted):
+        if all(str(path.first(item)) in values for path, values in (*wanted, *find.among)):
             name = str(find.id.first(item))
             if not name.isprintable():  # lone surrogates among them: no name of anything
                 why = "the look-up names something that cannot be asked for"
@@ -214,6 +215,15 @@ def _read(
     if result.status is not AttemptStatus.SUCCEEDED and not settled(profile, session, now_ms):
         return Inconclusive(f"{name} is not charged, but the gateway may still be at it", True)
     return Found(result.status, name, facts)
+
+
+def _its_own(find: ListRecipe, step: Found | Inconclusive) -> Found | Inconclusive:
+    """What is not charged under the order's name may be an earlier try of it, while this one is
+    charged and not yet listed.
+    """
+    if isinstance(step, Inconclusive) or step.status is AttemptStatus.SUCCEEDED or find.by_key:
+        return step
+    return Inconclusive(f"{step.reference} is not charged, but may be another try", there=True)
 
 
 def may_be_void(profile: GatewayProfile, session: Session, now_ms: int) -> bool:

@@ -217,7 +217,9 @@ class BodyFieldModel(Model):
     form: str | None = None
     """In a form: the field's name, like `metadata[order_id]`."""
     xml: JsonPathText | None = None
-    """In XML: the names of its elements, like `transaction.order-id`."""
+    """In XML: the names of its elements, like `transaction.order-id`; where there is none,
+    `transaction.order_id` is tried.
+    """
 
 
 class MatchModel(Model):
@@ -395,10 +397,12 @@ class RouteModel(Model):
     order_lock: Annotated[OrderLock, Field(strict=False)] = OrderLock.NAMED
     """When a second payment of an order is refused while one is open, unknown or charged.
     `named`: if the backend named the order (`X-Payment-Order-Id`, or a session it created).
-    `body`: also if the order was read from the body. `"off"`: never. The lock is on the name
-    and the operation alone, whatever gateway or credential: a shopper who tries another way to
-    pay, or a backend with a new API key, still pays the same order. Who pays for several
-    merchants through one Holdfast puts the merchant into the order's name. Why: only where the
+    `body`: also if the order was read from the body; one that bears no key of its own is then
+    known by it: the same bytes again are the same payment, and after a decline another try.
+    `"off"`: never. The lock is on the name and the operation alone, whatever gateway or
+    credential: a shopper who tries another way to pay, or a backend with a new API key, still
+    pays the same order. Who pays for several merchants through one Holdfast puts the merchant
+    into the order's name. Why: only where the
     backend itself named the order is it sure to mean one payment; what is read from a body may
     be split or paid in part.
     """
@@ -705,8 +709,10 @@ class LookupMatchModel(Model):
 
     path: JsonPathText
     """A place in the candidate."""
-    value: str
+    value: str | None = None
     """What stands there; `{gateway_key}`, `{order}` and `{amount}` as in `find`."""
+    is_one_of: list[str] | None = Field(default=None, alias="in")
+    """Or: one of these stands there. Exactly one of `value` and `in`."""
 
 
 class LookupPageModel(Model):

@@ -383,6 +383,42 @@ def test_an_order_is_looked_up_only_under_the_name_the_gateway_got() -> None:
     assert not can_read(LookupRecipe("void only"), ORDERED)
 
 
+ITS_ORDER = {"match": ((parse_json_path("order"), "{order}"),)}
+
+
+def test_among_an_orders_payments_the_charged_one_is_read(
+    stripe: Gateway, recipe: LookupRecipe
+) -> None:
+    """Newest first stands what failed; without a word on their state, that one is taken."""
+    any_state = listing(recipe, id=parse_json_path("id"), **ITS_ORDER)
+    states = ((parse_json_path("state"), ("paid", "pending")),)
+    charged = listing(any_state, among=states)
+    shown = page(
+        {"id": "pi_2", "order": "o/1", "state": "failed"},
+        {"id": "pi_0", "order": "another", "state": "paid"},
+        {"id": "pi_1", "order": "o/1", "state": "paid"},
+    )
+    for wanted, name in ((charged, "pi_1"), (any_state, "pi_2")):
+        found = proceed(wanted, stripe.profile, ORDERED, Ask(SEARCH), shown, now_ms=SETTLED)
+        assert isinstance(found, Ask)
+        assert found.reading == name
+
+
+def test_found_by_its_order_only_a_charge_counts(stripe: Gateway, recipe: LookupRecipe) -> None:
+    """What is not charged may be an earlier try; found by its key, it is this one."""
+    by_order = listing(recipe, **ITS_ORDER)
+    asked = Ask("/v1/payment_intents/pi_1", reading="pi_1")
+    canceled = answered({"id": "pi_1", "object": "payment_intent", "status": "canceled"})
+
+    def read(wanted: LookupRecipe, facts: WireFacts) -> Step:
+        return proceed(wanted, stripe.profile, ORDERED, asked, facts, now_ms=SETTLED)
+
+    assert read(by_order, PAID) == Found(SUCCEEDED, "pi_1", PAID)
+    assert read(recipe, canceled) == Found(ACCEPTED, "pi_1", canceled)
+    why = "pi_1 is not charged, but may be another try"
+    assert read(by_order, canceled) == Inconclusive(why, there=True)
+
+
 def test_each_confirmation_is_as_late_as_the_first() -> None:
     """Three looks within a second are one."""
     assert confirms(BY_ORDER, ORDERED, RIPE)

@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from proxy.core.classify import classify
+from proxy.core.keys import Carrier
 from proxy.core.policy import OrderLock, SessionKind
 from proxy.core.profile import GatewayClass, GatewayProfile
 from proxy.core.reasons import Reason
@@ -64,6 +65,11 @@ STRIPE: Mapping[str, AttemptResult] = {
     "200-payout-paid": CHARGED,
     "200-invoice-paid": CHARGED,
     "200-invoice-open": ACCEPTED,
+    "200-v2-outbound-payment-processing": CHARGED,
+    "200-v2-outbound-payment-canceled": ACCEPTED,
+    "200-v2-outbound-payment-failed": DECLINED,
+    # Read by the rules of its route: elsewhere nobody knows that status.
+    "200-v2-outbound-payment-returned": DECLINED,
     "200-html-page": UNCLEAR,
     "200-json-cut-short": UNCLEAR,
     "200-json-list": UNCLEAR,
@@ -73,6 +79,7 @@ STRIPE: Mapping[str, AttemptResult] = {
     "307-temporary-redirect": UNCLEAR,
     "400-parameter-missing": REJECTED,
     "400-idempotency-error": REJECTED,
+    "400-v2-insufficient-funds": REJECTED,
     "400-unexpected-state-should-retry": AttemptResult(
         AttemptStatus.REJECTED, Reason.NOT_EXECUTED, Repeat.YES
     ),
@@ -216,22 +223,189 @@ CHECKOUT: Mapping[str, AttemptResult] = {
     "502-bad-gateway-html": GATEWAY_ERROR,
 }
 
+MOLLIE: Mapping[str, AttemptResult] = {
+    "200-authorized": CHARGED,
+    "200-link-expired": DECLINED,
+    "201-link-open": ACCEPTED,
+    "201-recurring-paid": CHARGED,
+    "201-recurring-pending": CHARGED,
+    "201-recurring-pending-replayed": replace(CHARGED, replayed=True),
+    "201-recurring-failed": DECLINED,
+    "201-refund-pending": CHARGED,
+    "201-status-of-a-later-version": UNCLEAR,
+    "400-key-reused": REJECTED,
+    "401-unauthorized": REJECTED,
+    "409-in-progress": IN_PROGRESS,
+    "422-validation": REJECTED,
+    "429-rate-limited": THROTTLED,
+    "502-bad-gateway-html": GATEWAY_ERROR,
+    "503-unavailable": GATEWAY_ERROR,
+}
+
+RAZORPAY: Mapping[str, AttemptResult] = {
+    "200-payment-authorized": CHARGED,
+    "200-payment-captured": CHARGED,
+    "200-payment-created": ACCEPTED,
+    "200-payment-failed": DECLINED,
+    "200-payment-status-of-a-later-version": UNCLEAR,
+    "200-payout-processing": CHARGED,
+    "200-payout-reversed": DECLINED,
+    "200-refund-pending": CHARGED,
+    "200-refund-processed": CHARGED,
+    # Good news in a 400.
+    "400-already-captured": CHARGED,
+    # Of the bank nobody knows.
+    "400-gateway-error": UNCLEAR,
+    "400-key-reused": REJECTED,
+    "400-payment-declined": DECLINED,
+    "400-validation": REJECTED,
+    "401-authentication-failed": REJECTED,
+    "409-in-progress": IN_PROGRESS,
+    "429-rate-limited": THROTTLED,
+    "500-server-error": GATEWAY_ERROR,
+    "504-gateway-timeout-html": GATEWAY_ERROR,
+}
+
+GOCARDLESS: Mapping[str, AttemptResult] = {
+    "200-payment-cancelled-by-an-action": ACCEPTED,
+    "200-payment-read-failed": DECLINED,
+    "200-payment-retried-by-an-action": CHARGED,
+    # Money moves days later, and a second one would double it.
+    "201-payment-pending-submission": CHARGED,
+    "201-refund": CHARGED,
+    "201-subscription": CHARGED,
+    "401-access-token-not-found": REJECTED,
+    "409-creation-conflict": replace(CHARGED, replayed=True),
+    "409-creation-in-progress": IN_PROGRESS,
+    "409-mandate-is-inactive": REJECTED,
+    "422-validation-failed": REJECTED,
+    "429-rate-limited": THROTTLED,
+    "500-internal-error": GATEWAY_ERROR,
+    "502-bad-gateway-html": GATEWAY_ERROR,
+}
+
+BRAINTREE: Mapping[str, AttemptResult] = {
+    "200-settled": CHARGED,
+    "200-settlement-declined": DECLINED,
+    "200-voided": ACCEPTED,
+    "200-xml-cut-short": UNCLEAR,
+    "201-authorized": CHARGED,
+    "201-settlement-pending": CHARGED,
+    "201-status-of-a-later-version": UNCLEAR,
+    "201-submitted-for-settlement": CHARGED,
+    "401-authentication": REJECTED,
+    "404-not-found": REJECTED,
+    "408-request-timeout": UNCLEAR,
+    "422-gateway-rejected-as-fraud": DECLINED,
+    # Of what it is a duplicate of, it says nothing.
+    "422-gateway-rejected-as-duplicate": REJECTED,
+    "422-processor-declined": DECLINED,
+    "422-validation": REJECTED,
+    # Nowhere is it said that nothing was executed.
+    "429-rate-limited": replace(THROTTLED, status=AttemptStatus.UNKNOWN, repeat=Repeat.BY_CLASS),
+    "500-server-error": GATEWAY_ERROR,
+    "503-unavailable-html": GATEWAY_ERROR,
+}
+
+PAYSTACK: Mapping[str, AttemptResult] = {
+    "200-charge-success": CHARGED,
+    "200-charge-failed": DECLINED,
+    "200-charge-pending": CHARGED,
+    "200-charge-send-otp": ACCEPTED,
+    # Its customer has left; whether for good is not confirmed.
+    "200-verify-abandoned": ACCEPTED,
+    "200-status-of-a-later-version": UNCLEAR,
+    "200-transfer-otp": ACCEPTED,
+    "200-transfer-pending": CHARGED,
+    "200-transfer-reversed": DECLINED,
+    "200-bulk-charge-taken-up": CHARGED,
+    "200-bulk-transfer-queued": CHARGED,
+    "200-refund-pending": CHARGED,
+    # The first one arrived: asked again it says the same, so it is looked up.
+    "400-duplicate-reference": replace(UNCLEAR, repeat=Repeat.NO, replayed=True),
+    "400-missing-parameters": REJECTED,
+    "401-invalid-key": REJECTED,
+    "404-no-such-reference": REJECTED,
+    "429-rate-limited": THROTTLED,
+    "500-api-error": GATEWAY_ERROR,
+    "502-bad-gateway-html": GATEWAY_ERROR,
+}
+
+KLARNA: Mapping[str, AttemptResult] = {
+    "200-order-placed": CHARGED,
+    "201-captured": CHARGED,
+    "201-refunded": CHARGED,
+    "204-cancelled": ACCEPTED,
+    "302-found": UNCLEAR,
+    "400-bad-value": REJECTED,
+    "401-unauthorized": REJECTED,
+    "403-capture-not-allowed": REJECTED,
+    "403-not-allowed": REJECTED,
+    "404-no-such-order": REJECTED,
+    # The order's state, not the key: Klarna names it among what may be tried again.
+    "409-conflict": UNCLEAR,
+    "422-unprocessable": REJECTED,
+    "429-too-many-requests": replace(THROTTLED, retry_after_seconds=5.0),
+    "500-internal-error": GATEWAY_ERROR,
+    "503-temporarily-unavailable": GATEWAY_ERROR,
+    "504-gateway-timeout-html": GATEWAY_ERROR,
+}
+
+AMAZON_PAY: Mapping[str, AttemptResult] = {
+    "200-capture-initiated": CHARGED,
+    "200-charge-canceled": ACCEPTED,
+    "200-charge-captured": CHARGED,
+    "200-charge-declined": DECLINED,
+    "201-charge-authorized": CHARGED,
+    "201-charge-captured": CHARGED,
+    "201-charge-pending": CHARGED,
+    "201-refund-initiated": CHARGED,
+    "202-session-awaits": CHARGED,
+    "400-duplicate-idempotency-key": REJECTED,
+    "400-invalid-parameter-value": REJECTED,
+    "401-unauthorized-access": REJECTED,
+    "404-resource-not-found": REJECTED,
+    # What a second request hears while the first is running is not known.
+    "409-in-progress": UNCLEAR,
+    # That it was executed is not confirmed: it settles its own send, not an earlier one.
+    "422-hard-declined": REJECTED,
+    "425-too-early": UNCLEAR,
+    "429-too-many-requests": THROTTLED,
+    "500-internal-server-error": GATEWAY_ERROR,
+    "503-service-unavailable": replace(GATEWAY_ERROR, retry_after_seconds=2.0),
+}
+
 ANSWERS = {
     "adyen": ADYEN,
+    "amazon-pay": AMAZON_PAY,
+    "braintree": BRAINTREE,
     "checkout": CHECKOUT,
     "generic": GENERIC,
+    "gocardless": GOCARDLESS,
+    "klarna": KLARNA,
+    "mollie": MOLLIE,
     "paypal": PAYPAL,
+    "paystack": PAYSTACK,
+    "razorpay": RAZORPAY,
     "square": SQUARE,
     "stripe": STRIPE,
 }
 # Answers to a request that is read by rules of its own: its route.
 OF_ROUTES = {
+    ("amazon-pay", "200-charge-canceled"): "cancel",
     ("checkout", "201-transfer"): "transfer",
     ("checkout", "202-refund-taken-up"): "modify",
+    ("gocardless", "200-payment-cancelled-by-an-action"): "action",
+    ("gocardless", "200-payment-retried-by-an-action"): "action",
     ("paypal", "201-capture-declined"): "capture-authorization",
     ("paypal", "201-payout-pending"): "payout",
     ("paypal", "201-refund-completed"): "refund-capture",
     ("paypal", "204-authorization-voided"): "capture-authorization",
+    ("razorpay", "400-already-captured"): "capture",
+    ("klarna", "204-cancelled"): "change",
+    ("paystack", "200-bulk-charge-taken-up"): "bulk-charge",
+    ("paystack", "200-bulk-transfer-queued"): "bulk-transfer",
+    ("stripe", "200-v2-outbound-payment-returned"): "v2-money",
 }
 # What the policy has to say of a gateway besides its address.
 PARAMETERS = {"braintree": "merchant: shop"}
@@ -454,7 +628,7 @@ def test_what_is_known_of_stripe(tmp_path: Path) -> None:
     assert "set-cookie" not in profile.replay_headers
 
 
-# --- Square, Adyen, PayPal, Checkout.com --------------------------------------------------------
+# --- the other gateways --------------------------------------------------------------------------
 
 # The money paths of the gateway facts.
 MONEY = [
@@ -490,6 +664,54 @@ MONEY = [
     ("checkout", "/payments/p1/authorizations", "modify"),
     ("checkout", "/payments/p1/cancellations", "modify"),
     ("checkout", "/transfers", "transfer"),
+    ("mollie", "/v2/payments", "charge"),
+    ("mollie", "/v2/customers/cst_1/payments", "charge"),
+    ("mollie", "/v2/customers/cst_1/subscriptions", "subscription"),
+    ("mollie", "/v2/payments/tr_1/refunds", "modify"),
+    ("mollie", "/v2/payments/tr_1/captures", "modify"),
+    ("mollie", "/v2/payments/tr_1/release-authorization", "modify"),
+    ("razorpay", "/v1/payments/create/json", "charge"),
+    ("razorpay", "/v1/payments/create/recurring", "charge"),
+    ("razorpay", "/v1/payments/pay_1/capture", "capture"),
+    ("razorpay", "/v1/payments/pay_1/refund", "refund"),
+    ("razorpay", "/v1/payments/pay_1/transfers", "transfer"),
+    ("razorpay", "/v1/transfers", "transfer"),
+    ("razorpay", "/v1/payouts", "payout"),
+    ("gocardless", "/payments", "charge"),
+    ("gocardless", "/payments/PM1/actions/retry", "action"),
+    ("gocardless", "/refunds", "refund"),
+    ("gocardless", "/subscriptions", "subscription"),
+    ("gocardless", "/instalment_schedules", "instalments"),
+    ("gocardless", "/outbound_payments", "payout"),
+    ("braintree", "/merchants/shop/transactions", "charge"),
+    ("braintree", "/merchants/shop/transactions/t1/refund", "refund"),
+    ("braintree", "/merchants/shop/transactions/t1/submit_for_partial_settlement", "capture"),
+    ("paystack", "/charge", "charge"),
+    ("paystack", "/charge/submit_otp", "charge-step"),
+    ("paystack", "/transaction/charge_authorization", "charge"),
+    ("paystack", "/transaction/partial_debit", "charge"),
+    ("paystack", "/bulkcharge", "bulk"),
+    ("paystack", "/refund", "refund"),
+    ("paystack", "/refund/retry_with_customer_details/1", "refund"),
+    ("paystack", "/transfer", "transfer"),
+    ("paystack", "/transfer/bulk", "bulk-transfer"),
+    ("paystack", "/transfer/finalize_transfer", "transfer-step"),
+    ("klarna", "/payments/v1/authorizations/t1/order", "charge"),
+    ("klarna", "/customer-token/v1/tokens/t1/order", "charge"),
+    ("klarna", "/ordermanagement/v1/orders/o1/captures", "capture"),
+    ("klarna", "/ordermanagement/v1/orders/o1/refunds", "refund"),
+    ("klarna", "/ordermanagement/v1/orders/o1/cancel", "change"),
+    ("klarna", "/ordermanagement/v1/orders/o1/release-remaining-authorization", "change"),
+    ("amazon-pay", "/v2/charges", "charge"),
+    ("amazon-pay", "/live/v2/charges", "charge"),
+    ("amazon-pay", "/sandbox/v2/charges/c1/capture", "capture"),
+    ("amazon-pay", "/live/v2/checkoutSessions/s1/complete", "charge"),
+    ("amazon-pay", "/v2/checkoutSessions/s1/finalize", "charge"),
+    ("amazon-pay", "/live/v2/refunds", "refund"),
+    ("amazon-pay", "/v2/in-store/charge", "charge"),
+    ("amazon-pay", "/live/v2/in-store/refund", "refund"),
+    ("stripe", "/v2/money_management/outbound_payments", "v2-money"),
+    ("stripe", "/v2/money_management/outbound_transfers/obt_1/cancel", "v2-money"),
 ]
 
 
@@ -517,6 +739,26 @@ def test_every_money_path_is_durable(
         ("checkout", "POST", "/payments/search"),
         ("checkout", "GET", "/payments/p1"),
         ("checkout", "POST", "/tokens"),
+        ("mollie", "GET", "/v2/payments"),
+        ("mollie", "POST", "/v2/customers"),
+        ("mollie", "PATCH", "/v2/payments/tr_1"),
+        ("razorpay", "POST", "/v1/orders"),  # the same receipt is the same order
+        ("razorpay", "GET", "/v1/orders/order_1/payments"),
+        ("gocardless", "POST", "/mandates"),
+        ("gocardless", "PUT", "/payments/PM1"),
+        ("braintree", "POST", "/merchants/shop/transactions/advanced_search_ids"),
+        ("braintree", "POST", "/merchants/shop/transactions/advanced_search"),
+        ("braintree", "POST", "/merchants/shop/client_token"),
+        ("paystack", "GET", "/transaction/verify/r1"),
+        ("paystack", "POST", "/transaction/initialize"),  # a link; its payer pays
+        ("paystack", "POST", "/transferrecipient"),
+        ("paystack", "POST", "/transfer/resend_otp"),
+        ("klarna", "POST", "/payments/v1/sessions"),
+        ("klarna", "GET", "/ordermanagement/v1/orders/o1"),
+        ("amazon-pay", "POST", "/live/v2/checkoutSessions"),
+        ("amazon-pay", "GET", "/live/v2/charges/c1"),
+        ("stripe", "GET", "/v2/money_management/outbound_payments"),
+        ("stripe", "POST", "/v2/core/accounts"),
     ],
 )
 def test_what_moves_no_money_is_passed_through(
@@ -533,6 +775,11 @@ def test_what_moves_no_money_is_passed_through(
         ("adyen", GatewayClass.A_STRONG, 7 * 24, 64),
         ("paypal", GatewayClass.A_STRONG, 6, 108),
         ("checkout", GatewayClass.A_WEAK, 24, 255),
+        ("mollie", GatewayClass.A_WEAK, 1, 255),
+        ("gocardless", GatewayClass.A_STRONG, 1, 255),
+        ("paystack", GatewayClass.A_STRONG, 24, 100),
+        ("klarna", GatewayClass.D_NONE, 24, 255),
+        ("amazon-pay", GatewayClass.A_STRONG, 24, 32),
     ],
 )
 def test_what_is_known_of_its_keys(
@@ -547,6 +794,50 @@ def test_what_is_known_of_its_keys(
     assert profile.gateway_class is promise
     assert profile.resend_horizon == hours * 3600 * 0.75
     assert profile.key.max_length == longest
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "shortest", "longest"),
+    [
+        ("/v1/payments/pay_1/refund", "X-Refund-Idempotency", 10, 255),
+        ("/v1/payouts", "X-Payout-Idempotency", 4, 36),
+        ("/v1/transfers", "X-Transfer-Idempotency", 4, 36),
+    ],
+)
+def test_each_product_of_razorpay_has_its_own_key(
+    path: str, name: str, shortest: int, longest: int, gateways: dict[str, Gateway]
+) -> None:
+    """In another header, of another length."""
+    it = gateways["razorpay"]
+    profile = it.of_routes[it.routes.match("POST", path).name]
+    assert profile.gateway_class is GatewayClass.A_STRONG
+    assert (profile.key.name, profile.key.min_length, profile.key.max_length) == (
+        name,
+        shortest,
+        longest,
+    )
+
+
+@pytest.mark.parametrize(
+    ("gateway", "path"),
+    [
+        ("razorpay", "/v1/payments/create/json"),
+        ("braintree", "/merchants/shop/transactions"),
+    ],
+)
+def test_a_payment_without_a_key_is_told_by_its_order(
+    gateway: str, path: str, gateways: dict[str, Gateway]
+) -> None:
+    """Nothing else tells its repeat: it is locked by what the body says, and looked up by it."""
+    it = gateways[gateway]
+    route = it.routes.match("POST", path)
+    assert it.profile.gateway_class is GatewayClass.B_LOOKUP
+    assert it.profile.key.carrier is Carrier.NOWHERE
+    assert (route.order_lock, route.order is None, route.lookup is None) == (
+        OrderLock.BODY,
+        False,
+        False,
+    )
 
 
 # --- generic ------------------------------------------------------------------------------------

@@ -494,6 +494,11 @@ RECIPES = {
         "not_found_proves.when: is for a payment that is read at once; a list is empty by itself",
         "items: must end in [*], so that an empty list can be told from none",
     ],
+    "{find: '/a?k={gateway_key}', items: a, match: [{path: k}, {path: k, value: v, in: [v]}], "
+    "id: id, read: '/a/{id}'}": [
+        "match[0]: needs exactly one of value and in",
+        "match[1]: needs exactly one of value and in",
+    ],
     "{cancel: {target: a, body: '{key}', proves: {status: [200]}}}": [
         "cancel.target: write the path to ask for, starting with '/'",
         "cancel.body: nothing is known for {key}; known here: {gateway_key}",

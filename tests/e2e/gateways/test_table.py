@@ -7,6 +7,9 @@ from importlib.metadata import version
 from tests.e2e.gateways.shops import SHOPS
 from tests.support.running import ROOT
 
+# Of these there is no SDK for Python, or it is the one of another row.
+OTHERS = {"amazon-pay", "generic", "klarna", "paystack", "stripe-v2"}
+
 
 def rows() -> list[list[str]]:
     """The cells of the table's rows."""
@@ -18,7 +21,8 @@ def rows() -> list[list[str]]:
 
 def test_every_sdk_has_its_row() -> None:
     """Each shop's gateway is in the table, and every row is whole."""
-    assert {row[0].lower().removesuffix(".com") for row in rows()} >= SHOPS.keys()
+    named = {row[0].lower().removesuffix(".com").replace(" ", "-") for row in rows()}
+    assert named >= SHOPS.keys() | OTHERS
     assert {len(row) for row in rows()} == {5}
 
 

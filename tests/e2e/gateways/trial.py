@@ -65,11 +65,14 @@ class Shop:
     pay: Callable[..., Heard]
     tell: Callable[[Exception], Heard]  # raises what is none of the SDK's own exceptions
     route: str  # the profile's route for paying, as a policy names it
-    declined: Heard  # what a decline looks like
+    declined: Heard | None  # what a decline looks like, if it is heard at all when paying
     paid: str  # the state of what is paid
     strong: bool  # whether a lost answer may be asked for again
     errors: set[str]  # the SDK's exceptions for what is refused
     messages: bool = True  # whether they say more than the code
+    made_up: str = "[0-9a-f]{32}"  # what the gateway's key looks like where the caller has none
+    policy: str = ""  # what its gateway needs in the policy besides
+    linked: bool = False  # whether links in its answers are turned to Holdfast
 
     def call(self, sdk: Any, order: str = "o-1", key: str | None = "k-1", **more: Any) -> Heard:
         """Pay, and take an exception of the SDK's for an answer."""
@@ -108,6 +111,11 @@ class Trial:
         sent = [bytes(connection.sent) for connection in self.door.connections]
         return sum(s.count(b" HTTP/1.1\r\n") - s.count(b" /v1/oauth2/token ") for s in sent)
 
+    @property
+    def keys(self) -> list[str | None]:
+        """What the gateway charged under."""
+        return [charge.key for charge in self.ledger.charges]
+
     async def pay(self, order: str = "o-1", key: str | None = "k-1", **more: Any) -> Heard:
         """Pay with the SDK."""
         pay = self.shop.call
@@ -131,6 +139,26 @@ class Trial:
         """State and outcome of the only session."""
         (shown,) = await self.sessions()
         return shown["status"], shown["outcome"]
+
+    async def latest(self) -> tuple[str, str]:
+        """State and outcome of the youngest session."""
+        shown = max(await self.sessions(), key=lambda one: (one["startedAt"], one["sessionId"]))
+        return shown["status"], shown["outcome"]
+
+    async def looked_up(self) -> None:
+        """Let time pass until look-ups have settled every session."""
+
+        async def unknown() -> int:
+            self.clock.leap(1.0)
+            return sum(one["outcome"] == "unknown" for one in await self.sessions())
+
+        await eventually(unknown, lambda number: number == 0)
+
+    async def posts(self, path: str, document: object) -> int:
+        """Ask without the SDK, and without a key; the answer's status."""
+        credential = {"Authorization": "Bearer secret"}
+        url = f"{self.holdfast.url}{path}"
+        return (await fetch(self.http, "POST", url, json=document, headers=credential)).status
 
     async def asked(self, verb: str = "", **said: str) -> Reply:
         """Ask the session API for the only session, or to do this to it."""
@@ -168,7 +196,7 @@ async def trial(
     folder: Path,
     *faults: Fault,
     gateway: str = ONE_SEND,
-    route: str = "order_lock: named",
+    route: str = "",
     more: str = "",
     others: Mapping[str, Sequence[Fault]] = MappingProxyType({}),
 ) -> AsyncIterator[Trial]:
@@ -188,8 +216,9 @@ gateways:
     listen: "127.0.0.1:0"
     upstream: "{origin}"
     timeouts: {{connect: 2s, attempt: 1s, total: 10s}}
-    routes: [{{{shop.route}, {route}}}]
+    routes: [{f"{{{shop.route}, {route}}}" if route else ""}]
     {gateway}
+    {shop.policy}
 {more}
 shutdown: {{drain: 100ms}}
 """
