@@ -229,8 +229,8 @@ ROWS: dict[str, list[Panel]] = {
         ),
         number(
             "Circuit breaker",
-            "The worst of the selected gateways. Refusing: half or more of the calls failed, and "
-            "payments are refused without being sent until a probe gets through. Runbook: "
+            "The worst of the selected gateways. Refusing: too many calls failed or were slow, or "
+            "a person opened it, and no payment is sent until probes are answered. Runbook: "
             "HoldfastBreakerOpen.",
             f"max(holdfast_breaker_state{{{GATEWAY}}})",
             unit="none",
@@ -358,6 +358,15 @@ ROWS: dict[str, list[Panel]] = {
             rate_by("gateway", "holdfast_sessions_recovered_total", ROUTE),
             unit="reqps",
         ),
+        lines(
+            "Webhooks by what came of them",
+            "What gateways said by themselves. refused: forged, too old, or no secret is set. "
+            "unproved: it proves nothing and the gateway cannot be asked. not_forwarded: the "
+            "merchant's endpoint did not take it, and the gateway sends it again.",
+            rate_by("verdict", "holdfast_webhooks_total", GATEWAY),
+            unit="reqps",
+            stacked=True,
+        ),
     ],
     "The gateway": [
         lines(
@@ -410,7 +419,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         states(
             "Circuit breaker by instance",
-            "closed: normal. half-open: one payment at a time is let through to see. refusing: no "
+            "closed: normal. half-open: Holdfast asks with reads whether it is back. refusing: no "
             "payment is sent. Each instance has its own.",
             Query(
                 f"max by (gateway, instance) (holdfast_breaker_state{{{GATEWAY}}})",

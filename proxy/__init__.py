@@ -12,8 +12,8 @@ Rooms, from the inside out:
 - `system.py` clock and dice · `keyring.py` the install's secret · `audit.py` the audit trail ·
   `tasks.py` background tasks
 - `spool.py`    outcomes that the store could not take, until it can
-- `background/` the janitor (time) and the reconciler (asks the gateway)
-- `web/`        HTTP in: the gateway listeners, the session API, health and metrics
+- `background/` the janitor (time), the reconciler and the prober (ask the gateway)
+- `web/`        HTTP in: the gateway listeners, the session API, webhooks, health and metrics
 - `app.py`      wires it all; `cli.py` starts it; `demo/` is the simulated gateway and its traffic
 
 One rule: a room may import what stands lower in this list of layers, never higher; rooms on one
@@ -22,7 +22,8 @@ layer are strangers (`pyproject.toml`, `[tool.importlinter]`, holds it).
 Words: a *session* is one payment; an *attempt* is one send, counted from 1; a *retry* is attempt 2
 and later; the *outcome* is what is known of the money; an *interruption* is a stop without a
 definite answer; a *refusal* is Holdfast's own no, a *decline* is the gateway's; an *open* breaker
-refuses; the *janitor* tidies by time, the *reconciler* asks the gateway.
+refuses; the *janitor* tidies by time, the *reconciler* asks the gateway what
+became of a payment, the *prober* whether it is back.
 """
 
 __version__ = "0.1.0"

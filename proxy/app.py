@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -24,10 +26,11 @@ from proxy.audit import AuditFile
 from proxy.background.gauges import Gauges
 from proxy.background.heartbeat import Heartbeat
 from proxy.background.janitor import Janitor
+from proxy.background.prober import Prober
 from proxy.background.reconciler import Reconciler
 from proxy.background.reload import Reloader
 from proxy.background.watch import Watch
-from proxy.flow.admission import Admission
+from proxy.flow.admission import Admissions
 from proxy.flow.commands import Commands
 from proxy.flow.held import HeldRequests
 from proxy.flow.journal import Journal
@@ -35,10 +38,12 @@ from proxy.flow.pipeline import Pipeline
 from proxy.flow.reconcile import Reconcile
 from proxy.flow.saver import Saver
 from proxy.flow.walk import Lane, Walks
+from proxy.flow.webhooks import Webhooks
 from proxy.keyring import KEY_BYTES, Keyring, read_keys, read_or_make_keys
 from proxy.ports import Recorder, SessionStore, Upstream
 from proxy.settings.defaults import MAX_ATTEMPTS
 from proxy.settings.load import Policy
+from proxy.settings.retries import risky_routes
 from proxy.settings.values import Address, Gateway, Settings
 from proxy.spool import FileSpool
 from proxy.stores import make_store
@@ -50,9 +55,11 @@ from proxy.telemetry.recorder import MetricsRecorder
 from proxy.upstream.lean import LeanUpstream
 from proxy.web.admin import Admin
 from proxy.web.auth import Gatekeeper
+from proxy.web.breakers import Breakers
 from proxy.web.forward import Forward
 from proxy.web.listeners import Listeners, check_parser
 from proxy.web.sessions_api import SessionsApi
+from proxy.web.webhooks import WebhooksDoor
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +160,16 @@ class Holdfast:
                 Heartbeat(store, settings.session.lease, clock, self._bug).run(), "heartbeat"
             )
         await self._catch_up(saver, reconciler)
-        _ = tasks.start(reconciler.run(), "reconciler")
-        _ = tasks.start(Watch(store, recorder, clock).run(), "watch")
-        _ = tasks.start(Janitor(store, settings.session, clock).run(), "janitor")
+        for work, name in (
+            (reconciler, "reconciler"),
+            (Prober(self._lanes, clock, self._bug), "prober"),
+            (Watch(store, recorder, clock), "watch"),
+            (Janitor(store, settings.session, clock), "janitor"),
+        ):
+            _ = tasks.start(work.run(), name)
         gatekeeper = Gatekeeper(settings.tokens, keyring)
         sessions = SessionsApi(commands, store, keyring, gatekeeper, clock, self._audit)
+        webhooks = Webhooks(commands, store, recorder, clock, keyring.digest)
         gauges = Gauges(
             metrics=self._metrics,
             store=store,
@@ -169,17 +181,16 @@ class Holdfast:
             unready=self._unready,
         )
         admin = Admin(
-            self._metrics,
-            gauges.refresh,
-            self._unready,
-            lambda: store.broken,
-            gatekeeper,
-            self._reload,
+            metrics=self._metrics,
+            refresh=gauges.refresh,
+            unready=self._unready,
+            broken=lambda: store.broken,
+            gatekeeper=gatekeeper,
+            reload=self._reload,
+            breakers=Breakers(self._lanes, gatekeeper, self._audit),
         )
         self._open.push_async_callback(self._listeners.close)
-        # The same on every replica of an installation, so that a loop through two is one too.
-        via = f"holdfast-{keyring.digest('via')[:8]}"
-        return await self._open_doors(sessions, admin, via)
+        return await self._open_doors(WebhooksDoor(webhooks, self._lanes, sessions), admin, keyring)
 
     async def _open_store(self, recorder: Recorder, keyring: Keyring) -> SessionStore:
         settings = self._settings
@@ -191,16 +202,30 @@ class Holdfast:
             self._log.warning("store", promise=store.promise)
         return store
 
-    def _open_lanes(self) -> None:
-        for name, gateway in self._settings.gateways.items():
-            limits = gateway.concurrency, gateway.breaker, gateway.budget
-            admission = Admission(*limits, self._clock)
-            self._lanes[name] = make_lane(gateway, self._open_upstream(gateway), admission)
+    def _warn_of_risks(self) -> None:
+        for risk in risky_routes(self._settings.gateways.values()):
+            self._log.warning("may charge twice", **risk)
 
-    def _open_upstream(self, gateway: Gateway) -> LeanUpstream:
-        upstream = LeanUpstream(gateway.upstream, ca_file=gateway.ca_file)
+    def _open_lanes(self) -> None:
+        self._warn_of_risks()
+        for name, gateway in self._settings.gateways.items():
+            limits = gateway.limits, gateway.budget
+            admissions = Admissions(name, *limits, self._clock, self._recorder)
+            upstream = self._open_upstream(gateway.upstream, gateway.ca_file)
+            merchant = self._open_merchant(gateway)
+            self._lanes[name] = make_lane(gateway, upstream, admissions, merchant)
+
+    def _open_upstream(self, origin: str, ca_file: Path | None) -> LeanUpstream:
+        upstream = LeanUpstream(origin, ca_file=ca_file)
         self._open.push_async_callback(upstream.close)
         return upstream
+
+    def _open_merchant(self, gateway: Gateway) -> LeanUpstream | None:
+        """The way to where its webhooks are forwarded."""
+        if gateway.webhook.forward_to is None:
+            return None
+        where = urlsplit(gateway.webhook.forward_to)
+        return self._open_upstream(f"{where.scheme}://{where.netloc}", None)
 
     def _open_audit(self) -> AuditFile | None:
         if self._settings.audit is None:
@@ -237,8 +262,10 @@ class Holdfast:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         return Keyring(*read_or_make_keys(path), read_again=partial(read_keys, path))
 
-    async def _open_doors(self, sessions: SessionsApi, admin: Admin, via: str) -> Doors:
+    async def _open_doors(self, sessions: WebhooksDoor, admin: Admin, keyring: Keyring) -> Doors:
         settings, listeners = self._settings, self._listeners
+        # The same on every replica of an installation, so that a loop through two is one too.
+        via = f"holdfast-{keyring.digest('via')[:8]}"
         self._metrics.config_last_reload_successful.set(1)
         opened: dict[str, Address] = {}
         for name, gateway in settings.gateways.items():
@@ -282,16 +309,19 @@ class Holdfast:
         before, gateways = self._settings.gateways, policy.settings.gateways
         # What is under way keeps the connections it has.
         moved = {
-            name: self._open_upstream(gateway)
+            name: self._open_upstream(gateway.upstream, gateway.ca_file)
             for name, gateway in gateways.items()
             if (gateway.upstream, gateway.ca_file) != (before[name].upstream, before[name].ca_file)
         }
         self._settings = policy.settings
+        self._warn_of_risks()
         for name, gateway in gateways.items():
             lane = self._lanes[name]
-            lane.admission.use(gateway.concurrency, gateway.breaker, gateway.budget)
-            upstream = moved.get(name, lane.upstream)
-            self._lanes[name] = lane = make_lane(gateway, upstream, lane.admission)
+            lane.admissions.use(gateway.limits, gateway.budget)
+            upstream, merchant = moved.get(name, lane.upstream), lane.merchant
+            if gateway.webhook.forward_to != before[name].webhook.forward_to:
+                merchant = self._open_merchant(gateway)
+            self._lanes[name] = lane = make_lane(gateway, upstream, lane.admissions, merchant)
             self._forwards[name].use(lane)
 
     async def stop(self) -> None:
@@ -328,7 +358,9 @@ def _named(setting: str, where: Address) -> Iterator[None]:
         raise OSError(message) from None
 
 
-def make_lane(gateway: Gateway, upstream: Upstream, admission: Admission) -> Lane:
+def make_lane(
+    gateway: Gateway, upstream: Upstream, admissions: Admissions, merchant: Upstream | None = None
+) -> Lane:
     """A gateway as a walk through it needs it, route by route."""
     credential = gateway.lookup_credential
     lane = Lane(
@@ -337,9 +369,11 @@ def make_lane(gateway: Gateway, upstream: Upstream, admission: Admission) -> Lan
         routes=gateway.routes,
         endpoint=gateway.upstream,
         upstream=upstream,
-        admission=admission,
+        admissions=admissions,
         lookup_credential=() if credential is None else ((credential.header, credential.value),),
         lookup_sees_all=credential is not None and credential.sees_all,
+        webhook=gateway.webhook,
+        merchant=merchant,
     )
     of_routes = {r: replace(lane, profile=known) for r, known in gateway.of_routes.items()}
     return replace(lane, of_routes=of_routes)

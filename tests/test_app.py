@@ -35,7 +35,7 @@ from proxy.app import Holdfast
 from proxy.background.reconciler import Reconciler
 from proxy.flow.pipeline import Pipeline
 from proxy.ports import Page, Query, StoreUnavailable
-from proxy.settings.load import load
+from proxy.settings.load import load, load_policy
 from proxy.stores.sqlite import SqliteStore
 from proxy.system import SystemClock
 from proxy.tasks import Tasks
@@ -381,6 +381,41 @@ async def test_what_was_in_flight_is_on_record_before_anyone_can_ask(tmp_path: P
     assert [line["event"] for line in said[:2]] == ["interrupted by restart", "ready"]
     assert said[0]["sessions"] == 1
     assert (session["status"], session["outcome"]) == ("INTERRUPTED", "unknown")
+
+
+async def test_a_risk_is_said_aloud(tmp_path: Path) -> None:
+    """At every start and at every reload that has it; a policy without one says nothing."""
+    route = 'name: payment, match: {methods: [POST], path: "/**"}'
+    retry = "retry: {on: [attempt_timeout, {status: [5xx]}], risk: may_charge_twice}"
+    careful = policy(NOWHERE, profile="generic", store="memory://")
+    risky = careful.replace(
+        "{profile: generic,", f"{{routes: [{{{route}, {retry}}}], profile: generic,"
+    )
+    file = tmp_path / "policy.yaml"
+    file.write_text(risky)
+    told: list[Any] = []
+    async with contextlib.AsyncExitStack() as stack:
+        said = stack.enter_context(capture_logs())
+        found = load_policy(file, {})
+        holdfast = Holdfast(found.settings, io.BytesIO(), found)
+        doors = await holdfast.start()
+        stack.push_async_callback(holdfast.stop)
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        for text in (risky, careful, risky + "session: {}\n"):
+            file.write_text(text)
+            async with http.post(f"http://{doors.admin}/-/reload") as answer:
+                assert answer.status == 200, await answer.text()
+            told.append([line for line in said if line["event"] == "may charge twice"])
+            said.clear()
+    start, none, again = told
+    warning = {
+        "event": "may charge twice",
+        "log_level": "warning",
+        "gateway": "gateway",
+        "route": "payment",
+        "repeated_after": "attempt_timeout, 500-599",
+    }
+    assert (start, none, again) == ([warning, warning], [], [warning])
 
 
 # --- the key --------------------------------------------------------------------------------------

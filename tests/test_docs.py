@@ -1,7 +1,8 @@
 """The pages are true: what they list is what the code has, and what they point to is there.
 
-Settings are held by tests/settings/test_docs.py, metrics by tests/telemetry/test_metrics.py, the
-session API by tests/web/test_openapi.py, the gateways' page by tests/e2e/test_docs_gateways.py.
+Settings are held by tests/settings/test_docs.py and tests/docs/test_policies.py, metrics by
+tests/telemetry/test_metrics.py, the session API by tests/web/test_openapi.py, the gateways' page by
+tests/e2e/test_docs_gateways.py.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from proxy.settings.values import Gateway, Tokens
 from proxy.telemetry.metrics import Metrics
 from proxy.web.admin import Admin
 from proxy.web.auth import Gatekeeper
+from proxy.web.breakers import Breakers
 from tests.campaigns.mutants import MUTANTS
 from tests.stores.test_conformance import STORES
 from tests.support import diagram
@@ -257,7 +259,15 @@ async def _no_changes() -> list[str]:
 def test_every_admin_page_is_named_somewhere() -> None:
     """A path that can be asked for can be read about."""
     gatekeeper = Gatekeeper(Tokens(), Keyring(b"k" * 32))
-    app = Admin(Metrics(), _nothing, lambda: None, lambda: None, gatekeeper, _no_changes).app()
+    app = Admin(
+        metrics=Metrics(),
+        refresh=_nothing,
+        unready=lambda: None,
+        broken=lambda: None,
+        gatekeeper=gatekeeper,
+        reload=_no_changes,
+        breakers=Breakers({}, gatekeeper, None),
+    ).app()
     text = "\n".join(map(read, PAGES))
     paths = {resource.canonical for resource in app.router.resources()}
     assert paths >= {"/healthz", "/readyz", "/metrics", "/-/reload"}

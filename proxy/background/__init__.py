@@ -1,1 +1,1 @@
-"""What happens by itself: the janitor tidies by time, the reconciler asks the gateways."""
+"""What happens by itself: the janitor tidies by time, reconciler and prober ask the gateways."""

@@ -50,8 +50,9 @@ class Gauges:
         self._metrics.ready.set(self._unready() is None)
         now = self._clock.monotonic()
         for name, lane in self._lanes.items():
-            self._metrics.breaker_state.set(lane.admission.breaker.state, name)
-            self._metrics.budget_remaining.set(lane.admission.budget.left(now), name)
+            worst = max(admission.breaker.state for admission in lane.admissions)
+            self._metrics.breaker_state.set(worst, name)
+            self._metrics.budget_remaining.set(lane.admissions.budget.left(now), name)
 
     async def _count_sessions(self) -> None:
         """What is in a store is shown by one of those that share it, so that a sum over them is

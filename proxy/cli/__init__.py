@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _serve(commands)
     _check(commands)
+    _schema(commands)
     _migrate(commands)
     _health(commands)
     _sessions(commands)
@@ -75,11 +76,25 @@ def _serve(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _check(commands: _Commands[argparse.ArgumentParser]) -> None:
-    text = "Check a policy file: every mistake with file, line and column; exit code 0 or 1."
+    text = (
+        "Check a policy file or a gateway profile: every mistake with its line; exit code 0 or 1."
+    )
     check = _command(commands, "check", "check:check", text)
-    check.add_argument("file", type=Path, metavar="FILE")
+    what = check.add_mutually_exclusive_group(required=True)
+    what.add_argument("file", type=Path, nargs="?", metavar="FILE")
+    text = "instead: check a gateway profile, a file NAME.yaml or the name of one that ships"
+    what.add_argument("--profile", help=text)
+    text = "with --profile: how it has these recorded answers read"
+    check.add_argument("--against", nargs="+", type=Path, metavar="RECORDED", help=text)
     text = "what holds for such a request, value by value, and where each was written"
     check.add_argument("--explain", nargs=2, metavar=("METHOD", "PATH"), help=text)
+
+
+def _schema(commands: _Commands[argparse.ArgumentParser]) -> None:
+    text = "Print the JSON Schema of a policy file, for editors."
+    schema = _command(commands, "schema", "schema:schema", text)
+    text = "of a gateway profile instead"
+    schema.add_argument("--profile", action="store_true", help=text)
 
 
 def _migrate(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -176,6 +191,7 @@ def _gateway(commands: _Commands[argparse.ArgumentParser]) -> None:
     text = "Run the simulated faulty gateway alone."
     gateway = _command(commands, "gateway", "demo:gateway", text)
     gateway.add_argument("--listen", default="127.0.0.1:12111", help="default: %(default)s")
+    gateway.add_argument("--dialect", default="stripe", help="default: %(default)s")
     gateway.add_argument("--seed", type=int, default=1)
     gateway.add_argument("--interruptions", type=_share, default=0.15, metavar="SHARE")
     gateway.add_argument("--latency", type=_seconds, default=0.02, metavar="SECONDS")

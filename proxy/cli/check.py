@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 
+from proxy.cli.against import against
 from proxy.settings.explain import explain
 from proxy.settings.load import ConfigError, Policy, load_policy
+from proxy.settings.retries import risky_routes
 
 
 def check(options: argparse.Namespace) -> int:
     """Say every mistake, or that there is none, or what holds for a request."""
+    if options.profile is not None and options.explain is None:
+        return against(options)
+    if options.profile is not None or options.against is not None:
+        print("--explain goes with FILE, --against with --profile", file=sys.stderr)
+        return 2
     try:
         policy = load_policy(options.file)
         if options.explain is not None:
@@ -31,6 +38,11 @@ def check(options: argparse.Namespace) -> int:
         print(
             f"{gateway.name}: {gateway.listen} -> {gateway.upstream}, profile "
             f"{gateway.profile.name} ({gateway.profile.gateway_class}), {counted} durable"
+        )
+    for risk in risky_routes(settings.gateways.values()):
+        print(
+            f"{risk['gateway']}: route {risk['route']} may charge twice: it is repeated after "
+            f"{risk['repeated_after']}"
         )
     if settings.audit is None:
         print("no audit trail: `audit` names no file for what people do to sessions by hand")

@@ -12,10 +12,11 @@ import sys
 import structlog
 from aiohttp import web
 
+from proxy.demo.dialects import DIALECTS
 from proxy.demo.faults import FaultPlan
-from proxy.demo.gateway import SimulatedGateway
 from proxy.demo.run import DemoOptions, run_demo
-from proxy.settings.schema import parse_listen
+from proxy.demo.simulator import Simulator
+from proxy.settings.texts import parse_listen
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -37,16 +38,20 @@ def gateway(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"--listen {options.listen}: {error}", file=sys.stderr)
         return 2
+    dialect = DIALECTS.get(options.dialect)
+    if dialect is None:
+        print(f"--dialect {options.dialect}: it speaks {', '.join(DIALECTS)}", file=sys.stderr)
+        return 2
     plan = FaultPlan(seed=options.seed, interruptions=options.interruptions)
     try:
-        asyncio.run(_gateway(SimulatedGateway(plan, latency=options.latency), host, int(port)))
+        asyncio.run(_gateway(dialect(plan, latency=options.latency), host, int(port)))
     except OSError as error:
         print(f"the simulated gateway cannot start: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _gateway(simulated: SimulatedGateway, host: str, port: int) -> None:
+async def _gateway(simulated: Simulator, host: str, port: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

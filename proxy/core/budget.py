@@ -1,7 +1,9 @@
 """The retry budget: retries may only be a share of the traffic, so that they never become a storm.
 
 A count of tries per request does not bound anything: when everything fails, three tries mean three
-times the load on a gateway that is already down. A share of recent requests does.
+times the load on a gateway that is already down. Only what the gateway answers earns retries, so
+that they dry up where nothing is answered; and little is saved up, so that a good hour does not pay
+for a minute of storm.
 """
 
 from __future__ import annotations
@@ -13,36 +15,33 @@ from proxy.core.policy import BudgetPolicy
 
 @dataclass(slots=True)
 class RetryBudget:
-    """A token bucket over `window` seconds: each request adds `ratio`, each retry takes 1.
+    """A token bucket: each answered payment adds `ratio`, each retry takes 1.
 
-    `min_per_second` refills with time, so that a quiet merchant can still retry. It starts full.
-    Times are monotonic seconds.
+    `min_per_second` refills with time, so that a quiet merchant can still retry. It starts full,
+    with a window's worth of that. Times are monotonic seconds.
     """
 
     policy: BudgetPolicy
     tokens: float
     _refilled_at: float
-    _free: float  # up to here it refills with time
-    _most: float
 
     @classmethod
     def full(cls, policy: BudgetPolicy, now: float) -> RetryBudget:
         """A budget nobody has drawn on yet."""
-        free = policy.min_per_second * policy.window
-        # Enough for a window of a busy gateway, so that a burst of failures can be answered; a
-        # ratio alone would let the bucket grow for ever in quiet hours.
-        most = max(policy.min_per_second, 1.0) * policy.window * 10
-        return cls(policy, free, now, free, most)
+        return cls(policy, policy.min_per_second * policy.window, now)
 
-    def under(self, policy: BudgetPolicy) -> RetryBudget:
-        """A budget by another policy, with what is left of this one."""
-        fresh = RetryBudget.full(policy, self._refilled_at)
-        fresh.tokens = min(self.tokens, fresh._most)  # noqa: SLF001 -- its own kind
-        return fresh
+    def use(self, policy: BudgetPolicy) -> None:
+        """Go on by another policy, with what is left."""
+        self.policy = policy
+        self.tokens = min(self.tokens, self._most)
 
-    def deposit(self, now: float) -> None:
-        """Account for a first attempt."""
-        self._refill(now)
+    @property
+    def _most(self) -> float:
+        # Without a free trickle something has to be saved all the same, or nothing is ever whole.
+        return max(self.policy.min_per_second, 1.0) * self.policy.window
+
+    def deposit(self) -> None:
+        """Account for a payment that was answered."""
         self.tokens = min(self._most, self.tokens + self.policy.ratio)
 
     def withdraw(self, now: float) -> bool:
@@ -59,7 +58,8 @@ class RetryBudget:
         return self.tokens
 
     def _refill(self, now: float) -> None:
-        if self.tokens < self._free:
+        free = self.policy.min_per_second * self.policy.window
+        if self.tokens < free:
             gained = (now - self._refilled_at) * self.policy.min_per_second
-            self.tokens = min(self._free, self.tokens + gained)
+            self.tokens = min(free, self.tokens + gained)
         self._refilled_at = now

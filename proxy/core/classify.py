@@ -11,6 +11,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
+from proxy.core.coding import plain
 from proxy.core.documents import NO_DOCUMENT, document
 from proxy.core.profile import (
     BodyTest,
@@ -40,7 +41,7 @@ _SETTLED = {
     )
 }
 # Looked up once: in Python 3.11 that takes longer than what is done with it.
-_REJECTED = Verdict.REJECTED
+_REJECTED, _UNKNOWN = Verdict.REJECTED, Verdict.UNKNOWN
 
 
 def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> AttemptResult:
@@ -51,7 +52,8 @@ def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> Attem
         return _without_answer(facts)
     # The first value of each.
     headers = {name.lower(): value for name, value in reversed(facts.headers)}
-    verdict = _verdict(facts, headers, profile.rules)
+    rule = _deciding(facts, headers, profile.rules)
+    verdict = _UNKNOWN if rule is None else rule.verdict
     replayed = profile.replayed is not None and _fits(facts, headers, profile.replayed)
     hint = _hint(headers, profile.retry_hint)
     if verdict is _REJECTED and hint is Repeat.YES:
@@ -62,14 +64,15 @@ def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> Attem
         return settled[replayed]
     reason = _reason(verdict, facts.status)
     retry_after = retry_after_seconds(facts.headers, now_ms)
+    more = (retry_after, replayed, hint is Repeat.YES)
     if verdict is Verdict.NOT_EXECUTED:
         repeat = Repeat.NO if hint is Repeat.NO else Repeat.YES
-        return AttemptResult(AttemptStatus.REJECTED, reason, repeat, retry_after, replayed)
+        return AttemptResult(AttemptStatus.REJECTED, reason, repeat, *more)
     # A replayed error never changes by asking again (a gateway that stores errors keeps answering
     # it for the life of the key): look it up instead.
     stop = hint is Repeat.NO or (replayed and hint is not Repeat.YES)
     repeat = Repeat.NO if stop else Repeat.BY_CLASS
-    return AttemptResult(AttemptStatus.UNKNOWN, reason, repeat, retry_after, replayed)
+    return AttemptResult(AttemptStatus.UNKNOWN, reason, repeat, *more)
 
 
 def classify_read(facts: WireFacts, *, now_ms: int) -> AttemptResult:
@@ -101,12 +104,20 @@ def fits(facts: WireFacts, rules: RulesByStatus) -> bool:
 
 
 def _fits(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> bool:
-    return _verdict(facts, headers, rules) is not Verdict.UNKNOWN
+    rule = _deciding(facts, headers, rules)
+    return rule is not None and rule.verdict is not _UNKNOWN
 
 
-def _verdict(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> Verdict:
+def deciding_rule(facts: WireFacts, rules: RulesByStatus) -> Rule | None:
+    """The rule that says what a complete answer means; none if it is unknown for want of one."""
+    headers = {name.lower(): value for name, value in reversed(facts.headers)}
+    return _deciding(facts, headers, rules)
+
+
+def _deciding(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) -> Rule | None:
     few = rules.by_status.get(facts.status, _NONE)
-    read = document(facts.body) if few.read_json else None
+    body = plain(facts.body, headers) if "content-encoding" in headers else facts.body
+    read = document(body) if few.read_json else None
     for rule in _left(few, read):
         for name, value in rule.headers:
             if headers.get(name) != value:
@@ -116,9 +127,9 @@ def _verdict(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus)
                 if not _holds(test, read):
                     break
             else:
-                if all(_holds(test, document(facts.body, test.kind)) for test in rule.others):
-                    return rule.verdict
-    return Verdict.UNKNOWN
+                if all(_holds(test, document(body, test.kind)) for test in rule.others):
+                    return rule
+    return None
 
 
 def _left(few: StatusRules, read: object) -> Sequence[Rule]:

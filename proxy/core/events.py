@@ -40,13 +40,15 @@ class Bound(Struct, frozen=True, gc=False):
 class AttemptStarted(Struct, frozen=True, gc=False):
     """T1, the intent: durable before the first byte leaves.
 
-    `epoch` is that of the process that sends (`SessionStore.epoch`).
+    `epoch` is that of the process that sends (`SessionStore.epoch`). `at_risk`: an earlier send is
+    in doubt, and the gateway need not know the key.
     """
 
     at: int
     number: int
     endpoint: str
     epoch: int = 0
+    at_risk: bool = False
 
 
 class AttemptEnded(Struct, frozen=True, gc=False):
@@ -242,6 +244,20 @@ class RequestRefused(Struct, frozen=True, gc=False):
     code: str
 
 
+class WebhookHeard(Struct, frozen=True, gc=False):
+    """A gateway said something by itself, and what came of it."""
+
+    gateway: str
+    verdict: str
+
+
+class WebhooksUnheard(Struct, frozen=True, gc=False):
+    """A gateway's webhooks are all refused, and why; told once."""
+
+    gateway: str
+    why: str
+
+
 class WalkEnded(Struct, frozen=True, gc=False):
     """A request was answered: how long it took, and how much of that was Holdfast's own time.
 
@@ -261,6 +277,16 @@ class AttemptTimed(Struct, frozen=True, gc=False):
     gateway: str
     route: str
     seconds: float
+
+
+class BreakerMoved(Struct, frozen=True, gc=False):
+    """A circuit breaker is in another state now. `operation`: whose it is, if not everything's."""
+
+    gateway: str
+    operation: str | None
+    state: str
+    by_hand: bool
+    why: str
 
 
 class StoreTimed(Struct, frozen=True, gc=False):
@@ -330,6 +356,8 @@ class PolicyRefused(Struct, frozen=True, gc=False):
 # Looked for in the log first: each is a line of its own.
 Rare = (
     NewKeySeen
+    | BreakerMoved
+    | WebhooksUnheard
     | PolicyReloaded
     | PolicyRefused
     | StoreAway
@@ -342,5 +370,12 @@ Rare = (
     | OutcomeSaved
 )
 Fact = (
-    RetrySuppressed | DuplicateSeen | RequestRefused | WalkEnded | AttemptTimed | StoreTimed | Rare
+    RetrySuppressed
+    | DuplicateSeen
+    | RequestRefused
+    | WebhookHeard
+    | WalkEnded
+    | AttemptTimed
+    | StoreTimed
+    | Rare
 )

@@ -142,8 +142,22 @@ def next_gateway_key(digest: Digest, session: Session) -> str:
     A client's own key is the first, as it was sent; every later one is made of the one before, so
     that the same proofs lead to the same keys.
     """
-    parts = (session.tenant or "", session.gateway_key or "", str(session.generation + 1))
-    return digest("next gateway key", *parts)[:32]
+    return _key_after(digest, session, session.gateway_key or "", session.generation)
+
+
+def _key_after(digest: Digest, session: Session, key: str, generation: int) -> str:
+    return digest("next gateway key", session.tenant or "", key, str(generation + 1))[:32]
+
+
+def had_key(digest: Digest, session: Session, key: str) -> bool:
+    """Whether that is the session's gateway key, or one before it."""
+    for first in range(session.generation, 0, -1):
+        later = key
+        for generation in range(first, session.generation):
+            later = _key_after(digest, session, later, generation)
+        if later == session.gateway_key:
+            return True
+    return False
 
 
 class Duplicate(StrEnum):

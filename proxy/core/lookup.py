@@ -16,6 +16,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 from proxy.core.classify import classify, fits
+from proxy.core.coding import plain
 from proxy.core.documents import NO_DOCUMENT, BodyKind, document, kind_of
 from proxy.core.events import VoidAsked
 from proxy.core.profile import GatewayProfile, ListRecipe, LookupRecipe
@@ -71,6 +72,11 @@ class Inconclusive:
 Step = Ask | Found | Nothing | Inconclusive
 
 
+def charged(step: Step) -> bool:
+    """Whether it is the proof of a charge."""
+    return isinstance(step, Found) and step.status is AttemptStatus.SUCCEEDED
+
+
 def can_read(recipe: LookupRecipe, session: Session) -> bool:
     """Whether a session can be looked up with this recipe.
 
@@ -122,7 +128,8 @@ def proceed(
         return step if recipe.find is None else _its_own(recipe.find, step)
     if facts.status != HTTPStatus.OK or recipe.find is None:
         return Inconclusive(f"the look-up was answered with status {facts.status}")
-    shown = document(facts.body, kind_of(facts.body))
+    body = plain(facts.body, {name.lower(): value for name, value in facts.headers})
+    shown = document(body, kind_of(body))
     if shown is NO_DOCUMENT:
         return Inconclusive("the look-up's answer cannot be read")
     found = _search(recipe, recipe.find, session, asked, shown)

@@ -31,20 +31,44 @@ class Backoff:
     full_jitter: bool
 
 
+class Condition(StrEnum):
+    """What can have become of a send that Holdfast repeats by itself."""
+
+    # Proved not sent: whatever the reason, or because no connection stood.
+    NOT_SENT = "not_sent"
+    CONNECT = "connect"
+    # Sent, and no answer that can be used.
+    RESET_BEFORE_ANSWER = "reset_before_answer"
+    ATTEMPT_TIMEOUT = "attempt_timeout"
+    ANSWER_BROKEN = "answer_broken"
+    # A whole answer that does not settle the payment.
+    IN_PROGRESS = "in_progress"
+    RATE_LIMITED = "rate_limited"
+    NOT_EXECUTED = "not_executed"  # it says so, a throttle included
+    GATEWAY_SAYS_RETRY = "gateway_says_retry"
+
+
+# Such an answer with a status in one of these inclusive ranges.
+Statuses = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a session may be sent, and how often by Holdfast itself."""
+    """How often a session may be sent, how often by Holdfast itself, and after what."""
 
     max_attempts: int
     automatic_attempts: int
     backoff: Backoff
     respect_retry_after: bool
+    on: tuple[Condition | Statuses, ...] | None = None  # None: after all that is safe
+    # The operator's word: also where the gateway may have charged and need not know the key.
+    may_charge_twice: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetPolicy:
-    """Retries may be at most `ratio` of requests in `window`, and `min_per_second` are always
-    free.
+    """Each payment that is answered earns `ratio` of a retry, `min_per_second` are always free,
+    and no more are saved up than these come to in `window`.
     """
 
     ratio: float
@@ -54,12 +78,20 @@ class BudgetPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """Refuse for `open_for` when `failure_ratio` of at least `min_calls` in `window` failed."""
+    """Refuse for `open_for` when `failure_ratio` of at least `min_calls` in `window` failed, or
+    `consecutive` in a row, or `slow_ratio` of them took `slow_call` or longer; then until `probes`
+    reads of the path `probe` in a row were answered.
+    """
 
     failure_ratio: float
     min_calls: int
     window: float
     open_for: float
+    consecutive: int | None = None
+    slow_call: float | None = None
+    slow_ratio: float = 0.5
+    probes: int = 3
+    probe: str = "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +106,14 @@ class ConcurrencyPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What is let through to a gateway, or for one operation of it."""
+
+    concurrency: ConcurrencyPolicy
+    breaker: BreakerPolicy
+
+
+@dataclass(frozen=True, slots=True)
 class SessionPolicy:
     """How long sessions live and answers are kept."""
 
@@ -83,6 +123,17 @@ class SessionPolicy:
     keep_for: float
     duplicate_wait: float
     lease: float
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookPolicy:
+    """What is agreed with a gateway about its webhooks: the secret they are signed with, the
+    address the gateway calls (some sign it too), and where the merchant takes them himself.
+    """
+
+    secret: str | None = field(default=None, repr=False)
+    url: str | None = None
+    forward_to: str | None = None
 
 
 class SessionKind(StrEnum):

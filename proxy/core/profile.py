@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from proxy.core.documents import BodyKind
 from proxy.core.jsonpath import JsonPath
 from proxy.core.keys import KeyPlace
+from proxy.core.webhooks import WebhookRecipe
 
 # Longer than any SDK's own time-out (80 s), for gateways that do not tell theirs.
 MAX_PROCESSING_SECONDS = 120.0
@@ -66,6 +67,7 @@ class Rule:
     json: tuple[BodyTest, ...]
     verdict: Verdict
     others: tuple[BodyTest, ...] = ()  # of bodies that are not JSON
+    place: tuple[str | int, ...] = ()  # where it stands in the profile's file
 
 
 class StatusRules(NamedTuple):
@@ -203,6 +205,18 @@ class LookupRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Links:
+    """Where the gateway's answers name its own address, which the caller must not follow past us.
+
+    `origins`: those it names itself by, beside the one that it is reached at.
+    """
+
+    origins: tuple[str, ...]
+    keys: tuple[str, ...]
+    headers: frozenset[str]  # lower case
+
+
+@dataclass(frozen=True, slots=True)
 class RefusalForm:
     """How one refusal looks to this gateway's SDK, where it differs from the general table."""
 
@@ -244,3 +258,5 @@ class GatewayProfile:
     # For how many seconds it may be at a request whose answer was lost. Until then only a charge
     # is evidence, "nothing happened yet" is not, and the connection is kept for a late answer.
     max_processing_time: float = MAX_PROCESSING_SECONDS
+    links: Links | None = None  # none: its answers go back byte for byte
+    webhooks: WebhookRecipe | None = None

@@ -55,6 +55,7 @@ class Suppressed(StrEnum):
     UNSAFE_TO_REPEAT = "unsafe_to_repeat"
     KEY_WINDOW_OVER = "key_window_over"
     GATEWAY_SAYS_NO = "gateway_says_no"
+    NOT_IN_POLICY = "not_in_policy"  # `retry.on` does not name it
     CANCELLED = "cancelled"
     HELD = "held"
     BREAKER_OPEN = "breaker_open"

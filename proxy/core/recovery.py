@@ -88,11 +88,14 @@ def may_be_voided(session: Session, recipe: LookupRecipe, gateway_class: Gateway
     """Whether what there is under the session's key may be voided: a person wants it cancelled, or
     that is how this gateway's lost answers are settled.
 
-    Not by itself where a process died over it: its backend may have heard that it was charged.
+    Not by itself where a process died over it: its backend may have heard that it was charged. Not
+    at all where two may stand under the key.
     """
     if recipe.void is None or session.gateway_key is None:
         return False
     if session.outcome is not Outcome.UNKNOWN or session.in_flight:
+        return False
+    if session.at_risk:
         return False
     if session.cancel_requested:
         return True

@@ -24,7 +24,7 @@ class AttemptResult(Struct, frozen=True, gc=False):
     """The classified outcome of a send.
 
     `reason` is None when the attempt settled the payment. `retry_after_seconds` is what the gateway
-    asked for, already parsed and not yet capped.
+    asked for, already parsed and not yet capped. `asked_for`: its retry hint says to repeat.
     """
 
     status: AttemptStatus
@@ -32,3 +32,4 @@ class AttemptResult(Struct, frozen=True, gc=False):
     repeat: Repeat = Repeat.NO
     retry_after_seconds: float | None = None
     replayed: bool = False
+    asked_for: bool = False

@@ -6,13 +6,17 @@ The rule is a function of what the gateway can have seen and of what it promises
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from msgspec import Struct
 
+from proxy.core.events import VoidAsked
 from proxy.core.keys import Carrier
-from proxy.core.policy import RetryPolicy
-from proxy.core.profile import GatewayClass, GatewayProfile
+from proxy.core.policy import Condition, RetryPolicy, Statuses
+from proxy.core.profile import GatewayClass, GatewayProfile, Rule, RulesByStatus
+from proxy.core.profile import Verdict as Reading
 from proxy.core.reasons import Reason, Suppressed
 from proxy.core.results import AttemptResult, Repeat
 from proxy.core.session import Session
@@ -54,18 +58,22 @@ class Situation(Struct, frozen=True, gc=False):
     hold: bool
     barrier: Suppressed | None  # why an unknown outcome may not be repeated (`repeat_barrier`)
     remaining_seconds: float  # of the total deadline
+    http_status: int = 0  # of the answer, if there was one
 
 
 def decide(
     policy: RetryPolicy, result: AttemptResult, situation: Situation, jitter: float
 ) -> Verdict:
     """The verdict after an attempt. `jitter` is a random number in [0, 1)."""
-    if result.reason is None:
-        # A definite answer. If it speaks only for this send (REJECTED) while an earlier one is
-        # open, there is still nothing to gain from a repeat: the bytes are refused.
+    if result.reason is None or situation.outcome is Outcome.CHARGED:
+        # A definite answer, or a charge that was heard of by another way meanwhile. If an answer
+        # speaks only for this send (REJECTED) while an earlier one is open, there is still nothing
+        # to gain from a repeat: the bytes are refused.
         unsettled = situation.outcome is Outcome.UNKNOWN
         return GiveUp(Suppressed.GATEWAY_SAYS_NO) if unsettled else Settled()
     suppressed = _suppressed(result, situation)
+    if suppressed is None and not wanted(policy, result, situation.http_status):
+        suppressed = Suppressed.NOT_IN_POLICY
     if suppressed is not None:
         return GiveUp(suppressed)
     delay = delay_seconds(policy, result, situation.attempts, jitter)
@@ -88,6 +96,130 @@ def _suppressed(result: AttemptResult, situation: Situation) -> Suppressed | Non
     return None
 
 
+# --- after what (`retry.on`) ----------------------------------------------------------------------
+
+_NO_CONNECTION = frozenset(
+    {
+        Reason.DNS_ERROR,
+        Reason.CONNECTION_REFUSED,
+        Reason.CONNECT_FAILED,
+        Reason.CONNECT_TIMEOUT,
+        Reason.TLS_ERROR,
+    }
+)
+_BY_REASON: Mapping[Reason, Condition] = {
+    Reason.CONNECTION_LOST: Condition.RESET_BEFORE_ANSWER,
+    # Cut off by our own end.
+    Reason.SHUTDOWN: Condition.RESET_BEFORE_ANSWER,
+    Reason.PROCESS_RESTART: Condition.RESET_BEFORE_ANSWER,
+    Reason.ATTEMPT_TIMEOUT: Condition.ATTEMPT_TIMEOUT,
+    Reason.ANSWER_TRUNCATED: Condition.ANSWER_BROKEN,
+    Reason.ANSWER_MALFORMED: Condition.ANSWER_BROKEN,
+    Reason.ANSWER_TOO_LARGE: Condition.ANSWER_BROKEN,
+    Reason.INTERNAL_ERROR: Condition.ANSWER_BROKEN,  # we could not read it
+    Reason.IN_PROGRESS: Condition.IN_PROGRESS,
+    Reason.RATE_LIMITED: Condition.RATE_LIMITED,
+}
+# Of a whole answer; the status of one that broke off says nothing.
+_ANSWERED = frozenset(
+    {
+        Reason.GATEWAY_ERROR,
+        Reason.RATE_LIMITED,
+        Reason.IN_PROGRESS,
+        Reason.UNCLEAR_ANSWER,
+        Reason.NOT_EXECUTED,
+    }
+)
+
+
+def wanted(policy: RetryPolicy, result: AttemptResult, http_status: int) -> bool:
+    """Whether the policy has Holdfast repeat by itself what came to this."""
+    if policy.on is None:
+        return True
+    names = set(_names(result))
+    answered = result.reason in _ANSWERED
+    return any(
+        condition in names
+        if isinstance(condition, Condition)
+        else answered and any(low <= http_status <= high for low, high in condition)
+        for condition in policy.on
+    )
+
+
+def wanted_again(policy: RetryPolicy, session: Session) -> bool:
+    """The same of all that is in doubt, as far as it is on record."""
+    doubtful = (a for a in session.attempts if a.status is AttemptStatus.UNKNOWN)
+    return all(
+        wanted(policy, AttemptResult(a.status, Reason(a.reason)), a.http_status or 0)
+        for a in doubtful
+        if a.reason is not None
+    )
+
+
+def _names(result: AttemptResult) -> Iterator[Condition]:
+    if result.status is AttemptStatus.NOT_SENT:
+        yield Condition.NOT_SENT
+        if result.reason in _NO_CONNECTION:
+            yield Condition.CONNECT
+    elif result.reason is not None and result.reason in _BY_REASON:
+        yield _BY_REASON[result.reason]
+    if result.status is AttemptStatus.REJECTED:
+        yield Condition.NOT_EXECUTED
+    if result.asked_for:
+        yield Condition.GATEWAY_SAYS_RETRY
+
+
+_IN_DOUBT = frozenset(
+    {
+        Condition.RESET_BEFORE_ANSWER,
+        Condition.ATTEMPT_TIMEOUT,
+        Condition.ANSWER_BROKEN,
+        Condition.IN_PROGRESS,
+        Condition.GATEWAY_SAYS_RETRY,
+    }
+)
+
+
+def in_doubt(condition: Condition | Statuses, rules: RulesByStatus) -> str | None:
+    """What of a condition leaves open whether the customer was charged, by the rules for answers:
+    the condition itself, or the first of its statuses.
+    """
+    if condition in _IN_DOUBT:
+        return str(condition)
+    if condition is Condition.RATE_LIMITED:
+        condition = ((HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.TOO_MANY_REQUESTS),)
+    if isinstance(condition, Condition):
+        return None
+    statuses = (status for low, high in condition for status in range(low, high + 1))
+    return next((f"a {status}" for status in statuses if _may_be_unknown(rules, status)), None)
+
+
+def _may_be_unknown(rules: RulesByStatus, status: int) -> bool:
+    found = rules.by_status.get(status)
+    for rule in () if found is None else found.rules:
+        if rule.verdict in {Reading.UNKNOWN, Reading.IN_PROGRESS}:
+            return True
+        plain = Rule(rule.statuses, (), (), rule.verdict, place=rule.place)
+        if rule == plain:  # it has no other condition, of whatever kind
+            return False
+    return True
+
+
+def dares(policy: RetryPolicy, session: Session, epoch: int) -> bool:
+    """Whether the operator has taken the risk of a second charge for what is in doubt: all of it
+    sent since this process last began (`epoch`), so never what was taken over, and nobody has had
+    it voided, which could undo the repeat unheard.
+    """
+    if not policy.may_charge_twice:
+        return False
+    doubtful = (a for a in session.attempts if a.status is AttemptStatus.UNKNOWN)
+    voided = any(step.event == VoidAsked.__name__ for step in session.timeline)
+    return not voided and all(attempt.epoch == epoch for attempt in doubtful)
+
+
+# --- when -----------------------------------------------------------------------------------------
+
+
 def delay_seconds(
     policy: RetryPolicy, result: AttemptResult, attempts: int, jitter: float
 ) -> float:
@@ -102,6 +234,9 @@ def delay_seconds(
         asked = min(result.retry_after_seconds, policy.backoff.max)
         delay = max(delay, asked)
     return delay
+
+
+# --- what is in the way ---------------------------------------------------------------------------
 
 
 def promised(profile: GatewayProfile, session: Session) -> GatewayClass:

@@ -63,10 +63,10 @@ def compile_template(template: str) -> re.Pattern[str]:
         message = f"{template!r} is not a path template: it must start with '/'"
         raise ValueError(message)
     parts = []
-    for piece in re.split(r"(\{[^{}/]*\}|\*\*)", template):
+    for number, piece in enumerate(re.split(r"(\{[^{}/]*\}|\*\*)", template)):
         if piece == "**":
             parts.append(".*")
-        elif piece.startswith("{"):
+        elif number % 2:  # what it was split at
             parts.append("[^/]+")
         elif set(piece) & set("{}*?#"):
             message = (

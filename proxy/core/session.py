@@ -136,6 +136,9 @@ class Session(Struct, frozen=True, array_like=True, gc=False):
     not_found: tuple[int, ...] = ()
     # Whether the gateway was told the order by the name that stands here.
     order_in_body: bool = False
+    # Whether it was sent again in doubt to a gateway that need not know the key. Each send then
+    # stands for itself: only a charge or a person settles another's.
+    at_risk: bool = False
 
     @property
     def live(self) -> bool:
@@ -365,8 +368,9 @@ def _change(  # noqa: C901, PLR0912, PLR0915
                 raise IllegalTransition(message)
             _check_keys(session)
             attempt = _begun(session, event.number, event.endpoint, event.at, event.epoch)
-            _set_attempts(changes, (*session.attempts, attempt))
+            _set_attempts(session, changes, (*session.attempts, attempt))
             changes["not_found"] = ()  # whatever was not there may be there now
+            changes["at_risk"] = session.at_risk or event.at_risk
             move = _SEND
         case ev.AttemptEnded():
             move = _attempt_ended(session, event, changes)
@@ -434,9 +438,10 @@ def _check_keys(session: Session) -> None:
             raise IllegalTransition(message)
 
 
-def _set_attempts(changes: _Changes, attempts: tuple[Attempt, ...]) -> Outcome:
+def _set_attempts(session: Session, changes: _Changes, attempts: tuple[Attempt, ...]) -> Outcome:
     """Attempts with the outcome they prove; the two are never set apart."""
-    outcome = outcome_of([(a.generation, a.status) for a in attempts])
+    apart = session.at_risk  # as if each send had a key of its own
+    outcome = outcome_of([(a.number if apart else a.generation, a.status) for a in attempts])
     changes["attempts"], changes["outcome"] = attempts, outcome
     return outcome
 
@@ -464,7 +469,7 @@ def _attempt_ended(session: Session, event: ev.AttemptEnded, changes: _Changes) 
         event.http_status or None,
         before.epoch,
     )
-    outcome = _set_attempts(changes, tuple(known.values()))
+    outcome = _set_attempts(session, changes, tuple(known.values()))
     if outcome is _CHARGED and session.outcome is _UNKNOWN and _void_asked(session, before):
         changes["late_evidence"] = True  # it may be gone since: nobody heard what came of that
     settled = result.reason is None
@@ -519,7 +524,7 @@ def _evidence_found(session: Session, event: ev.EvidenceFound, changes: _Changes
         # evidence becomes an attempt of its own, so that the derived outcome holds it.
         seen = _begun(session, len(attempts) + 1, event.source, event.at)
         attempts = (*attempts, replace(seen, status=event.status, ended_at=event.at, sent=False))
-    outcome = _set_attempts(changes, attempts)
+    outcome = _set_attempts(session, changes, attempts)
     changes["reference"], changes["next_at"] = event.reference, None
     if session.outcome is _CHARGED and event.source is ev.EvidenceSource.CANCEL:
         changes["late_evidence"] = True  # voided, while the charge was heard of by another way
@@ -546,5 +551,5 @@ def _process_restarted(session: Session, event: ev.ProcessRestarted, changes: _C
     )
     number = len(session.attempts)
     stop = Interruption(event.at, Reason.PROCESS_RESTART, phase, number, in_flight)
-    _set_attempts(changes, attempts)
+    _set_attempts(session, changes, attempts)
     changes["interruptions"] = (*session.interruptions, stop)

@@ -177,7 +177,7 @@ class SimulatedGateway(Simulator):
         return Answer(200, self.thing(asked.named))
 
     def _list_intents(self, _asked: Asked) -> Answer:
-        intents = [one for one in self.things.values() if one["object"] == "payment_intent"]
+        intents = [one for one in self.listed() if one["object"] == "payment_intent"]
         return _list("/v1/payment_intents", intents)
 
     def _list_events(self, asked: Asked) -> Answer:

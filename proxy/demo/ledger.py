@@ -38,6 +38,14 @@ class Ledger:
         """How often each order was charged."""
         return Counter(charge.order for charge in self.charges)
 
+    def shown(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "charges": [charge.shown() for charge in self.charges],
+            "voided": [charge.shown() for charge in self.voided],
+            "refunds": [refund.shown() for refund in self.refunds],
+        }
+
     def void(self, payment: str) -> None:
         """What was charged for a payment is no charge any more."""
         self.voided += [charge for charge in self.charges if charge.payment == payment]

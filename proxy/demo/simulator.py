@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -51,6 +52,7 @@ class Asked:
     """A request, read as its dialect has it."""
 
     request: web.Request
+    body: bytes
     parameters: JsonObject
     key: str | None
     order: str
@@ -100,7 +102,9 @@ class Simulator:
         self.latency = latency
         self.ledger = Ledger()
         self.arrivals: Counter[str] = Counter()
+        self.lag = 0.0  # by so many seconds its lists are behind
         self.things: dict[str, JsonObject] = {}  # payments, refunds, orders: by their ids
+        self._since: dict[str, float] = {}
         self.orders: dict[str, str] = {}  # what the merchant calls each of them
         self._keys: dict[_Scope, _Kept] = {}
         self._serial = 0
@@ -124,15 +128,25 @@ class Simulator:
         """The idempotency key, or None where the gateway takes none."""
         raise NotImplementedError
 
+    def key_format(self, request: web.Request) -> str:
+        """The pattern of a key that the gateway takes."""
+        del request
+        return ".*"
+
     def order(self, request: web.Request, parameters: JsonObject) -> str:
         """The merchant's name for what is paid."""
         raise NotImplementedError
 
     def trouble(self, status: int) -> Answer:
-        """An answer that is not about the payment, in the gateway's envelope: 404 for what it does
-        not know, 409 while a key is in use, 429, 500 and 503.
+        """An answer that is not about the payment, in the gateway's envelope: 400 for a key that is
+        none, 404 for what it does not know, 409 while a key is in use, 429, 500 and 503.
         """
         raise NotImplementedError
+
+    def refusal(self, asked: Asked) -> Answer | None:
+        """Why a request is turned away at the door, before its key is looked at."""
+        del asked
+        return None
 
     def in_progress(self) -> Answer:
         """What a second request hears while the first with its key is running."""
@@ -171,10 +185,10 @@ class Simulator:
             self.arrivals[asked.order] += 1
             fault = self.plan.fault(asked.order, self.arrivals[asked.order])
             if fault in _REFUSED:
-                return self._response(self._refusal(fault))
+                return self._response(self._busy(fault))
             if fault in CUT_BEFORE:
                 return await cut(request, fault)
-            answer = await self._with_key(asked, execute, fault)
+            answer = self.refusal(asked) or await self._with_key(asked, execute, fault)
             if fault in CUT_AFTER:
                 return await cut(request, fault, self.written(answer.body), self.content_type)
             return self._response(answer)
@@ -185,16 +199,18 @@ class Simulator:
         """Nothing goes wrong with what only reads."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            return self._response(_executed(await self._asked(request), execute))
+            asked = await self._asked(request)
+            return self._response(self.refusal(asked) or _executed(asked, execute))
 
         return handle
 
     async def _asked(self, request: web.Request) -> Asked:
-        parameters = self.read(await request.read(), request.content_type)
+        body = await request.read()
+        parameters = self.read(body, request.content_type)
         key, order = self.key(request, parameters), self.order(request, parameters)
-        return Asked(request, parameters, key, order)
+        return Asked(request, body, parameters, key, order)
 
-    def _refusal(self, fault: Fault) -> Answer:
+    def _busy(self, fault: Fault) -> Answer:
         answer = self.trouble(_REFUSED[fault])
         later = {"Retry-After": "1"} if fault is Fault.UNAVAILABLE_LATER else {}
         return replace(answer, headers={**answer.headers, **later})
@@ -203,6 +219,8 @@ class Simulator:
         if asked.key is None:
             done = await self._perform(asked, execute, fault)
             return self._told(asked, done, fault)
+        if not re.fullmatch(self.key_format(asked.request), asked.key):
+            return self.trouble(400)
         headers = asked.request.headers
         credential = headers.get("Authorization") or headers.get("X-API-Key") or ""
         scope = credential, asked.request.path if self.keys_per_path else "", asked.key
@@ -249,12 +267,7 @@ class Simulator:
     # --- for those who watch ------------------------------------------------------------------
 
     async def _show_ledger(self, _request: web.Request) -> web.Response:
-        lines = {
-            "charges": [charge.shown() for charge in self.ledger.charges],
-            "voided": [charge.shown() for charge in self.ledger.voided],
-            "refunds": [refund.shown() for refund in self.ledger.refunds],
-        }
-        return web.json_response({**lines, "arrivals": dict(self.arrivals)})
+        return web.json_response({**self.ledger.shown(), "arrivals": dict(self.arrivals)})
 
     async def _reset(self, _request: web.Request) -> web.Response:
         self.__init__(self.plan, latency=self.latency)  # type: ignore[misc]  # as new
@@ -275,6 +288,7 @@ class Simulator:
     def remember(self, asked: Asked, thing: JsonObject) -> JsonObject:
         """Know it by its id from now on."""
         self.things[thing["id"]] = thing
+        self._since[thing["id"]] = CLOCK.monotonic()
         self.orders[thing["id"]] = asked.order
         return thing
 
@@ -283,6 +297,11 @@ class Simulator:
         if name not in self.things:
             raise Problem(self.trouble(404))
         return self.things[name]
+
+    def listed(self) -> list[JsonObject]:
+        """All that its lists show, newest first."""
+        until = CLOCK.monotonic() - self.lag
+        return [self.things[name] for name in reversed(self.things) if self._since[name] <= until]
 
     def charge(self, asked: Asked, payment: str, amount: int) -> None:
         """Take the money for a payment it knows."""

@@ -20,6 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_before
 
 from proxy.core import events as ev
 from proxy.core.classify import classify, classify_read
+from proxy.core.coding import readably
 from proxy.core.keys import Unfit
 from proxy.core.profile import GatewayClass
 from proxy.core.reasons import Reason, Suppressed
@@ -30,6 +31,7 @@ from proxy.core.retrying import (
     Situation,
     Verdict,
     barrier_to_ask_again,
+    dares,
     decide,
     promised,
     repeat_barrier,
@@ -46,12 +48,14 @@ from proxy.ports import Clock, Dice, Recorder, Send, SendForbidden, StoreUnavail
 
 # Bound once: reaching a member through its enum costs more than what is done with it.
 _UNKNOWN = Outcome.UNKNOWN
-_NOT_SENT, _REJECTED = AttemptStatus.NOT_SENT, AttemptStatus.REJECTED
+_NOT_SENT = AttemptStatus.NOT_SENT
 _INTERRUPTED, _CANCELLED = State.INTERRUPTED, State.CANCELLED
 _A_STRONG, _TIMER = GatewayClass.A_STRONG, ev.ResumedBy.TIMER
 
 # Reasons for which a send was stopped by ourselves before its first byte.
 _OUR_OWN_NO = frozenset({Reason.NOT_ALLOWED, Reason.STORE_UNAVAILABLE})
+# What a gateway says of one send, which need not be so of the others.
+_OF_THIS_SEND = frozenset({AttemptStatus.REJECTED, AttemptStatus.DECLINED, AttemptStatus.ACCEPTED})
 # States that come with an answer of the gateway, kept for whoever asks.
 _SETTLED = frozenset({State.COMPLETED, State.DECLINED})
 _SETTLED_VERDICT = Settled()
@@ -99,7 +103,7 @@ class Attempts:
             return Change([stop] if session.live else [])
 
         walk.session = await self._updated(walk, refused)
-        return _untold(walk, reason, retry_after_ms=walk.lane.admission.retry_after_ms())
+        return _untold(walk, reason, retry_after_ms=walk.admission.retry_after_ms())
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -151,7 +155,7 @@ class Attempts:
         lane, route, clock = walk.lane, walk.route, self._clock
         number = len(walk.session.attempts) + 1
         endpoint = lane.endpoint
-        generation = lane.admission.breaker.generation
+        generation = walk.admission.breaker.generation
         started_ms, begun = clock.now_ms(), clock.monotonic()
         walk.intent_seconds, walk.intended_at = 0.0, 0
         send = self._send(walk, number, endpoint)
@@ -166,7 +170,7 @@ class Attempts:
         now_ms = clock.now_ms()
         if route.durable:
             result = classify(facts, lane.profile, now_ms=now_ms)
-            lane.admission.record(result, generation)
+            walk.admission.record(result, generation, took)
         else:
             result = classify_read(facts, now_ms=now_ms)
         walk.result = result
@@ -260,6 +264,9 @@ class Attempts:
     def _headers(self, walk: Walk) -> Headers:
         """The caller's headers."""
         headers = walk.request.headers
+        signed = not walk.lane.profile.key.put_in
+        if walk.route.durable and not signed and "accept-encoding" in walk.request.values:
+            headers = readably(headers)
         length = walk.request.values.get("content-length")
         if walk.stream is not None and length is not None:
             # A body that is passed on keeps its framing: some gateways refuse chunked requests.
@@ -286,7 +293,9 @@ class Attempts:
                 raise SendForbidden(f"{session.state} does not send")
             self._check_store(walk)
             walk.intended_at, walk.epoch = now, self._journal.store.epoch
-            started = ev.AttemptStarted(now, number, endpoint, walk.epoch)
+            started = ev.AttemptStarted(
+                now, number, endpoint, walk.epoch, repeats and self._dares(walk, session)
+            )
             if session.state is _INTERRUPTED:
                 return Change([ev.Resumed(now, walk.resumed_by), started])
             return Change([started], request=_to_keep(walk, session))
@@ -309,7 +318,10 @@ class Attempts:
         barrier = None
         if repeats and walk.route.durable:
             lane = walk.lane
-            barrier = barrier_to_ask_again(lane.profile, session, now, lane.endpoint)
+            if self._dares(walk, session):
+                barrier = self._barrier(walk, session, now)
+            else:
+                barrier = barrier_to_ask_again(lane.profile, session, now, lane.endpoint)
         return barrier is not None or now >= session.expires_at
 
     def _check_store(self, walk: Walk) -> None:
@@ -413,6 +425,7 @@ class Attempts:
             hold=after.hold,
             barrier=self._barrier(walk, after, ended.at),
             remaining_seconds=walk.deadline - self._clock.monotonic(),
+            http_status=ended.http_status or 0,
         )
         verdict = decide(walk.route.retry, ended.result, situation, jitter)
         if isinstance(verdict, RetryAfter):
@@ -425,12 +438,18 @@ class Attempts:
     def _barrier(self, walk: Walk, session: Session, now_ms: int) -> Suppressed | None:
         if not walk.route.durable:
             return None if is_safe(walk.request.method) else Suppressed.UNSAFE_TO_REPEAT
-        profile = walk.lane.profile
-        promise, first = promised(profile, session), session.first_send_at
+        profile, first = walk.lane.profile, session.first_send_at
+        promise = _A_STRONG if self._dares(walk, session) else promised(profile, session)
         return repeat_barrier(promise, first, now_ms, profile.resend_horizon)
 
+    def _dares(self, walk: Walk, session: Session) -> bool:
+        """Whether a second charge is risked. Only by the walk that a session began with: never for
+        a client's repeat, a resume, or after a restart.
+        """
+        return walk.first and dares(walk.route.retry, session, self._journal.store.epoch)
+
     def _admitted(self, walk: Walk) -> Suppressed | None:
-        admission = walk.lane.admission
+        admission = walk.admission
         return admission.may_retry() if walk.route.durable else admission.may_retry_read()
 
     def _answer(self, walk: Walk, session: Session, verdict: Verdict) -> Answer:
@@ -439,13 +458,13 @@ class Attempts:
         """
         profile = walk.lane.profile
         gave_up = isinstance(verdict, GiveUp)
-        # A refusal of the repeat (429, 401, …) is about the repeat: handed on, it would tell the
-        # backend that nothing was charged, which nobody knows.
+        # A refusal of the repeat (429, 401, …) is about the repeat, and so is a decline at risk:
+        # handed on, it would tell the backend that nothing was charged, which nobody knows.
         misleading = (
             session.durable
             and session.outcome is _UNKNOWN
             and walk.result is not None
-            and walk.result.status is _REJECTED
+            and walk.result.status in _OF_THIS_SEND
         )
         if walk.last_answer is not None and not misleading:
             return forwarded(walk.last_answer, session, profile, gave_up=gave_up)

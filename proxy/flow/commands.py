@@ -19,7 +19,7 @@ from proxy.core.lookup import may_be_void, seconds_since_send, settled, voiding_
 from proxy.core.policy import SessionPolicy
 from proxy.core.reasons import Reason
 from proxy.core.recovery import Care, care_for
-from proxy.core.retrying import promised, repeat_barrier
+from proxy.core.retrying import promised, repeat_barrier, wanted_again
 from proxy.core.session import Session, apply
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Phase
@@ -137,20 +137,27 @@ class Commands:
         looked up first. A gateway that is slow to tell is not waited for.
         """
         session = await self.get(session_id)
-        lane = self._lane(session)
-        busy = session.in_flight or session_id in self._walks.by_session
-        if lane is None or busy or session.outcome is not Outcome.UNKNOWN:
-            return session
-        looked = self._looked.get(session_id)
+        looked = self.look_up_now(session)
         if looked is None:
-            if not self._reconcile.possible(lane, session):
-                return session
-            looked = self._looked[session_id] = asyncio.get_running_loop().create_future()
-            _ = self._tasks.start(self._look_for_readers(lane, session, looked), "look up")
+            return session
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_READER_WAITS_SECONDS):
                 await asyncio.shield(looked)
         return await self._store.get(session_id) or session
+
+    def look_up_now(self, session: Session) -> asyncio.Future[None] | None:
+        """Have the gateway asked about a session of which nobody knows whether it was charged: once
+        a second at most, however many want it. When that is done; None if it is not asked.
+        """
+        lane = self._lane(session)
+        busy = session.in_flight or session.id in self._walks.by_session
+        if lane is None or busy or session.outcome is not Outcome.UNKNOWN:
+            return None
+        looked = self._looked.get(session.id)
+        if looked is None and self._reconcile.possible(lane, session):
+            looked = self._looked[session.id] = asyncio.get_running_loop().create_future()
+            _ = self._tasks.start(self._look_for_readers(lane, session, looked), "look up")
+        return looked
 
     async def _look_for_readers(
         self, lane: Lane, session: Session, looked: asyncio.Future[None]
@@ -516,7 +523,8 @@ class Commands:
         now = self._clock.now_ms()
         care = self._care(session, lane, now)
         if care is Care.ASK_GATEWAY and lane is not None:
-            await self._reconcile.once(lane, session)
+            if lane.admissions.may_look_up():
+                await self._reconcile.once(lane, session)
         elif care is Care.SEND_AGAIN and lane is not None:
             _ = self._pipeline.resume(lane, session, ev.ResumedBy.RECONCILER)
         elif care in _BY_CLOCK:
@@ -535,15 +543,17 @@ class Commands:
             now,
             gateway_class=promised(lane.profile, session),
             lookup_possible=self._reconcile.possible(lane, session),
-            repeat_possible=self._repeat_possible(session, now),
+            repeat_possible=self._repeat_possible(lane, session, now),
         )
 
-    def _repeat_possible(self, session: Session, now: int) -> bool:
+    def _repeat_possible(self, lane: Lane, session: Session, now: int) -> bool:
         """Whether Holdfast may send it again by itself: its gateway promises that the same key does
-        not charge twice, the bytes are here, and nobody wants otherwise.
+        not charge twice, the bytes are here, and neither a person nor the policy wants otherwise.
         """
-        wanted = not session.cancel_requested and not session.hold and now < session.expires_at
-        return wanted and self._reconcile.holds(session) and self._may_repeat(session)
+        open_still = not session.cancel_requested and not session.hold and now < session.expires_at
+        here = open_still and self._reconcile.holds(session) and self._may_repeat(session)
+        route = next((r for _, r in lane.routes.routes if r.name == session.route), None)
+        return here and route is not None and wanted_again(route.retry, session)
 
 
 def _given_up(session: Session) -> bool:

@@ -260,7 +260,7 @@ class Pipeline:
         return self._store.regressed is not None and not strong and unsent
 
     def _begin(self, walk: Walk, opened: Opened) -> None:
-        walk.session = opened.session
+        walk.session, walk.first = opened.session, True
         walk.limit = walk.route.retry.automatic_attempts
         if opened.twin is not None:
             self._duplicate(walk, Duplicate.NEW_KEY)
@@ -279,7 +279,7 @@ class Pipeline:
         """Its answer, or why it may not go now."""
         if self._forgotten(walk.lane, walk.session):
             return await self._attempts.never_sent(walk, Reason.STORE_REGRESSED)
-        admission = walk.lane.admission
+        admission = walk.admission
         if not admission.take():
             begun = self._clock.monotonic()
             refused = await admission.enter()

@@ -120,7 +120,8 @@ class Reconcile:
         """What the gateway says by itself (a webhook) about the payment it has under a key.
 
         A charge always counts. Anything else speaks for what was sent last, so it counts only for
-        the key in use, and once the gateway is done with that; sooner, a look-up will tell.
+        the key in use, and once the gateway is done with that; sooner, a look-up will tell. Not for
+        a session at risk: another send may have charged.
         """
         now, charged = self._clock.now_ms(), status is AttemptStatus.SUCCEEDED
 
@@ -128,6 +129,7 @@ class Reconcile:
             if current.outcome is Outcome.CHARGED:
                 return Change()
             over = lookup.settled(lane.profile, current, now) and not current.in_flight
+            over = over and not current.at_risk
             counts = current.outcome is Outcome.UNKNOWN and over and current.gateway_key == key
             if not charged and not counts:
                 return Change()
@@ -151,7 +153,7 @@ class Reconcile:
         def settle(current: Session) -> Change:
             if current.outcome is not Outcome.UNKNOWN:
                 return Change()
-            charged = isinstance(found, lookup.Found) and found.status is AttemptStatus.SUCCEEDED
+            charged = lookup.charged(found)
             overtaken = current.last_send_at != session.last_send_at
             if charged and lookup.may_be_void(lane.profile, current, begun):
                 return self._in_vain(recipe, current, now, absent=False)
@@ -173,7 +175,10 @@ class Reconcile:
         step: lookup.Step = lookup.begin(recipe, lane.profile, session, begun)
         while isinstance(step, lookup.Ask):
             facts = await lane.upstream.send(_question(step, credential))
+            lane.admissions.looked_up(facts)
             step = lookup.proceed(recipe, lane.profile, session, step, facts, now_ms=begun)
+        if session.at_risk and not lookup.charged(step):
+            return lookup.Inconclusive("it speaks for one send, and another may have charged")
         return step
 
     def _in_vain(

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from proxy.core.events import ResumedBy
-from proxy.core.policy import RoutePolicy
+from proxy.core.policy import RoutePolicy, WebhookPolicy
 from proxy.core.profile import GatewayProfile
 from proxy.core.results import AttemptResult
 from proxy.core.routing import RouteTable
 from proxy.core.session import Session
 from proxy.core.wire import Answer, Headers, InboundRequest, WireFacts
-from proxy.flow.admission import Admission
+from proxy.flow.admission import Admission, Admissions
 from proxy.ports import Upstream
 
 
@@ -49,9 +49,11 @@ class Lane:
     profile: GatewayProfile
     routes: RouteTable
     upstream: Upstream
-    admission: Admission
+    admissions: Admissions
     lookup_credential: Headers
     lookup_sees_all: bool = False
+    webhook: WebhookPolicy = field(default_factory=WebhookPolicy)
+    merchant: Upstream | None = None  # the way to where webhooks are forwarded
     # Where something else is known of a route than of its gateway: the lane as that route has it.
     of_routes: Mapping[str, Lane] = field(default_factory=dict)
 
@@ -78,6 +80,7 @@ class Walk(Struct, eq=False):
     stream: AsyncIterator[bytes] | None = None
     limit: int = 0  # how many attempts this walk may bring the session to
     resumed_by: ResumedBy = ResumedBy.TIMER
+    first: bool = False  # its session began with it: nothing was sent before
     stream_touched: bool = False
     # Evidence from elsewhere settled the session before the walk's own answer did.
     settled_elsewhere: bool = False
@@ -113,6 +116,11 @@ class Walk(Struct, eq=False):
         for waiting in self.waiting:
             if not waiting.done():
                 waiting.set_result(answer)
+
+    @property
+    def admission(self) -> Admission:
+        """The doors it goes through."""
+        return self.lane.admissions.of(self.route.operation)
 
     @property
     def deadline(self) -> float:

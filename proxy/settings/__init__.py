@@ -1,6 +1,7 @@
 """YAML and environment in, frozen policies and profiles out; every mistake named at once.
 
-`load.py` is the way in. `schema.py` says what may be written, `defaults.py` what holds when nothing
-is, and why; `yaml_lines.py` keeps line and column for the messages; `resolve.py` turns what was
-written into the values of `core.policy` and `core.profile`.
+`load.py` is the way in. `schema.py` says what may be written, what it does, and why a default is
+what it is; `defaults.py` what holds when nothing is written; `json_schema.py` tells it to editors.
+`yaml_lines.py` keeps line and column for the messages; `resolve.py` turns what was written into the
+values of `core.policy` and `core.profile`.
 """

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BaseModel, BeforeValidator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel
 
 from proxy.settings import schema as s
 from proxy.settings.load import Policy
 from proxy.settings.profiles import at, unwrapped
+from proxy.settings.texts import parse_duration, written_default, written_duration
+from proxy.settings.values import Gateway
 from proxy.settings.yaml_lines import Document, as_written
 from proxy.settings.yaml_lines import Path as Place
 
@@ -22,7 +23,6 @@ _ELSEWHERE = {"name", "match", "idempotency", "results", *_LIMITS}
 _OF_A_ROUTE = [f for f in s.RouteModel.model_fields if f not in _ELSEWHERE]
 # Written anew, nothing of what was written before holds of it.
 _WHOLE = frozenset({"key"})
-_KIB, _MIB = 1024, 1024 * 1024
 
 
 class Held(NamedTuple):
@@ -74,6 +74,11 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
         _Layer(profile, (), facts),
         _Layer(model.defaults, ("defaults",), document),
     ]
+    apart = [
+        _Layer(limits, (*own, "operations", operation), document)
+        for operation, limits in gateway.operations.items()
+        if operation == route.operation
+    ]
     promise = [
         *_inside(routes, "idempotency", "idempotency"),
         _Layer(gateway.idempotency, (*own, "idempotency"), document),
@@ -81,21 +86,32 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
     ]
     held = [
         *_held(s.RouteModel, [*routes, *around], _OF_A_ROUTE),
-        *_held(s.DefaultsModel, [*routes, *around], _LIMITS),
+        *_held(s.DefaultsModel, [*routes, *apart, *around], _LIMITS),
         *_held(s.IdempotencyModel, promise, prefix="idempotency."),
-        *_held(s.ProfileFile, [_Layer(profile, (), facts)], ["max_processing_time"]),
+        *_held(s.ProfileFile, [_Layer(profile, (), facts)], _of_a_profile(profile)),
         *_held(s.SessionModel, [_Layer(model.session, ("session",), document)], prefix="session."),
     ]
     follows = {  # what may come to something else than is written, and from which setting
         "retry.automatic_attempts": (str(route.retry.automatic_attempts), "retry.max_attempts"),
         "idempotency.resend_horizon": (
-            s.written_duration(known.resend_horizon),
+            written_duration(known.resend_horizon),
             "idempotency.window",
         ),
+        "breaker.probe": (_probe(resolved, route.operation), "the profile's probe"),
     }
     held = [_as_it_holds(one, *follows.get(one.name, (one.value, ""))) for one in held]
     origin = routes[0].document.origin(routes[0].place) if routes else "no route is for it"
     return Explained(name, route.name, origin, held)
+
+
+def _of_a_profile(profile: s.ProfileFile) -> list[str]:
+    """What of a profile decides how a request is treated. Links are turned where it says so."""
+    return ["max_processing_time", *(["links"] if profile.links is not None else [])]
+
+
+def _probe(gateway: Gateway, operation: str) -> str:
+    limits = gateway.limits
+    return limits.get(operation, limits[None]).breaker.probe
 
 
 def _as_it_holds(held: Held, value: str, source: str) -> Held:
@@ -106,7 +122,7 @@ def _as_it_holds(held: Held, value: str, source: str) -> Held:
 def _same(one: str, other: str) -> bool:
     """Whether two values are written alike, or are the same time in other units."""
     try:
-        return bool(s.parse_duration(one) == s.parse_duration(other))
+        return bool(parse_duration(one) == parse_duration(other))
     except ValueError:
         return one == other
 
@@ -139,7 +155,7 @@ def _held(
             written = as_written(at(document.data, place))
             yield Held(f"{prefix}{key}", written, document.origin(place))
         else:
-            yield Held(f"{prefix}{key}", _default(field), _DEFAULT)
+            yield Held(f"{prefix}{key}", as_written(written_default(field)), _DEFAULT)
 
 
 def _has(layer: _Layer, name: str) -> bool:
@@ -159,14 +175,3 @@ def _inside(layers: Sequence[_Layer], name: str, key: str) -> list[_Layer]:
             found.append(layer._replace(model=inner, place=(*layer.place, key)))
         taken_back = taken_back or (of_a_route and inner is None)
     return found
-
-
-def _default(field: FieldInfo) -> str:
-    """A default as it would be written in the file."""
-    value: Any = field.default
-    readers = [m.func for m in field.metadata if isinstance(m, BeforeValidator)]
-    if s.parse_duration in readers and value is not None:
-        return s.written_duration(value)
-    if s.parse_size in readers and value is not None:
-        return f"{value // _MIB}MiB" if not value % _MIB else f"{value // _KIB}KiB"
-    return as_written(value)

@@ -12,8 +12,10 @@ from pathlib import Path
 from proxy.settings.profiles import (
     OWN_PROFILES,
     Profiles,
+    at,
     nearest,
     profiles_beside,
+    profiles_for,
     read_bounded,
     read_file,
     shown,
@@ -21,11 +23,13 @@ from proxy.settings.profiles import (
 )
 from proxy.settings.resolve import Resolver
 from proxy.settings.schema import PolicyFile, ProfileFile
-from proxy.settings.values import Settings
+from proxy.settings.values import Gateway, Settings
 from proxy.settings.yaml_lines import Data, Document, Mistake, core_scalar
 from proxy.settings.yaml_lines import Path as Place
 
 _TORN_READS = 5
+# A gateway of which only the profile is looked at.
+_NOWHERE: dict[str, Data] = {"listen": "127.0.0.1:8080", "upstream": "https://gateway.example"}
 PREFIX = "HOLDFAST_"
 OVERRIDE_PREFIX = "HOLDFAST__"
 SECRETS = (
@@ -96,6 +100,30 @@ def _read(path: Path, environ: Mapping[str, str] | None, content: str) -> Policy
     return Policy(path, content, document, model, resolver.profiles, settings)
 
 
+def load_profile(written: str) -> tuple[Gateway, Document]:
+    """A gateway of which a policy says nothing but its profile (a file, or the name of one that
+    ships), and what stands there. Raises `ConfigError`.
+    """
+    profiles, name = profiles_for(written)
+    if name not in profiles.names():
+        if name != written:
+            raise ConfigError(read_file(Path(written)).mistakes)
+        told = f"no profile of that name ships{nearest(name, profiles.names())}"
+        raise ConfigError([Mistake(written, 0, 0, "", told)])
+    file, _ = profiles.load(name)
+    parameters: dict[str, Data] = {} if file is None else dict.fromkeys(file.parameters, "mine")
+    gateway: dict[str, Data] = {"profile": name, "parameters": parameters, **_NOWHERE}
+    document = Document(written, {"store": "memory://", "gateways": {"gateway": gateway}})
+    model = validate(PolicyFile, document)
+    if model is None:
+        raise ConfigError(document.mistakes)
+    resolver = Resolver(document, model, profiles, Path(), {})
+    settings = resolver.settings()
+    if settings is None or document.mistakes:
+        raise ConfigError(document.mistakes)
+    return settings.gateways["gateway"], resolver.profiles[name][1]
+
+
 def content_hash(path: Path) -> str:
     """Of a policy file and the profiles beside it, as they are now; what cannot be read counts as
     empty.
@@ -127,8 +155,9 @@ def _check_variables(document: Document, environ: Mapping[str, str]) -> None:
     gateways = data.get("gateways")
     known = [*VARIABLES]
     for gateway in gateways.values() if isinstance(gateways, dict) else ():
-        credential = gateway.get("lookup_credential") if isinstance(gateway, dict) else None
-        known += [str(credential.get("env"))] if isinstance(credential, dict) else []
+        for path in (("lookup_credential", "env"), ("webhook", "secret", "env")):
+            named = at(gateway, path)
+            known += [named] if isinstance(named, str) else []
     for variable in environ:
         ours = variable.startswith(PREFIX) and not variable.startswith(OVERRIDE_PREFIX)
         if ours and variable not in known:

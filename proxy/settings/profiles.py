@@ -70,6 +70,16 @@ def profiles_beside(policy_file: Path) -> Profiles:
     return Profiles((policy_file.parent / OWN_PROFILES, _BUILT_IN))
 
 
+def profiles_for(written: str) -> tuple[Profiles, str]:
+    """Where to find a profile that is named on the command line, and its name there: a file
+    anywhere, or one that ships with Holdfast.
+    """
+    path = Path(written)
+    if path.suffix == ".yaml":
+        return Profiles((path.parent,)), path.stem
+    return Profiles((_BUILT_IN,)), written
+
+
 def read_file(path: Path) -> Document:
     """A file as a document; why it cannot be read is its one mistake."""
     document = Document(shown(path))

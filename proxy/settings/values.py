@@ -9,7 +9,14 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from proxy.core.policy import BreakerPolicy, BudgetPolicy, ConcurrencyPolicy, SessionPolicy
+from proxy.core.policy import (
+    BreakerPolicy,
+    BudgetPolicy,
+    ConcurrencyPolicy,
+    Limits,
+    SessionPolicy,
+    WebhookPolicy,
+)
 from proxy.core.profile import GatewayProfile
 from proxy.core.routing import RouteTable
 
@@ -59,8 +66,17 @@ class Gateway:
     budget: BudgetPolicy
     breaker: BreakerPolicy
     concurrency: ConcurrencyPolicy
+    operations: Mapping[str, Limits]  # those that have limits of their own
     lookup_credential: Credential | None
     ca_file: Path | None
+    webhook: WebhookPolicy = field(default_factory=WebhookPolicy)
+
+    @property
+    def limits(self) -> Mapping[str | None, Limits]:
+        """By operation; None: of all that have none of their own."""
+        limits: dict[str | None, Limits] = {None: Limits(self.concurrency, self.breaker)}
+        limits.update(self.operations)
+        return limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,9 +104,13 @@ class Document:
 
 
 def as_written(value: object) -> str:
-    """A single value as people write it in a file; nothing is `none`."""
+    """A value as people write it in one line of a file; nothing is `none`."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_written, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {as_written(one)}' for key, one in value.items())}}}"
     return "none" if value is None else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Health, metrics, and reading the policy again, on the admin listener."""
+"""Health, metrics, reading the policy again and the breakers' switch, on the admin listener."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from proxy.settings.load import ConfigError
 from proxy.telemetry.metrics import Metrics
 from proxy.web.auth import CHALLENGE, Gatekeeper, Role
+from proxy.web.breakers import Breakers
 
 
 class Admin:
@@ -19,14 +20,16 @@ class Admin:
     counts for the whole pod, and a failing gateway is no reason to take the shop down.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- what it shows, and what it may do
         self,
+        *,
         metrics: Metrics,
         refresh: Callable[[], Awaitable[None]],
         unready: Callable[[], str | None],
         broken: Callable[[], str | None],
         gatekeeper: Gatekeeper,
         reload: Callable[[], Awaitable[list[str]]],
+        breakers: Breakers,
     ) -> None:
         self._metrics = metrics
         self._refresh = refresh
@@ -34,6 +37,7 @@ class Admin:
         self._broken = broken
         self._gatekeeper = gatekeeper
         self._reload = reload
+        self._breakers = breakers
 
     def app(self) -> web.Application:
         """The aiohttp application of the admin listener."""
@@ -43,6 +47,7 @@ class Admin:
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_post("/-/reload", self.reload)
+        app.router.add_post("/-/gateways/{name}/breaker", self._breakers.switch)
         return app
 
     async def healthz(self, _request: web.Request) -> web.Response:

@@ -17,10 +17,12 @@ from proxy.core.http_rules import (
     USER_HEADER,
     check_request,
 )
+from proxy.core.links import Relinker
 from proxy.core.refusals import Refusal
 from proxy.core.wire import InboundRequest
 from proxy.flow.pipeline import Pipeline
 from proxy.flow.walk import BodyIncomplete, BodyTooLarge, Lane
+from proxy.web.links import asked_plainly, relinked
 from proxy.web.requests import GatewayRequest
 from proxy.web.responses import RawResponse
 
@@ -45,6 +47,8 @@ class Forward:
         """Send what comes from now on through this lane."""
         self._lane = lane
         self._key_headers = lane.key_headers
+        links = lane.profile.links
+        self._relinker = None if links is None else Relinker(links, lane.endpoint)
 
     async def handle(self, request: GatewayRequest) -> RawResponse:
         """Answer one request. There is nothing to route here."""
@@ -58,11 +62,12 @@ class Forward:
             return self._refused(Refusal.AMBIGUOUS_FRAMING)
         if self._token is not None and not _same(values.get(_TOKEN), self._token):
             return self._refused(Refusal.TOKEN_REQUIRED)
+        lane, relinker = self._lane, self._relinker
         inbound = InboundRequest(
-            self._lane.name,
+            lane.name,
             method,
             target,
-            checked.forward,
+            checked.forward if relinker is None else asked_plainly(checked.forward),
             b"",
             checked.has_body,
             session_id=values.get(_SESSION),
@@ -70,7 +75,9 @@ class Forward:
             user_ref=values.get(_USER),
             values=values,
         )
-        answer = await self._pipeline.handle(self._lane, inbound, RequestBody(request, values))
+        answer = await self._pipeline.handle(lane, inbound, RequestBody(request, values))
+        if relinker is not None:
+            answer = relinked(answer, relinker, values.get("host", ""))
         # A body that was not read would be taken for the next request.
         return RawResponse(answer, close=not request.content.is_eof())
 

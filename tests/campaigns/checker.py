@@ -319,7 +319,7 @@ def derived_outcome(session: Session) -> Outcome:
         if attempt.status is AttemptStatus.IN_FLIGHT:
             return Outcome.UNKNOWN
         later = [a for a in attempts[place + 1 :] if a.generation == attempt.generation]
-        settled = any(a.status in _OF_THE_KEY for a in later)
+        settled = any(a.status in _OF_THE_KEY for a in later) and not session.at_risk
         if attempt.status is AttemptStatus.UNKNOWN and not settled:
             return Outcome.UNKNOWN
     return Outcome.NOT_CHARGED

@@ -73,6 +73,7 @@ CAMPAIGNS = (
     Campaign("failover, postgresql", "failover", "--failovers", 5, 200, "failovers"),
     Campaign("failover, valkey", "failover --store valkey", "--failovers", 5, 200, "failovers"),
     Campaign("partition", "partition", "--cuts", 8, 200, "cuts"),
+    Campaign("storm", "storm", "--down", 10, 30, "payments"),
 )
 CONTROLS = (
     Campaign("power loss, NORMAL and a lying disk", "powerloss", "--losses", 150, 800, "power cuts",

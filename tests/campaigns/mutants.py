@@ -336,7 +336,7 @@ def in_flight_after_a_restart_was_not_sent(patch: Patch) -> None:
             replace(a, status=AttemptStatus.NOT_SENT) if was else a
             for a, was in zip(changes["attempts"], unsent, strict=True)
         )
-        core._set_attempts(changes, closed)
+        core._set_attempts(session, changes, closed)
 
     patch.setattr(core, "_process_restarted", hopeful)
 
@@ -375,7 +375,7 @@ def failed_when_the_retries_are_spent(patch: Patch) -> None:
         if not isinstance(event, ev.Exhausted) or session.outcome is not Outcome.UNKNOWN:
             return change(session, event, changes)
         closed = tuple(replace(a, status=AttemptStatus.VOIDED) for a in session.attempts)
-        core._set_attempts(changes, closed)
+        core._set_attempts(session, changes, closed)
         return Move.EXHAUST
 
     patch.setattr(core, "_change", give_up)

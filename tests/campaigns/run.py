@@ -31,6 +31,7 @@ from tests.campaigns.rolling import LEASE, rolling_campaign
 from tests.campaigns.sim.plan import plan_of
 from tests.campaigns.sim.shrink import shrink
 from tests.campaigns.simulate import play, simulate
+from tests.campaigns.storm import LIMIT, OPEN_FOR, storm_campaign
 
 
 def main() -> int:
@@ -70,6 +71,9 @@ def parser() -> argparse.ArgumentParser:
     simulation.add_argument("--shrink", action="store_true", help="and make it smaller before")
     simulation.add_argument("--seeds", type=int, default=20_000, help="default: %(default)s")
     simulation.add_argument("--first", type=int, default=0, help="default: %(default)s")
+    outage = campaigns.add_parser("storm", help="a gateway that fails altogether, under load")
+    outage.add_argument("--rate", type=int, default=200, help="payments a second; %(default)s")
+    outage.add_argument("--down", type=float, default=30.0, help="seconds; default: %(default)s")
     teeth = campaigns.add_parser("mutants", help="protections taken out, and who notices")
     teeth.add_argument("--seeds", type=int, default=20_000, help="for each; default: %(default)s")
     return known
@@ -248,6 +252,18 @@ def _replay(seed: int, *, smaller: bool) -> bool:
     return not violations
 
 
+def _storm(options: argparse.Namespace) -> bool:
+    with tempfile.TemporaryDirectory(prefix="holdfast-campaign-") as folder:
+        running = storm_campaign(Path(folder), rate=options.rate, down=options.down, say=print)
+        shipped, bare = asyncio.run(running)
+    counts = [*shipped.ledger.values(), *bare.ledger.values()]
+    twice = sum(count > 1 for count in counts)
+    offered = len(shipped.offered) + len(bare.offered)
+    print(f"{'payments':<40}{offered:>8}", f"{'charged twice':<40}{twice:>8}", sep="\n")
+    kept = shipped.worst <= LIMIT and shipped.recovery <= OPEN_FOR + 2
+    return kept and bare.worst > LIMIT and twice == 0
+
+
 def _mutants(options: argparse.Namespace) -> bool:
     killed: dict[str, Killed | None] = {}
     for name in MUTANTS:
@@ -275,6 +291,7 @@ _CAMPAIGNS = {
     "powerloss": _powerloss,
     "rolling": _rolling,
     "simulate": _simulate,
+    "storm": _storm,
 }
 
 

@@ -9,14 +9,20 @@ from itertools import cycle
 import pytest
 from msgspec.structs import replace as with_
 
+from proxy.core.policy import Condition, RoutePolicy
+from proxy.core.profile import GatewayClass
 from proxy.core.refusals import Refusal
+from proxy.core.routing import route_table
 from proxy.core.wire import Answer, InboundRequest
 from proxy.flow.pipeline import Pipeline
 from proxy.flow.walk import Walk
+from proxy.settings.values import Settings
 from tests.campaigns.checker import judge
+from tests.campaigns.sim import world
 from tests.campaigns.sim.clients import SimClient
 from tests.campaigns.sim.plan import Mishap, Moment, Plan, Trouble, plan_of
 from tests.campaigns.sim.shrink import shrink
+from tests.campaigns.sim.sidecar import settings_of
 from tests.campaigns.sim.world import World
 from tests.campaigns.simulate import play, simulate
 
@@ -112,6 +118,40 @@ def test_a_plan_is_made_smaller() -> None:
     assert sum(len(payment.fates) for payment in smaller.payments) == 2
     assert (smaller.crashes, smaller.store, smaller.operations) == ((), (), ())
     assert smaller == replace(smaller, slowest_commit=0.0, seen_early=False)
+
+
+# A second charge, that it was sent in doubt and is in the ledger; and a decline that is no proof.
+_RISKED = {"I1", "I11", "I5", "I10"}
+
+
+def test_at_risk_it_charges_twice_and_nobody_is_told_a_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every route takes every risk: customers are charged twice, and nothing else goes wrong."""
+    monkeypatch.setattr(world, "settings_of", lambda policy: at_risk(settings_of(policy)))
+    found = {violation.name for seed in range(200) for violation in play(plan_of(seed))}
+    assert "I1" in found
+    assert found <= _RISKED
+
+
+def at_risk(settings: Settings) -> Settings:
+    """The same where what may have charged is repeated, whatever the gateway promises."""
+    on = (*Condition, ((100, 599),))
+
+    def risky(route: RoutePolicy) -> RoutePolicy:
+        return replace(route, retry=replace(route.retry, on=on, may_charge_twice=True))
+
+    gateways = {
+        name: replace(
+            gateway,
+            routes=route_table(
+                tuple(risky(route) for _, route in gateway.routes.routes),
+                read=gateway.routes.read,
+                other=gateway.routes.other,
+            ),
+        )
+        for name, gateway in settings.gateways.items()
+        if gateway.profile.gateway_class is not GatewayClass.A_STRONG
+    }
+    return replace(settings, gateways={**settings.gateways, **gateways})
 
 
 def test_two_replicas_share_the_payments() -> None:

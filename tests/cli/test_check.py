@@ -112,6 +112,23 @@ async def test_a_store_without_an_audit_trail_is_told(
     assert ("no audit trail" in done.out) is told
 
 
+async def test_a_route_that_may_charge_twice_is_told(tmp_path: Path) -> None:
+    """A file that takes the risk is fine, and says on a line of its own what it risks."""
+    (tmp_path / "p.yaml").write_text(
+        'gateways: {g: {listen: "127.0.0.1:8080", upstream: "https://gw.example", routes: ['
+        '{name: payment, match: {methods: [POST], path: "/**"}, '
+        "retry: {on: [connect, attempt_timeout], risk: may_charge_twice}}]}}\n"
+    )
+    done = await holdfast("check", "p.yaml", folder=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    told = "g: route payment may charge twice: it is repeated after connect, attempt_timeout"
+    assert done.out.splitlines()[1] == told
+    done = await holdfast("check", "p.yaml", "--explain", "POST", "/pay", folder=tmp_path)
+    held = {line.split()[0]: line.split()[1:] for line in done.out.splitlines()[1:]}
+    assert held["retry.on"] == ["[connect,", "attempt_timeout]", "p.yaml:1"]
+    assert held["retry.risk"] == ["may_charge_twice", "p.yaml:1"]
+
+
 def names_in(folder: Path) -> list[str]:
     """What is in a folder."""
     return sorted(path.name for path in folder.iterdir())

@@ -84,6 +84,25 @@ async def test_the_gateway_says_where_it_is_and_stops_when_told() -> None:
     assert (done.code, done.out, done.err) == (0, "", "")
 
 
+async def test_the_gateway_speaks_another_dialect() -> None:
+    """Square's; one that it does not speak is wrong usage, and all of them are named."""
+    process = await start(
+        "gateway", "--listen", "127.0.0.1:0", "--interruptions", "0", "--dialect", "square"
+    )
+    assert process.stdout is not None
+    line = (await process.stdout.readline()).decode()
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"http://{line.split()[3]}/v2/payments/nothing") as answer,
+    ):
+        assert (await answer.json())["errors"][0]["code"] == "NOT_FOUND"
+    process.terminate()
+    await finish(process)
+    done = await holdfast("gateway", "--dialect", "latin")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("--dialect latin: it speaks adyen, amazon-pay, braintree, ")
+
+
 async def test_a_gateway_that_cannot_listen_says_so() -> None:
     """An address that is in use: a sentence, and 1."""
     with socket.socket() as holder:

@@ -12,7 +12,7 @@ import proxy
 from tests.support.running import ROOT
 from tests.support.shell import environment, holdfast
 
-COMMANDS = ["serve", "check", "health", "sessions", "keys", "audit", "demo", "gateway"]
+COMMANDS = ["serve", "check", "schema", "health", "sessions", "keys", "audit", "demo", "gateway"]
 
 
 async def test_help_names_every_command() -> None:
@@ -47,7 +47,10 @@ async def test_every_command_explains_itself(command: str) -> None:
         ([], "the following arguments are required: COMMAND"),
         (["serv"], "invalid choice: 'serv'"),
         (["serve"], "the following arguments are required: --config"),
-        (["check"], "the following arguments are required: FILE"),
+        (["check"], "one of the arguments FILE --profile is required"),
+        (["check", "a.yaml", "--profile", "stripe"], "not allowed with argument"),
+        (["check", "a.yaml", "--against", "b.http"], "--against with --profile"),
+        (["check", "--profile", "stripe", "--explain", "POST", "/"], "--explain goes with FILE"),
         (["check", "a.yaml", "b.yaml"], "unrecognized arguments: b.yaml"),
         (["serve", "--conf", "a.yaml"], "the following arguments are required: --config"),
         (["sessions"], "the following arguments are required: ACTION"),

@@ -1,4 +1,4 @@
-"""The retry budget: a share of the traffic, a trickle that is always free, and a ceiling."""
+"""The retry budget: a share of what is answered, a trickle that is always free, and a ceiling."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_it_starts_full() -> None:
     assert [budget.withdraw(100.0) for _ in range(21)] == [True] * 20 + [False]
 
 
-def test_each_request_adds_its_share() -> None:
-    """At a quarter, four requests pay for one retry."""
+def test_each_answer_adds_its_share() -> None:
+    """At a quarter, four answered payments pay for one retry."""
     budget = drained()
     for _ in range(3):
-        budget.deposit(0.0)
+        budget.deposit()
         assert not budget.withdraw(0.0)
-    budget.deposit(0.0)
+    budget.deposit()
     assert budget.withdraw(0.0)
     assert not budget.withdraw(0.0)
 
@@ -45,37 +45,45 @@ def test_a_quiet_merchant_can_still_retry() -> None:
     assert budget.left(1000.0) == pytest.approx(20.0)
 
 
-def test_time_adds_nothing_to_what_requests_have_saved() -> None:
-    """Above the trickle's own ceiling only requests fill it."""
-    budget = RetryBudget.full(POLICY, 0.0)
-    for _ in range(40):
-        budget.deposit(0.0)
-    assert budget.left(0.0) == 30.0
-    assert budget.left(500.0) == 30.0
-
-
-def test_it_does_not_grow_for_ever() -> None:
-    """A day of good traffic does not pay for an hour of storm."""
+def test_little_is_saved_up() -> None:
+    """A day of good traffic does not pay for an hour of storm: a window of the trickle is all."""
     budget = RetryBudget.full(POLICY, 0.0)
     for _ in range(10_000):
-        budget.deposit(0.0)
-    assert budget.left(0.0) == 200.0
+        budget.deposit()
+    assert budget.left(0.0) == 20.0
+    assert budget.left(500.0) == 20.0
 
 
 def test_without_a_free_trickle() -> None:
-    """Then only requests pay, up to a ceiling of its own."""
+    """Then only answers pay, up to a ceiling of its own."""
     budget = drained(BudgetPolicy(ratio=0.5, min_per_second=0.0, window=10.0))
     assert not budget.withdraw(1000.0)
     for _ in range(1000):
-        budget.deposit(1000.0)
-    assert budget.left(1000.0) == 100.0
+        budget.deposit()
+    assert budget.left(1000.0) == 10.0
+    assert budget.left(2000.0) == 10.0  # time takes nothing away
 
 
-def test_a_storm_is_bounded() -> None:
-    """A thousand failing requests, each wanting two repeats: a share of them gets one."""
+def test_where_nothing_is_answered_only_the_trickle_is_left() -> None:
+    """A minute in which all of it fails: what was saved, and two a second."""
     budget = RetryBudget.full(POLICY, 0.0)
-    granted = 0
+    granted = [sum(budget.withdraw(float(second)) for _ in range(400)) for second in range(60)]
+    assert granted == [20, *[2] * 59]
+
+
+def test_some_failures_are_all_repeated() -> None:
+    """Every sixth payment fails once: at a quarter there is a retry for each, for ever."""
+    budget = drained()
     for _ in range(1000):
-        budget.deposit(0.0)
-        granted += budget.withdraw(0.0) + budget.withdraw(0.0)
-    assert granted == 270  # 1000 x 0.25, and the 20 it began with
+        for _ in range(5):
+            budget.deposit()
+        assert budget.withdraw(0.0)
+
+
+def test_another_policy_goes_on_with_what_is_left() -> None:
+    """A lower ceiling takes what is above it; a higher one gives nothing away."""
+    budget = RetryBudget.full(POLICY, 0.0)
+    budget.use(BudgetPolicy(ratio=0.25, min_per_second=1.0, window=10.0))
+    assert budget.left(0.0) == 10.0
+    budget.use(POLICY)
+    assert budget.left(0.0) == 10.0

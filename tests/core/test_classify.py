@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.classify import classify, classify_read, retry_after_seconds
+from proxy.core.classify import (
+    classify,
+    classify_read,
+    deciding_rule,
+    retry_after_seconds,
+)
 from proxy.core.jsonpath import parse_json_path
 from proxy.core.profile import BodyTest, Rule, Verdict, rules_by_status
 from proxy.core.reasons import Reason
@@ -136,7 +141,13 @@ STRIPE_ANSWERS: list[tuple[int, bytes, Headers, AttemptStatus, Reason | None, Re
     [
         pytest.param(
             answered(status, body, headers),
-            AttemptResult(known, reason, repeat, replayed=headers[:1] == REPLAYED),
+            AttemptResult(
+                known,
+                reason,
+                repeat,
+                replayed=headers[:1] == REPLAYED,
+                asked_for=reason is not None and headers[-1:] == SHOULD_RETRY,
+            ),
             id=f"{status} {body[:70].decode('latin-1')} {known}",
         )
         for status, body, headers, known, reason, repeat in STRIPE_ANSWERS
@@ -223,6 +234,18 @@ def test_rules_are_asked_in_order(plain: Gateway) -> None:
     assert verdict(200, b"no json") is UNKNOWN
     assert verdict(202, b'{"state":"done"}') is UNKNOWN
     assert verdict(300, b'{"state":"done"}', ("X-Result", "no")) is UNKNOWN
+
+
+def test_the_rule_that_decided_is_told(stripe: Gateway) -> None:
+    """With its place in the profile; none where no rule was about the answer."""
+    rules = stripe.profile.rules
+    declined = deciding_rule(answered(402), rules)
+    assert declined is not None
+    assert (declined.verdict, declined.place) == (Verdict.DECLINED, ("results", 2))
+    edge = deciding_rule(answered(408), rules)
+    assert edge is not None
+    assert (edge.verdict, edge.place) == (Verdict.UNKNOWN, ("results", 3))
+    assert deciding_rule(answered(500), rules) is None
 
 
 @pytest.mark.parametrize(

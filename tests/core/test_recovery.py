@@ -211,6 +211,8 @@ def test_who_has_a_payment_voided(gateway_class: GatewayClass) -> None:
     assert not may_be_voided(wanted, LookupRecipe("r"), gateway_class)
     assert not may_be_voided(replace(FLYING, cancel_requested=True), VOIDABLE, gateway_class)
     assert not may_be_voided(replace(UNSENT, cancel_requested=True), VOIDABLE, gateway_class)
+    # Two may stand under the key, and a void speaks for one.
+    assert not may_be_voided(replace(wanted, at_risk=True), VOIDABLE, gateway_class)
 
 
 def test_what_a_process_died_over_needs_a_person_to_be_voided() -> None:

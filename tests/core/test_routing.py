@@ -153,6 +153,8 @@ def test_every_post_to_an_unknown_gateway_moves_money(plain: Gateway, path: str)
         ("/pay/{id", "stands for one segment"),
         ("/pay/id}", "stands for one segment"),
         ("/pay/{a/b}", "stands for one segment"),
+        ("/pay/{id}{oops", "stands for one segment"),
+        ("/pay/{id}{a/b}", "stands for one segment"),
         ("/pay/*", "for the rest of the path"),
         ("/pay?x", "stands for one segment"),
         ("/pay#x", "stands for one segment"),

@@ -30,6 +30,7 @@ from tests.support.building import AT, a_session, after, begun, ended, found
 
 IN_FLIGHT, UNKNOWN, NOT_SENT, REJECTED, DECLINED, ACCEPTED, VOIDED, SUCCEEDED = AttemptStatus
 LOST = Reason.CONNECTION_LOST
+AT_RISK = ev.AttemptStarted(AT, 2, "stripe", at_risk=True)
 RESTARTED = ev.ProcessRestarted(AT)
 EXPIRED = ev.Expired(AT)
 EXHAUSTED = ev.Exhausted(AT)
@@ -863,3 +864,40 @@ def test_recovered() -> None:
 def test_a_result_by_itself_is_settled() -> None:
     """The defaults of a result: nothing to repeat, nothing asked for, no replay."""
     assert AttemptResult(SUCCEEDED) == AttemptResult(SUCCEEDED, None, Repeat.NO, None, False)
+
+
+# --- sent again at risk ---------------------------------------------------------------------------
+
+LOST_ONCE: list[ev.Event] = [begun(), ended(UNKNOWN, LOST), AGAIN, BY_TIMER]
+
+
+@pytest.mark.parametrize("status", [DECLINED, ACCEPTED, REJECTED])
+@pytest.mark.parametrize(("again", "outcome"), [(AT_RISK, Outcome.UNKNOWN), (begun(2), None)])
+def test_at_risk_an_answer_speaks_for_its_own_send(
+    status: AttemptStatus, again: ev.AttemptStarted, outcome: Outcome | None
+) -> None:
+    """The first may have charged, whatever the second came to; where keys are kept it cannot."""
+    session = after(a_session(), *LOST_ONCE, again, ended(status, number=2))
+    settled = Outcome.UNKNOWN if status is REJECTED else Outcome.NOT_CHARGED
+    assert session.outcome is (outcome or settled)
+    assert session.live is (session.outcome is Outcome.UNKNOWN)
+
+
+def test_at_risk_a_charge_settles_it_and_so_does_a_person() -> None:
+    """Any charge is the last word; a person vouches for all that is in doubt."""
+    session = after(a_session(), *LOST_ONCE, AT_RISK, ended(UNKNOWN, LOST, number=2))
+    assert (session.at_risk, session.outcome) == (True, Outcome.UNKNOWN)
+    assert after(session, found(SUCCEEDED)).outcome is Outcome.CHARGED
+    late = ended(SUCCEEDED, number=1)
+    assert after(session, late).state is State.COMPLETED
+    assert after(session, replace(PROVED_VOID, source=ev.EvidenceSource.PERSON)).outcome is (
+        Outcome.NOT_CHARGED
+    )
+
+
+def test_at_risk_both_declines_together_prove_it() -> None:
+    """Each send has its own answer, in whatever order they came: nothing was charged."""
+    session = after(a_session(), *LOST_ONCE, AT_RISK, ended(DECLINED, number=2))
+    assert session.outcome is Outcome.UNKNOWN
+    session = after(session, ended(DECLINED, number=1))
+    assert (session.state, session.outcome) == (State.DECLINED, Outcome.NOT_CHARGED)

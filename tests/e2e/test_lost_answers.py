@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.settings.load import ConfigError
 from tests.e2e.policies import NO_IDEMPOTENCY, holdfast
 from tests.e2e.sdks import CHARGE, PAID, Opener, class_name
 from tests.support.parts import Part
@@ -139,6 +140,40 @@ async def test_a_lost_answer_is_not_repeated_at_a_gateway_without_keys(
 
     assert (first.error_code, again.error_code) == ("outcome_unknown", "outcome_unknown")
     assert payments(localstripe) == ["succeeded"]
+
+
+_AT_RISK = """idempotency: {class: D_none}
+    routes:
+      - name: create-payment
+        match: {methods: [POST], path: /v1/payment_intents}
+        retry:
+          on: [not_sent, reset_before_answer]
+          risk: may_charge_twice
+          backoff: {initial: 1ms, max: 5ms}"""
+
+
+async def test_a_route_that_takes_the_risk_pays_twice(
+    sdk: Opener, localstripe: Part, tmp_path: Path
+) -> None:
+    """The negative control: the operator has the very same lost answer repeated."""
+    async with (
+        tcp_faults(localstripe.port, ANSWER_LOST) as broken,
+        holdfast(tmp_path, broken.url, gateway=_AT_RISK) as proxy,
+        sdk(proxy.url, 0, tmp_path) as shop,
+    ):
+        heard = await shop.call("payment_intents.create", params=PAID, idempotency_key="k-1")
+
+    assert (heard.raised, heard.headers["x-payment-attempts"]) == (None, "2")
+    assert payments(localstripe) == ["succeeded", "succeeded"]
+
+
+async def test_what_could_charge_twice_does_not_even_start(
+    localstripe: Part, tmp_path: Path
+) -> None:
+    """The same policy without the word for the risk is refused."""
+    without = _AT_RISK.replace("risk: may_charge_twice", "")
+    with pytest.raises(ConfigError, match=r"retry\.on\[1\]: could charge twice"):
+        await holdfast(tmp_path, localstripe.url, gateway=without).__aenter__()
 
 
 async def test_the_sdks_own_retry_pays_twice_at_a_gateway_without_keys(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest_asyncio
 from proxy.core import retrying
 from proxy.core.profile import GatewayClass, GatewayProfile
 from proxy.core.session import Session
-from proxy.core.states import Outcome
+from proxy.core.states import Outcome, State
 from proxy.flow import attempts
 from tests.support.lab import Lab, pay, settings_from
 
@@ -161,3 +162,22 @@ async def test_a_body_that_takes_no_key_is_sent_once(mine: Lab) -> None:
     await mine.merchant_sends(pay(target="/pay", body=b"[]", order="o-1"), "mine")
     assert [send.body for send in mine.gateway.seen] == [b"[]"]
     assert (await mine.only_session()).outcome is Outcome.UNKNOWN
+
+
+async def test_a_compressed_answer_is_read_and_goes_back_as_it_came(mine: Lab) -> None:
+    """What became of the payment stands in it; what cannot be read is not asked for."""
+    body = gzip.compress(b'{"state":"failed"}')
+    mine.gateway.will(mine.gateway.answers(200, body, (("Content-Encoding", "gzip"),)))
+    wants = (("Accept-Encoding", "gzip, br"),)
+    answer = await mine.merchant_sends(pay(target="/capture", body=b"{}", headers=wants), "mine")
+    assert answer.body == body
+    assert (await mine.only_session()).state is State.DECLINED
+    assert keys(mine, "Accept-Encoding") == ["identity"]
+
+
+async def test_a_signed_request_asks_for_what_it_wants(mine: Lab) -> None:
+    """It stays as it came; an answer that cannot be read leaves the payment unknown."""
+    mine.gateway.will(mine.gateway.answers(200, b"\x0b", (("Content-Encoding", "br"),)))
+    wants = (("Accept-Encoding", "br"),)
+    await mine.merchant_sends(pay(target="/transfer", body=b"{}", headers=wants), "mine")
+    assert keys(mine, "Accept-Encoding") == ["br"]

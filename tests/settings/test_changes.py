@@ -134,6 +134,15 @@ def test_how_payments_are_treated_does_not(tmp_path: Path) -> None:
     refuse_lasting(before, policy(tmp_path, text + "shutdown: {drain: 1s}\n"))
 
 
+def test_nor_do_the_limits_of_an_operation(tmp_path: Path) -> None:
+    """They are how its payments are treated."""
+    before = policy(tmp_path, WITH_A_ROUTE)
+    apart = "    operations: {charge: {breaker: {probe: /ping}}}\n    routes:"
+    after = policy(tmp_path, WITH_A_ROUTE.replace("    routes:", apart))
+    assert before.settings.gateways["g"].limits != after.settings.gateways["g"].limits
+    refuse_lasting(before, after)
+
+
 def test_secrets_need_a_restart(tmp_path: Path) -> None:
     """A token or a key that is another by now is not taken up, and that is said."""
     environ = {"HOLDFAST_VIEWER_TOKEN": "v" * 16, "HOLDFAST_KEY": "ab" * 32}

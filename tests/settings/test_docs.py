@@ -22,18 +22,20 @@ from proxy.settings.schema import (
     RouteModel,
     RuleModel,
     TimeoutsModel,
-    parse_duration,
-    parse_size,
 )
+from proxy.settings.texts import parse_duration, parse_size
 from tests.support.lab import settings_from
 
 ROOT = Path(__file__).parent.parent.parent
-POLICIES = ROOT / "docs/policies.md"
-PROFILES = ROOT / "proxy/gateways/README.md"
+INDEX = ROOT / "docs/policies.md"
+POLICIES = [INDEX, *sorted((ROOT / "docs/policies").glob("*.md"))]
+PROFILES = [ROOT / "proxy/gateways/README.md"]
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 
-# | `key` | default | meaning |
-_ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| (?P<default>.*?) \| (?P<meaning>.+) \|$", re.MULTILINE)
+# | `key` | type | default | meaning |
+_ROW = re.compile(
+    r"^\| `(?P<key>[^`]+)` \| [^|]+ \| (?P<default>[^|]+) \| (?P<meaning>.+) \|$", re.MULTILINE
+)
 # Fields that the loader asks for itself, so that a file without them is still looked through.
 _REQUIRED_BY_THE_LOADER = {"gateways"}
 
@@ -79,9 +81,9 @@ def shown(name: str, field: FieldInfo) -> str:
         return "required"
     parsers = {getattr(part, "func", None) for part in field.metadata}
     if parse_duration in parsers:
-        return duration(field.default)
+        return "none" if field.default is None else f"`{duration(field.default)}`"
     if parse_size in parsers:
-        return f"{field.default // 1048576}MiB"
+        return f"`{field.default // 1048576}MiB`"
     return value(field.default)
 
 
@@ -93,22 +95,22 @@ def value(default: object) -> str:
         case BaseModel():
             text = "below"
         case bool():
-            text = "true" if default else "false"
+            text = "`true`" if default else "`false`"
         case list():
-            text = f"[{', '.join(default)}]"
-        case str():
-            text = str(default) if default.isalpha() else f"`{default}`"
+            text = f"`[{', '.join(default)}]`"
+        case "":
+            text = '`""`'
         case float():
-            text = f"{default:g}"
+            text = f"`{default:g}`"
         case _:
-            text = str(default)
+            text = f"`{default}`"
     return text
 
 
 def duration(seconds: float) -> str:
     """Seconds as people write them."""
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0)):
-        if seconds >= size and seconds % size == 0 and not (unit == "d" and seconds == size):
+        if seconds >= size and seconds % size == 0:
             return f"{seconds / size:g}{unit}"
     return f"{seconds * 1000:g}ms" if seconds else "0s"
 
@@ -122,9 +124,10 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
             yield from keys_of(inner, f"{key}{mark}.")
 
 
-def rows(page: Path) -> dict[str, str]:
-    """The defaults that a page states, by key."""
-    found = [(row["key"], row["default"]) for row in _ROW.finditer(page.read_text())]
+def rows(pages: list[Path]) -> dict[str, str]:
+    """The defaults that these pages state, by key."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    found = [(row["key"], row["default"]) for row in _ROW.finditer(text)]
     assert len(found) == len(dict(found)), "a key is explained twice"
     return dict(found)
 
@@ -137,38 +140,38 @@ REFERENCES = [
 ]
 
 
-@pytest.mark.parametrize(("page", "model", "elsewhere"), REFERENCES)
+@pytest.mark.parametrize(("pages", "model", "elsewhere"), REFERENCES)
 def test_every_key_is_explained(
-    page: Path, model: type[BaseModel], elsewhere: set[type[BaseModel]]
+    pages: list[Path], model: type[BaseModel], elsewhere: set[type[BaseModel]]
 ) -> None:
     """A setting that can be written can be looked up."""
     wanted = {
         key for key, field in walk(model, seen=set(elsewhere)) if shown(key, field) != "below"
     }
-    assert wanted - set(rows(page)) == set()
+    assert wanted - set(rows(pages)) == set()
 
 
-@pytest.mark.parametrize(("page", "model", "elsewhere"), REFERENCES)
+@pytest.mark.parametrize(("pages", "model", "elsewhere"), REFERENCES)
 def test_nothing_is_explained_that_is_not_there(
-    page: Path, model: type[BaseModel], elsewhere: set[type[BaseModel]]
+    pages: list[Path], model: type[BaseModel], elsewhere: set[type[BaseModel]]
 ) -> None:
     """A key that can be looked up can be written."""
-    assert set(rows(page)) - {key for key, _ in keys_of(model)} == set()
+    assert set(rows(pages)) - {key for key, _ in keys_of(model)} == set()
 
 
-@pytest.mark.parametrize(("page", "model", "elsewhere"), REFERENCES)
+@pytest.mark.parametrize(("pages", "model", "elsewhere"), REFERENCES)
 def test_the_stated_defaults_are_the_real_ones(
-    page: Path, model: type[BaseModel], elsewhere: set[type[BaseModel]]
+    pages: list[Path], model: type[BaseModel], elsewhere: set[type[BaseModel]]
 ) -> None:
     """What the page says holds when nothing is written is what holds."""
     real = {key: shown(key, field) for key, field in keys_of(model)}
-    stated = rows(page)
+    stated = rows(pages)
     assert stated == {key: real[key] for key in stated}
 
 
 def test_every_variable_is_explained() -> None:
     """A HOLDFAST_… variable that the code reads is in the reference."""
-    text = POLICIES.read_text()
+    text = INDEX.read_text(encoding="utf-8")
     read = {
         name.removesuffix("_FILE")
         for path in (ROOT / "proxy").rglob("*.py")
@@ -183,7 +186,9 @@ YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 GATEWAY = 'gateways: {g: {listen: "127.0.0.1:8080", upstream: "https://gw.example"}}\n'
 
 
-@pytest.mark.parametrize("block", YAML_BLOCK.findall(POLICIES.read_text()))
+@pytest.mark.parametrize(
+    "block", [block for page in POLICIES for block in YAML_BLOCK.findall(page.read_text())]
+)
 def test_every_example_of_the_reference_loads(block: str, tmp_path: Path) -> None:
     """What people copy from the page works."""
     text = block if block.startswith("gateways:") else GATEWAY + block

@@ -36,6 +36,8 @@ gateways:
         match: {methods: [POST], path: "/pay/**"}
         order: {form: order_id}
         timeouts: {connect: 1500ms}
+      - {name: back, match: {methods: [POST], path: /b}, session: durable, operation: refund}
+    operations: {capture: {breaker: {open_for: 60s}}, refund: {breaker: {open_for: 99s}}}
 defaults:
   retry: {max_attempts: 2}
   max_body: 64KiB
@@ -63,9 +65,12 @@ def explained(
         ("operation", "capture", "mine.yaml:10"),
         ("timeouts.attempt", "9s", "mine.yaml:12"),
         ("timeouts.total", "20s", "policy.yaml:7"),  # the gateway
-        ("retry.max_attempts", "2", "policy.yaml:14"),  # the defaults
-        ("max_body", "64KiB", "policy.yaml:15"),
+        ("retry.max_attempts", "2", "policy.yaml:16"),  # the defaults
+        ("max_body", "64KiB", "policy.yaml:17"),
         ("max_answer", "8MiB", "default"),  # nobody
+        ("breaker.open_for", "60s", "policy.yaml:14"),  # the operation
+        ("breaker.probe", "/", "from the profile's probe"),
+        ("concurrency.max_queue", "200", "default"),
         ("retry.backoff.initial", "200ms", "default"),
         ("keep_request", "false", "default"),
         ("amount.json", "none", "default"),
@@ -144,3 +149,15 @@ def test_what_no_route_is_for(tmp_path: Path) -> None:
     assert held["operation"] == ("charge", "default")
     assert held["timeouts.attempt"] == ("10s", "default")
     assert held["timeouts.total"][0] == "20s"
+
+
+def test_links_are_shown_where_they_are_turned(tmp_path: Path) -> None:
+    """With their place in the profile; a profile that says nothing of them has no line."""
+    assert not [held for held in explained(tmp_path).settings if held.name.startswith("links")]
+    profile = tmp_path / "gateways/mine.yaml"
+    profile.write_text(profile.read_text() + "links: {origins: [https://a.example]}\n")
+    (only,) = explain(load_policy(tmp_path / "policy.yaml", {}), "POST", "/pay/now")
+    origins, keys, headers = (held for held in only.settings if held.name.startswith("links."))
+    assert origins.origin.rpartition("/")[2].startswith("mine.yaml:")
+    assert origins.value == "[https://a.example]"
+    assert (keys.value, headers.value) == ("[href]", "[]")

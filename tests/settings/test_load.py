@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.core import policy as core
 from proxy.core.policy import OrderLock, RoutePolicy, SessionKind
-from proxy.core.profile import GatewayClass
+from proxy.core.profile import GatewayClass, Links
 from proxy.settings import defaults as d
 from proxy.settings.load import ConfigError, load
 from proxy.settings.values import Address, Settings
@@ -97,7 +97,7 @@ def test_the_contract_loads_as_it_stands(tmp_path: Path) -> None:
     assert stripe.profile.name == "stripe"
     assert stripe.budget == core.BudgetPolicy(ratio=0.2, min_per_second=10.0, window=10.0)
     assert stripe.breaker == core.BreakerPolicy(
-        failure_ratio=0.5, min_calls=20, window=30.0, open_for=15.0
+        failure_ratio=0.5, min_calls=20, window=30.0, open_for=15.0, probe="/v1/balance"
     )
     assert stripe.concurrency == core.ConcurrencyPolicy(
         max_in_flight=200, max_queue=200, queue_timeout=1.0
@@ -496,8 +496,9 @@ RECIPES = {
     ],
     "{find: '/a?k={gateway_key}', items: a, match: [{path: k}, {path: k, value: v, in: [v]}], "
     "id: id, read: '/a/{id}'}": [
-        "match[0]: needs exactly one of value and in",
-        "match[1]: needs exactly one of value and in",
+        "match: is missing",  # what is wrong is as if it were not there
+        "match[0]: say what stands there: exactly one of value and in",
+        "match[1]: say what stands there: exactly one of value and in",
     ],
     "{cancel: {target: a, body: '{key}', proves: {status: [200]}}}": [
         "cancel.target: write the path to ask for, starting with '/'",
@@ -535,6 +536,45 @@ def test_only_a_weak_gateway_may_be_asked_for_a_lost_answer(tmp_path: Path) -> N
     assert told.endswith("idempotency.resend_lost_answers: is only meant for class A_weak")
     made = settings_from(gateway(f"    profile: mine\n    {weak}\n"), tmp_path)
     assert made.gateways["g"].profile.resend_lost_answers
+
+
+LINKS = {
+    "{origins: [https://api.gw.example/v2]}": (
+        "links.origins[0]: write the gateway's origin, like https://api.example.com "
+        "(no path, no user)"
+    ),
+    "{keys: [_links.*.href]}": (
+        "links.keys[0]: '_links.*.href' is not the name of a key, like href (a path is not needed)"
+    ),
+    "{keys: []}": "links.keys: should be a list of at least one, not an empty list",
+    "{headers: ['X Y']}": "links.headers[0]: 'X Y' is not the name of a header",
+    "{origin: []}": "links.origin: unknown key; did you mean 'origins'?",
+}
+
+
+@pytest.mark.parametrize("links", LINKS)
+def test_what_links_cannot_be(links: str, tmp_path: Path) -> None:
+    """An origin with a path, a path for a key, no key at all, a header that is none."""
+    (tmp_path / "gateways").mkdir()
+    (tmp_path / "gateways/mine.yaml").write_text(f"{MINE}links: {links}\n")
+    (told,) = mistakes(tmp_path, gateway("    profile: mine\n"))
+    assert told.split(": ", 1)[1] == LINKS[links]
+
+
+def test_a_profile_says_where_links_are(tmp_path: Path) -> None:
+    """Without a word there are none; with an empty one, those to the configured address."""
+    (tmp_path / "gateways").mkdir()
+    policy = gateway("    profile: mine\n")
+    expected = {
+        "": None,
+        "links: {}\n": Links((), ("href",), frozenset()),
+        "links: {origins: [https://a.example], keys: [url], headers: [Location]}\n": Links(
+            ("https://a.example",), ("url",), frozenset({"location"})
+        ),
+    }
+    for text, links in expected.items():
+        (tmp_path / "gateways/mine.yaml").write_text(MINE + text)
+        assert settings_from(policy, tmp_path).gateways["g"].profile.links == links
 
 
 def test_a_profiles_mistakes_name_the_profiles_file(tmp_path: Path) -> None:
@@ -1169,3 +1209,43 @@ def test_no_shape_of_data_is_too_wrong(
 ) -> None:
     """Right names with wrong things under them, in the file and in the environment."""
     only_config_errors(tmp_path, written(data) + "\n", variables)
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_an_operation_inherits_what_it_does_not_write(tmp_path: Path) -> None:
+    """From the gateway, and behind that from the defaults; all others keep the gateway's."""
+    text = """\
+gateways:
+  g:
+    profile: stripe
+    listen: "127.0.0.1:0"
+    upstream: "https://gw.example"
+    breaker: {consecutive: 5, slow_call: 8s}
+    concurrency: {max_queue: 7}
+    operations:
+      refund: {breaker: {open_for: 60s, slow_call: null}, concurrency: {max_in_flight: 20}}
+defaults: {breaker: {min_calls: 9}, concurrency: {queue_timeout: 3s}}
+"""
+    gateway = settings_from(text, tmp_path).gateways["g"]
+    assert gateway.breaker == core.BreakerPolicy(
+        0.5, 9, 30.0, 15.0, consecutive=5, slow_call=8.0, probe="/v1/balance"
+    )
+    assert gateway.operations == {
+        "refund": core.Limits(
+            core.ConcurrencyPolicy(20, 7, 3.0),
+            core.BreakerPolicy(0.5, 9, 30.0, 60.0, consecutive=5, probe="/v1/balance"),
+        )
+    }
+
+
+def test_where_a_probe_goes(tmp_path: Path) -> None:
+    """Where the policy says, else where the profile says, else to the root."""
+    for profile, breaker, path in (
+        ("stripe", "", "/v1/balance"),
+        ("generic", "", "/"),
+        ("stripe", "defaults: {breaker: {probe: /ping}}\n", "/ping"),
+    ):
+        made = settings_from(GATEWAY.replace("stripe", profile) + breaker, tmp_path)
+        assert made.gateways["g"].breaker.probe == path

@@ -258,6 +258,58 @@ GATEWAY
 defaults: {budget: {min_per_second: -1}}
 => 2:21: defaults.budget.min_per_second: should be greater than or equal to 0
 
+## breaker slow ratio alone
+GATEWAY
+defaults: {breaker: {slow_ratio: 0.5}}
+=> 2:22: defaults.breaker.slow_ratio: means nothing without slow_call
+
+## breaker slow call
+GATEWAY
+defaults: {breaker: {slow_call: 11s}}
+=> 2:22: defaults.breaker.slow_call: is longer than any attempt may take (10s), so no call would be slow
+
+## breaker consecutive
+GATEWAY
+defaults: {breaker: {consecutive: 0}}
+=> 2:22: defaults.breaker.consecutive: should be greater than or equal to 1
+
+## breaker probes
+GATEWAY
+defaults: {breaker: {probes: 0}}
+=> 2:22: defaults.breaker.probes: should be greater than or equal to 1
+
+## breaker probe
+GATEWAY
+defaults: {breaker: {probe: v1/balance}}
+=> 2:22: defaults.breaker.probe: write the path to ask for, starting with '/' and without blanks
+
+## operation nobody has
+gateways:
+  g:
+    profile: stripe
+    listen: 127.0.0.1:8080
+    upstream: https://gw.example
+    operations: {refnd: {concurrency: {max_in_flight: 20}}}
+=> 6:18: gateways.g.operations.refnd: no durable route here has this operation; did you mean 'refund'?
+
+## operation key
+gateways:
+  g:
+    profile: stripe
+    listen: 127.0.0.1:8080
+    upstream: https://gw.example
+    operations: {refund: {budget: {ratio: 0.1}}}
+=> 6:27: gateways.g.operations.refund.budget: unknown key; known here: breaker, concurrency
+
+## operation slow call
+gateways:
+  g:
+    profile: stripe
+    listen: 127.0.0.1:8080
+    upstream: https://gw.example
+    operations: {refund: {breaker: {slow_call: 20s, slow_ratio: 0.2}}}
+=> 6:37: gateways.g.operations.refund.breaker.slow_call: is longer than any attempt may take (10s), so no call would be slow
+
 ## breaker zero
 GATEWAY
 defaults: {breaker: {failure_ratio: 0}}
@@ -557,7 +609,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     profile: acme
-=> 5:5: gateways.g.profile: there is no profile 'acme'; known here: generic, stripe
+=> 5:5: gateways.g.profile: there is no profile 'acme'; known here: adyen, amazon-pay, braintree, checkout, generic, gocardless, klarna, mollie, paypal, paystack, razorpay, square, stripe
 
 ## profile case
 gateways:
@@ -573,7 +625,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     profile: ../x
-=> 5:5: gateways.g.profile: there is no profile '../x'; known here: generic, stripe
+=> 5:5: gateways.g.profile: there is no profile '../x'; known here: adyen, amazon-pay, braintree, checkout, generic, gocardless, klarna, mollie, paypal, paystack, razorpay, square, stripe
 
 ## class typo
 gateways:
@@ -758,6 +810,98 @@ gateways:
     retry: {automatic_attempts: 5}
 => 5:13: gateways.g.retry.automatic_attempts: is more than max_attempts (3)
 
+## a condition that could charge twice
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - name: payment
+        match: {methods: [POST], path: "/**"}
+        session: durable
+        retry: {on: [connect, attempt_timeout, rate_limited]}
+=> 9:31: gateways.g.routes[0].retry.on[1]: could charge twice: after attempt_timeout nobody knows whether the customer was charged, and g (D_none) promises nothing for a repeated key; leave it out, or write `risk: may_charge_twice` beside it
+
+## a condition that one of the gateways makes unsafe
+gateways:
+  safe: {profile: stripe, listen: "127.0.0.1:8080", upstream: "https://gw.example"}
+  weak: {listen: "127.0.0.1:8090", upstream: "https://gw.example", idempotency: {class: A_weak}}
+defaults: {retry: {on: [not_sent, in_progress]}}
+=> 4:35: defaults.retry.on[1]: could charge twice: after in_progress nobody knows whether the customer was charged, and weak (A_weak) forgets a key after an error; leave it out, or write `risk: may_charge_twice` beside the `on` of a route of this file
+
+## statuses that could charge twice
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    idempotency: {class: C_cancel_by_key}
+    retry: {on: [{status: [429]}, {status: [402, 4xx]}]}
+=> 6:35: gateways.g.retry.on[1]: could charge twice: after a 408 nobody knows whether the customer was charged, and g (C_cancel_by_key) only voids by key; leave it out, or write `risk: may_charge_twice` beside the `on` of a route of this file
+
+## a hint that the profile does not know
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    retry: {on: [gateway_says_retry]}
+=> 5:18: gateways.g.retry.on[0]: profile generic has no retry_hint, so it would never apply
+
+## a condition that is none
+GATEWAY
+defaults: {retry: {on: [notsent, {status: [5xx, 99]}, {statuses: [500]}, 500]}}
+=> 2:25: defaults.retry.on[0]: write one of not_sent, connect, reset_before_answer, attempt_timeout, answer_broken, in_progress, rate_limited, not_executed, gateway_says_retry, or statuses as {status: [502, 5xx]}
+=> 2:34: defaults.retry.on[1]: write a status as 402, 4xx or 500-599
+=> 2:55: defaults.retry.on[2]: write one of not_sent, connect, reset_before_answer, attempt_timeout, answer_broken, in_progress, rate_limited, not_executed, gateway_says_retry, or statuses as {status: [502, 5xx]}
+=> 2:74: defaults.retry.on[3]: write one of not_sent, connect, reset_before_answer, attempt_timeout, answer_broken, in_progress, rate_limited, not_executed, gateway_says_retry, or statuses as {status: [502, 5xx]}
+
+## no condition at all
+GATEWAY
+defaults: {retry: {on: []}}
+=> 2:20: defaults.retry.on: should be a list of at least one, not an empty list
+
+## a condition alone
+GATEWAY
+defaults: {retry: {on: not_sent}}
+=> 2:20: defaults.retry.on: should be a list, like [a, b], not the text 'not_sent'
+
+## a risk for everything
+gateways:
+  g: {listen: "127.0.0.1:8080", upstream: "https://gw.example", retry: {risk: may_charge_twice}}
+defaults: {retry: {risk: may_charge_twice}}
+=> 2:73: gateways.g.retry.risk: a risk is taken by a route of the policy file: write it there, beside its `on`
+=> 3:20: defaults.retry.risk: a risk is taken by a route of the policy file: write it there, beside its `on`
+
+## a risk by another name
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: payment, match: {methods: [POST], path: "/**"}, retry: {on: [attempt_timeout], risk: yes}}
+=> 6:77: gateways.g.routes[0].retry.on[0]: could charge twice: after attempt_timeout nobody knows whether the customer was charged, and g (D_none) promises nothing for a repeated key; leave it out, or write `risk: may_charge_twice` beside it
+=> 6:95: gateways.g.routes[0].retry.risk: 'yes' is not one of 'may_charge_twice'
+
+## a risk of nothing named
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    retry: {on: [not_sent]}
+    routes:
+      - {name: payment, match: {methods: [POST], path: "/**"}, retry: {risk: may_charge_twice}}
+=> 7:72: gateways.g.routes[0].retry.risk: name after what it is taken, as `on` beside it
+
+## a risk where there is none
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: payment, match: {methods: [POST], path: "/p"}, retry: {on: [not_sent, {status: [429]}], risk: may_charge_twice}}
+      - {name: search, match: {methods: [POST], path: "/s"}, retry: {on: [attempt_timeout], risk: may_charge_twice}}
+=> 6:104: gateways.g.routes[0].retry.risk: nothing in `on` is a risk here (class D_none); leave it out
+=> 7:93: gateways.g.routes[1].retry.risk: nothing in `on` is a risk here (class D_none); leave it out
+
 ## keep shorter than replay
 GATEWAY
 session: {keep_for: 1h}
@@ -824,6 +968,38 @@ gateways:
     upstream: "https://gw.example"
     lookup_credential: {env: SET, header: 'X Y'}
 => 5:35: gateways.g.lookup_credential.header: 'X Y' is not the name of a header
+
+## webhook key
+gateways:
+  stripe:
+    profile: stripe
+    listen: '127.0.0.1:8080'
+    upstream: 'https://gw.example'
+    webhook: {forwrad_to: 'https://shop.example'}
+=> 6:15: gateways.stripe.webhook.forwrad_to: unknown key; did you mean 'forward_to'?
+
+## webhook secret in yaml
+gateways:
+  stripe:
+    profile: stripe
+    listen: '127.0.0.1:8080'
+    upstream: 'https://gw.example'
+    webhook: {secret: whsec_1}
+=> 6:15: gateways.stripe.webhook.secret: should be keys with values, not the text 'whsec_1'
+
+## webhook of a gateway that has none
+gateways:
+  g: {profile: generic, listen: '127.0.0.1:8080', upstream: 'https://gw.example', webhook: {}}
+=> 2:83: gateways.g.webhook: the profile does not say how this gateway's webhooks are read
+
+## webhook forwarded to ourselves
+gateways:
+  stripe:
+    profile: stripe
+    listen: '127.0.0.1:8080'
+    upstream: 'https://gw.example'
+    webhook: {forward_to: 'http://127.0.0.1:8081/webhooks/stripe'}
+=> 6:15: gateways.stripe.webhook.forward_to: http://127.0.0.1:8081/webhooks/stripe is listen.sessions (127.0.0.1:8081), Holdfast itself
 
 #### YAML
 ## twice

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from proxy.app import make_lane
+from proxy.background.prober import Prober
 from proxy.background.reconciler import Reconciler
 from proxy.core import events as ev
 from proxy.core.http_rules import Checked, check_request
 from proxy.core.session import Session
 from proxy.core.wire import Answer, Headers, InboundRequest
-from proxy.flow.admission import Admission
+from proxy.flow.admission import Admissions
 from proxy.flow.commands import Commands
 from proxy.flow.held import HeldRequests
 from proxy.flow.journal import Journal
@@ -238,6 +239,7 @@ class Lab:
         self.store = store or TranscribingStore(self.clock, self.transcript)
         self.spool = spool or TranscribingSpool(self.transcript)
         self.gateway = ScriptedUpstream(self.transcript.append)
+        self.merchant = ScriptedUpstream(self.transcript.append)  # where webhooks are forwarded
         self.journal = Journal(self.store, self.secrets, self.notes)
         self.held = HeldRequests(settings.held_request_bytes)
         self.walks = Walks()
@@ -278,11 +280,14 @@ class Lab:
         self.reconciler = Reconciler(
             self.store, self.journal, self.commands, self.clock, self.bugs.append
         )
+        self.prober = Prober(self.lanes, self.clock, self.bugs.append)
 
     def _lane(self, name: str) -> Lane:
         gateway = self.settings.gateways[name]
-        limits = gateway.concurrency, gateway.breaker, gateway.budget
-        return make_lane(gateway, self.gateway, Admission(*limits, self.clock))
+        limits = gateway.limits, gateway.budget
+        admissions = Admissions(name, *limits, self.clock, self.notes)
+        merchant = None if gateway.webhook.forward_to is None else self.merchant
+        return make_lane(gateway, self.gateway, admissions, merchant)
 
     async def merchant_sends(
         self, request: tuple[RequestHead, bytes], gateway: str = "stripe"

@@ -304,6 +304,10 @@ FACTS: dict[str, tuple[ev.Fact, dict[Sample, float]]] = {
         ev.RequestRefused("stripe", "body-too-large"),
         {("refusals_total", "stripe", "body-too-large"): 1},
     ),
+    "webhook": (
+        ev.WebhookHeard("stripe", "settled"),
+        {("webhooks_total", "stripe", "settled"): 1},
+    ),
     "walk": (
         ev.WalkEnded(*STRIPE, None, 0.5, 0.002),
         {
@@ -336,6 +340,18 @@ def test_what_a_fact_moves(fact: ev.Fact, wanted: dict[Sample, float]) -> None:
 # What is rare: a fact, and its line.
 RARE: list[tuple[ev.Fact, dict[str, object]]] = [
     (
+        ev.BreakerMoved("stripe", "refund", "open", True, "asked by sk_live_12345678"),
+        {
+            "level": "warning",
+            "event": "circuit breaker",
+            "gateway": "stripe",
+            "operation": "refund",
+            "state": "open",
+            "by_hand": True,
+            "why": "asked by [masked]",
+        },
+    ),
+    (
         ev.StoreAway("no token sk_live_12345678"),
         {"level": "error", "event": "store away", "why": "no token [masked]"},
     ),
@@ -364,6 +380,15 @@ RARE: list[tuple[ev.Fact, dict[str, object]]] = [
             "route": STRIPE[1],
             "session_id": "ps_2",
             "earlier_id": "ps_1",
+        },
+    ),
+    (
+        ev.WebhooksUnheard("stripe", "no secret"),
+        {
+            "level": "error",
+            "event": "webhooks refused",
+            "gateway": "stripe",
+            "why": "no secret",
         },
     ),
     (ev.OutcomeSaved("ps_1"), {"level": "info", "event": "outcome saved", "session_id": "ps_1"}),

@@ -21,6 +21,7 @@ _RESULTS = {
     "PENDING": ("Received", None, None),
 }
 _TROUBLE = {
+    400: (400, "702", "The idempotency key is not valid", "validation"),
     404: (404, "158", "Transaction not found", "validation"),
     409: (422, "704", "request already processed or in progress", "validation"),
     429: (429, "010", "Too many requests", "security"),
@@ -47,6 +48,10 @@ class SimulatedAdyen(Simulator):
     @override
     def key(self, request: web.Request, parameters: JsonObject) -> str | None:
         return request.headers.get("Idempotency-Key")
+
+    @override
+    def key_format(self, request: web.Request) -> str:
+        return ".{1,64}"
 
     @override
     def order(self, request: web.Request, parameters: JsonObject) -> str:

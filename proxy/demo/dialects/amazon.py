@@ -1,12 +1,18 @@
 """Amazon Pay: a signed request, whose key is part of what is signed and is kept for ever.
 
-Made up: what a key in use hears (409), that errors are not stored for a key. A request has to be
-signed, but the signature itself is not checked.
+Made up: what a key in use hears (409), that errors are not stored for a key. Without a public key
+any signature is good, with one only the right one.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+
 from aiohttp import web
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from typing_extensions import override
 
 from proxy.demo.simulator import Answer, Asked, JsonObject, Problem, Simulator, timestamp
@@ -15,6 +21,7 @@ from proxy.demo.simulator import Answer, Asked, JsonObject, Problem, Simulator, 
 SIMULATION = "x-amz-pay-simulation-code"
 _SIGNED = "AMZN-PAY-RSASSA-PSS"
 _TROUBLE = {
+    400: "InvalidHeaderValue",
     404: "ResourceNotFound",
     409: "TransactionInProgress",
     429: "TooManyRequests",
@@ -25,6 +32,8 @@ _TROUBLE = {
 
 class SimulatedAmazonPay(Simulator):
     """Amazon Pay, with the environment in the path."""
+
+    public_key: rsa.RSAPublicKey | None = None
 
     @override
     def routes(self, router: web.UrlDispatcher) -> None:
@@ -41,6 +50,10 @@ class SimulatedAmazonPay(Simulator):
         return request.headers.get("x-amz-pay-idempotency-key")
 
     @override
+    def key_format(self, request: web.Request) -> str:
+        return "[A-Za-z0-9_-]{1,32}"
+
+    @override
     def order(self, request: web.Request, parameters: JsonObject) -> str:
         known = request.match_info.get("id") or parameters.get("chargeId", "")
         metadata = parameters.get("merchantMetadata", {})
@@ -51,11 +64,19 @@ class SimulatedAmazonPay(Simulator):
         return _error(status, _TROUBLE[status])
 
     @override
+    def refusal(self, asked: Asked) -> Answer | None:
+        headers = asked.request.headers
+        algorithm, _, said = headers.get("Authorization", "").partition(" ")
+        good = algorithm.startswith(_SIGNED) and "x-amz-pay-date" in headers
+        if good and self.public_key is not None:
+            good = _is_right(self.public_key, asked, algorithm, said)
+        return None if good else _error(401, "UnauthorizedAccess")
+
+    @override
     def other_parameters(self) -> Answer:
         return _error(400, "DuplicateIdempotencyKey")
 
     def _charge(self, asked: Asked) -> Answer:
-        _signed(asked)
         asks = asked.parameters
         simulated = asked.request.headers.get(SIMULATION)
         good = "Captured" if asks.get("captureNow") else "Authorized"
@@ -76,20 +97,17 @@ class SimulatedAmazonPay(Simulator):
         return Answer(201, dict(charge))
 
     def _capture(self, asked: Asked) -> Answer:
-        _signed(asked)
         charge = self.thing(asked.named)
         charge["statusDetails"] = {"state": "Captured"}
         return Answer(200, dict(charge))
 
     def _cancel(self, asked: Asked) -> Answer:
-        _signed(asked)
         charge = self.thing(asked.named)
         charge["statusDetails"] = {"state": "Canceled"}
         self.ledger.void(charge["id"])
         return Answer(200, dict(charge))
 
     def _refund(self, asked: Asked) -> Answer:
-        _signed(asked)
         asks = asked.parameters
         charge = self.thing(asks["chargeId"])
         name = self.name("S01-R")
@@ -105,14 +123,32 @@ class SimulatedAmazonPay(Simulator):
         return Answer(201, dict(refund))
 
     def _get(self, asked: Asked) -> Answer:
-        _signed(asked)
         return Answer(200, self.thing(asked.named))
 
 
-def _signed(asked: Asked) -> None:
-    headers = asked.request.headers
-    if not headers.get("Authorization", "").startswith(_SIGNED) or "x-amz-pay-date" not in headers:
-        raise Problem(_error(401, "UnauthorizedAccess"))
+def _is_right(key: rsa.RSAPublicKey, asked: Asked, algorithm: str, said: str) -> bool:
+    """Signed are the method, the path, the query, the headers it names, and the body."""
+    request = asked.request
+    parts = dict(part.split("=", 1) for part in said.split(", "))
+    names = parts["SignedHeaders"]
+    canonical = "\n".join(
+        [
+            request.method,
+            request.path,
+            request.query_string,
+            *[f"{name}:{request.headers.get(name, '')}" for name in names.lower().split(";")],
+            "",
+            names,
+            hashlib.sha256(asked.body).hexdigest(),
+        ]
+    )
+    text = f"{algorithm}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    scheme = padding.PSS(padding.MGF1(SHA256()), padding.PSS.AUTO)
+    try:
+        key.verify(base64.b64decode(parts["Signature"]), text.encode(), scheme, SHA256())
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _error(status: int, code: str) -> Answer:

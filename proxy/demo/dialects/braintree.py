@@ -142,7 +142,7 @@ class SimulatedBraintree(Simulator):
     def _found(self, asked: Asked) -> list[JsonObject]:
         """By order id, newest first: all that search knows here."""
         wanted = asked.parameters["order_id"]["is"]
-        return [sale for sale in reversed(self.things.values()) if sale["order-id"] == wanted]
+        return [sale for sale in self.listed() if sale["order-id"] == wanted]
 
 
 def _error(message: str, sale: JsonObject | None = None) -> JsonObject:

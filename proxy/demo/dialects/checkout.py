@@ -102,7 +102,7 @@ class SimulatedCheckout(Simulator):
     def _list(self, asked: Asked) -> Answer:
         """Newest first; without a reference there are none."""
         wanted = asked.request.query.get("reference")
-        found = [one for one in reversed(self.things.values()) if one["reference"] == wanted]
+        found = [one for one in self.listed() if one["reference"] == wanted]
         return Answer(200, {"limit": 10, "skip": 0, "total_count": len(found), "data": found})
 
 

@@ -1,7 +1,8 @@
 """GoCardless: a repeated key is answered with a conflict that names what the key has made; whether
 a payment succeeds is only seen later.
 
-Made up: the mandate whose payments fail, and that another body under a key is the same conflict.
+Made up: the mandate whose payments fail, that another body under a key is the same conflict, and
+what a key in use hears.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class SimulatedGoCardless(Simulator):
         wanted = asked.request.query.get("mandate")
         payments = [
             thing
-            for thing in reversed(self.things.values())
+            for thing in self.listed()
             if "payment" not in thing["links"] and wanted in {None, thing["links"]["mandate"]}
         ]
         meta = {"cursors": {"before": None, "after": None}, "limit": 50}

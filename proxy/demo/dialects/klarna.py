@@ -1,8 +1,9 @@
 """Klarna's order management: money moves when an order is captured, and two captures without a key,
 or with two, are two. An answer to a capture has no body.
 
-Made up: the authorization that is declined and how, that making an order takes a key as well, and
-that other parameters under a key are not compared.
+Made up: the authorization that is declined and how, that making an order takes a key as well, that
+other parameters under a key are not compared, and what a key in use hears (the conflict that Klarna
+has for a wrong state).
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class SimulatedMollie(Simulator):
     def _list(self, asked: Asked) -> Answer:
         """Newest first, a page at a time."""
         limit = int(asked.request.query.get("limit", "50"))
-        payments = [p for p in reversed(self.things.values()) if p["resource"] == "payment"]
+        payments = [p for p in self.listed() if p["resource"] == "payment"]
         begin = asked.request.query.get("from")
         first = 0 if begin is None else payments.index(self.thing(begin))
         page, rest = payments[first : first + limit], payments[first + limit :]

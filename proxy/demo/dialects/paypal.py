@@ -20,6 +20,7 @@ from proxy.demo.simulator import Answer, Asked, JsonObject, Problem, Simulator, 
 DECLINED_HOLDER = "CCREJECT-REFUSED"
 _ORIGIN = "https://api-m.paypal.com"
 _TROUBLE = {
+    400: ("INVALID_REQUEST", "INVALID_STRING_LENGTH"),
     404: ("RESOURCE_NOT_FOUND", "INVALID_RESOURCE_ID"),
     409: ("RESOURCE_CONFLICT", "PREVIOUS_REQUEST_IN_PROGRESS"),
     429: ("RATE_LIMIT_REACHED", "RATE_LIMIT_REACHED"),
@@ -50,6 +51,10 @@ class SimulatedPayPal(Simulator):
     @override
     def key(self, request: web.Request, parameters: JsonObject) -> str | None:
         return request.headers.get("PayPal-Request-Id")
+
+    @override
+    def key_format(self, request: web.Request) -> str:
+        return ".{1,108}"
 
     @override
     def order(self, request: web.Request, parameters: JsonObject) -> str:

@@ -13,6 +13,7 @@ from proxy.demo.simulator import Answer, Asked, JsonObject, Problem, Simulator, 
 
 DECLINED = "AUTH_declined"
 _TROUBLE = {
+    400: ("Invalid reference.", "invalid_params"),
     404: ("Transaction reference not found.", "transaction_not_found"),
     409: ("Duplicate Transaction Reference", "duplicate_reference"),
     429: ("Too many requests.", "rate_limited"),
@@ -36,6 +37,10 @@ class SimulatedPaystack(Simulator):
     @override
     def key(self, request: web.Request, parameters: JsonObject) -> str | None:
         return parameters.get("reference")
+
+    @override
+    def key_format(self, request: web.Request) -> str:
+        return "[a-z0-9_-]{16,}" if request.path == "/transfer" else ".+"
 
     @override
     def order(self, request: web.Request, parameters: JsonObject) -> str:

@@ -13,6 +13,7 @@ from proxy.demo.simulator import CLOCK, Answer, Asked, JsonObject, Problem, Simu
 
 DECLINED_CARD = "4000000000000002"
 _TROUBLE = {
+    400: ("BAD_REQUEST_ERROR", "The idempotency key is not valid"),
     404: ("BAD_REQUEST_ERROR", "The id provided does not exist"),
     409: ("BAD_REQUEST_ERROR", "Another request with this idempotency key is in progress"),
     429: ("BAD_REQUEST_ERROR", "Too many requests"),
@@ -51,6 +52,10 @@ class SimulatedRazorpay(Simulator):
         return request.headers.get(header)
 
     @override
+    def key_format(self, request: web.Request) -> str:
+        return "[A-Za-z0-9_-]{10,}" if "refund" in request.path else "[A-Za-z0-9_ -]{4,36}"
+
+    @override
     def order(self, request: web.Request, parameters: JsonObject) -> str:
         known = request.match_info.get("id") or parameters.get("order_id", "")
         said = parameters.get("receipt") or parameters.get("reference_id", "")
@@ -69,9 +74,9 @@ class SimulatedRazorpay(Simulator):
         """With `unique_receipt` the same receipt is the same order."""
         asks = asked.parameters
         if asks.get("unique_receipt"):
-            for order in self._all("order"):
-                if order["receipt"] == asks["receipt"]:
-                    return Answer(200, dict(order))
+            for thing in self.things.values():
+                if thing["entity"] == "order" and thing["receipt"] == asks["receipt"]:
+                    return Answer(200, dict(thing))
         return self._made(
             asked, "order", status="created", amount=asks["amount"], receipt=asks.get("receipt")
         )
@@ -135,19 +140,19 @@ class SimulatedRazorpay(Simulator):
 
     def _list(self, asked: Asked) -> Answer:
         receipt = asked.request.query.get("receipt")
-        orders = self._all("order")
+        orders = self._listed("order")
         return _collection([one for one in orders if receipt in {None, one["receipt"]}])
 
     def _payments(self, asked: Asked) -> Answer:
-        payments = self._all("payment")
+        payments = self._listed("payment")
         return _collection([one for one in payments if one["order_id"] == asked.named])
 
     def _refunds(self, asked: Asked) -> Answer:
-        refunds = self._all("refund")
+        refunds = self._listed("refund")
         return _collection([one for one in refunds if one["payment_id"] == asked.named])
 
-    def _all(self, kind: str) -> list[JsonObject]:
-        return [one for one in self.things.values() if one["entity"] == kind]
+    def _listed(self, kind: str) -> list[JsonObject]:
+        return [one for one in self.listed() if one["entity"] == kind]
 
 
 def _collection(items: list[JsonObject]) -> Answer:

@@ -1,8 +1,7 @@
 """Square: the key is in the body, what a key has paid can be voided by the key alone, and the list
 of payments knows the merchant's reference.
 
-Made up: the statuses of a decline (402), of a used key (400) and of a busy one (409). Not
-simulated: the seconds by which Square's list lags behind.
+Made up: the statuses of a decline (402), of a used key (400) and of a busy one (409).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from proxy.demo.simulator import Answer, Asked, JsonObject, Problem, Simulator, 
 DECLINED = "cnon:card-nonce-declined"
 _CANCEL_BY_KEY = "/v2/payments/cancel"
 _TROUBLE = {
+    400: ("INVALID_REQUEST_ERROR", "VALUE_TOO_LONG"),
     404: ("INVALID_REQUEST_ERROR", "NOT_FOUND"),
     409: ("INVALID_REQUEST_ERROR", "CONFLICT"),
     429: ("RATE_LIMIT_ERROR", "RATE_LIMITED"),
@@ -41,6 +41,10 @@ class SimulatedSquare(Simulator):
     def key(self, request: web.Request, parameters: JsonObject) -> str | None:
         # There the key is that of the payment to cancel.
         return None if request.path == _CANCEL_BY_KEY else parameters.get("idempotency_key")
+
+    @override
+    def key_format(self, request: web.Request) -> str:
+        return ".{1,45}"
 
     @override
     def order(self, request: web.Request, parameters: JsonObject) -> str:
@@ -127,7 +131,7 @@ class SimulatedSquare(Simulator):
         until = asked.request.query.get("end_time", "9")
         payments = [
             thing
-            for thing in reversed(self.things.values())
+            for thing in self.listed()
             if "payment_id" not in thing and since <= thing["created_at"] < until
         ]
         return Answer(200, {"payments": payments})

@@ -81,8 +81,9 @@ class SimulatedStripeV2(Simulator):
 
     def _list(self, _asked: Asked) -> Answer:
         """Newest first."""
-        data = list(reversed(self.things.values()))
-        return Answer(200, {"data": data, "next_page_url": None, "previous_page_url": None})
+        return Answer(
+            200, {"data": self.listed(), "next_page_url": None, "previous_page_url": None}
+        )
 
 
 def _error(status: int, kind: str, code: str) -> Answer:

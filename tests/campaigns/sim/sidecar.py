@@ -17,11 +17,12 @@ from typing import Protocol
 from proxy.app import make_lane
 from proxy.background.heartbeat import Heartbeat
 from proxy.background.janitor import Janitor
+from proxy.background.prober import Prober
 from proxy.background.reconciler import Reconciler
 from proxy.core import events as ev
 from proxy.core.session import Session
 from proxy.core.wire import Answer, InboundRequest
-from proxy.flow.admission import Admission
+from proxy.flow.admission import Admissions
 from proxy.flow.commands import Commands
 from proxy.flow.held import HeldRequests
 from proxy.flow.journal import Journal
@@ -230,10 +231,13 @@ class GivenBody:
 
 
 class Silent:
-    """A recorder that tells the transcript of moves."""
+    """A recorder that tells the transcript of moves, and of breakers whoever probes them."""
 
-    def __init__(self, say: Callable[[str], None] | None) -> None:
+    def __init__(
+        self, say: Callable[[str], None] | None, breaker_moved: Callable[[], None] = lambda: None
+    ) -> None:
         self._say = say
+        self._breaker_moved = breaker_moved
 
     def moved(self, _before: Session | None, event: ev.Event, after: Session) -> None:
         """A session moved."""
@@ -245,7 +249,11 @@ class Silent:
         """Of no interest."""
 
     def note(self, fact: ev.Fact) -> None:
-        """Of no interest."""
+        """Of no interest, but for the breakers."""
+        if isinstance(fact, ev.BreakerMoved):
+            self._breaker_moved()
+            if self._say is not None:
+                self._say(f"breaker of {fact.gateway} {fact.state}: {fact.why}")
 
 
 class MortalStore(SessionStore, Protocol):
@@ -295,7 +303,8 @@ class Sidecar:
         heartbeat: Heartbeat | None = None,
     ) -> None:
         settings, clock = around.settings, around.clock
-        recorder = Silent(around.tell)
+        probing = LazyClock(around.loop, 1.0, self._next_probe)
+        self._recorder = recorder = Silent(around.tell, probing.wake)
         self.store = store
         self._heartbeat = heartbeat
         self._around = around
@@ -338,12 +347,19 @@ class Sidecar:
         )
         self.lazy = LazyClock(around.loop, 1.0, around.next_due)
         self._reconciler = Reconciler(store, self.journal, self.commands, self.lazy, around.bug)
+        self._prober = Prober(self.lanes, probing, around.bug)
         self._janitor = Janitor(store, settings.session, LazyClock(around.loop, _HOUR))
 
     def _lane(self, name: str) -> Lane:
         gateway = self._around.settings.gateways[name]
-        limits = gateway.concurrency, gateway.breaker, gateway.budget
-        return make_lane(gateway, self._around.upstreams[name], Admission(*limits, self._clock))
+        limits = gateway.limits, gateway.budget
+        admissions = Admissions(name, *limits, self._clock, self._recorder)
+        return make_lane(gateway, self._around.upstreams[name], admissions)
+
+    def _next_probe(self) -> float:
+        """Until every breaker is closed the prober is as restless as it is in earnest."""
+        closed = all(a.breaker.allows() for lane in self.lanes.values() for a in lane.admissions)
+        return inf if closed else 0.0
 
     async def start(self) -> None:
         """As `app.py` does. Raises `StoreUnavailable`."""
@@ -352,6 +368,7 @@ class Sidecar:
         await self._saver.replay()
         await self._reconciler.begin()
         _ = self.tasks.start(self._reconciler.run(), "reconciler")
+        _ = self.tasks.start(self._prober.run(), "prober")
         _ = self.tasks.start(self._janitor.run(), "janitor")
 
     async def handle(self, request: InboundRequest) -> Answer:

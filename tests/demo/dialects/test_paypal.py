@@ -127,26 +127,51 @@ async def test_a_minimal_answer_does_not_tell_of_captures() -> None:
     assert not hasattr(answer.body, "purchase_units")
 
 
-async def test_an_authorisation_is_captured_voided_and_refunded() -> None:
-    """Charged when authorised; a void takes it back."""
+async def authorize(paypal: PaypalServersdkClient) -> Any:
+    """The authorization of a new order o-1."""
+    body = {
+        "intent": "AUTHORIZE",
+        "purchase_units": [
+            {"custom_id": "o-1", "amount": {"currency_code": "EUR", "value": "5.00"}}
+        ],
+    }
+    created = await asyncio.to_thread(paypal.orders.create_order, {"body": body})
+    held = await asyncio.to_thread(
+        paypal.orders.authorize_order, {"id": created.body.id, "prefer": WHOLE}
+    )
+    return held.body.purchase_units[0].payments.authorizations[0]
+
+
+async def test_an_authorisation_is_voided_once() -> None:
+    """Charged when authorised; a void takes it back, a second one is refused."""
     async with shop() as (gateway, paypal):
-        body = {
-            "intent": "AUTHORIZE",
-            "purchase_units": [
-                {"custom_id": "o-1", "amount": {"currency_code": "EUR", "value": "5.00"}}
-            ],
-        }
-        created = await asyncio.to_thread(paypal.orders.create_order, {"body": body})
-        held = await asyncio.to_thread(
-            paypal.orders.authorize_order, {"id": created.body.id, "prefer": WHOLE}
-        )
-        authorization = held.body.purchase_units[0].payments.authorizations[0]
-        voided = await asyncio.to_thread(
-            paypal.payments.void_payment, {"authorization_id": authorization.id}
+        held = await authorize(paypal)
+        asks = {"authorization_id": held.id}
+        voided = await asyncio.to_thread(paypal.payments.void_payment, asks)
+        with pytest.raises(ErrorException) as refused:
+            await asyncio.to_thread(paypal.payments.void_payment, asks)
+
+    assert (held.status, voided.status_code) == ("CREATED", 200)
+    assert refused.value.details[0].issue == "PREVIOUSLY_VOIDED"
+    assert (gateway.ledger.charges, len(gateway.ledger.voided)) == ([], 1)
+
+
+async def test_an_authorisation_is_captured_once_and_refunded() -> None:
+    """The capture is no second charge; its refund is in the ledger."""
+    async with shop() as (gateway, paypal):
+        held = await authorize(paypal)
+        asks = {"authorization_id": held.id, "prefer": WHOLE}
+        taken = await asyncio.to_thread(paypal.payments.capture_authorized_payment, asks)
+        with pytest.raises(ErrorException) as refused:
+            await asyncio.to_thread(paypal.payments.capture_authorized_payment, asks)
+        refund = await asyncio.to_thread(
+            paypal.payments.refund_captured_payment, {"capture_id": taken.body.id}
         )
 
-    assert (authorization.status, voided.status_code) == ("CREATED", 200)
-    assert (gateway.ledger.charges, len(gateway.ledger.voided)) == ([], 1)
+    assert (taken.body.status, refund.status_code) == ("COMPLETED", 201)
+    assert refused.value.details[0].issue == "AUTHORIZATION_ALREADY_CAPTURED"
+    assert gateway.ledger.per_order() == {"o-1": 1}
+    assert [(refund.order, refund.amount) for refund in gateway.ledger.refunds] == [("o-1", 500)]
 
 
 async def test_it_complains_in_its_own_form() -> None:

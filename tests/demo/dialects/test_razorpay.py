@@ -131,6 +131,19 @@ async def test_a_payout_needs_a_key() -> None:
     assert gateway.ledger.per_order() == {"p-1": 1}
 
 
+async def test_a_transfer_is_sent_once_for_its_key() -> None:
+    """With a header of its own again; without it, it is sent each time."""
+    transfer = {"amount": 300, "currency": "INR", "account": "acc_1", "reference_id": "t-1"}
+    headers = {"X-Transfer-Idempotency": "transfer-1"}
+    async with shop() as (gateway, sdk):
+        for _ in range(2):
+            await asyncio.to_thread(sdk.transfer.create, dict(transfer), headers=dict(headers))
+        assert gateway.ledger.per_order() == {"t-1": 1}
+        await asyncio.to_thread(sdk.transfer.create, dict(transfer))
+
+    assert gateway.ledger.per_order() == {"t-1": 2}
+
+
 async def test_it_complains_in_its_own_form() -> None:
     """A 503 is an `error` object with a code, and charges nothing."""
     async with shop(Fault.UNAVAILABLE) as (gateway, sdk):

@@ -76,6 +76,21 @@ async def test_a_lost_answer_is_found_by_key_and_by_list(fault: Fault) -> None:
     assert gateway.ledger.per_order() == {"o-1": 1}
 
 
+async def test_a_list_that_lags_proves_nothing() -> None:
+    """Charged and not told, and not listed either; by its key it is there."""
+    async with shop(Fault.RESET_AFTER) as (gateway, square):
+        gateway.lag = 60
+        with pytest.raises(httpx.TransportError):
+            await asyncio.to_thread(square.payments.create, **PAYMENT)
+        assert await asyncio.to_thread(lambda: list(square.payments.list())) == []
+        again = await asyncio.to_thread(square.payments.create, **PAYMENT)
+        gateway.lag = 0
+        listed = await asyncio.to_thread(lambda: list(square.payments.list()))
+
+    assert again.payment is not None
+    assert [payment.id for payment in listed] == [again.payment.id]
+
+
 async def test_a_payment_is_voided_by_its_key() -> None:
     """Without its id; a key that paid nothing is no error."""
     async with shop(Fault.RESET_AFTER) as (gateway, square):

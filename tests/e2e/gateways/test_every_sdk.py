@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from proxy.core.problems import problem
 from proxy.core.refusals import Refusal
 from proxy.demo.faults import Fault
+from proxy.demo.simulator import Simulator
 from tests.e2e.gateways.shops import SHOPS
 from tests.e2e.gateways.trial import ONE_SEND, Heard, Shop, Trial, script, shipped, trial
 from tests.support.raw import RawConnection, raw_server
@@ -86,6 +90,66 @@ async def test_another_try_after_a_decline(told_at_once: Shop, tmp_path: Path) -
         paid = await it.pay(key="k-2")
 
     assert (paid.state, [paid.payment]) == (shop.paid, it.lines)
+
+
+# --- keys on the wire -----------------------------------------------------------------------------
+
+Seen = tuple[list[tuple[str, str]], bytes]
+# Of each connection for itself (RFC 9110), and Holdfast's own.
+_PER_HOP = {"host", "connection", "via"}
+
+
+def noting(shop: Shop, seen: list[Seen]) -> Shop:
+    """The shop, before a gateway that notes the requests for payments as they arrive."""
+
+    @web.middleware
+    async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if "oauth2" not in request.path:
+            pairs = sorted((name.lower(), value) for name, value in request.headers.items())
+            seen.append(([p for p in pairs if p[0] not in _PER_HOP], await request.read()))
+        return await handler(request)
+
+    def simulator(faults: ScriptedFaults) -> Simulator:
+        gateway = shop.simulator(faults)
+        app = gateway.app()
+        app.middlewares.append(note)
+        gateway.app = lambda: app  # type: ignore[method-assign]
+        return gateway
+
+    return replace(shop, simulator=simulator)
+
+
+async def seen_for(shop: Shop, folder: Path, key: str | None) -> tuple[Seen, Seen]:
+    """A payment as it arrives directly, and through Holdfast."""
+    seen: list[Seen] = []
+    shop = noting(shop, seen)
+    async with simulated(shop.simulator(script({}))) as origin, shop.sdk(origin) as sdk:
+        await asyncio.to_thread(shop.call, sdk, key=key)
+    async with trial(shop, folder) as it:
+        await it.pay(key=key)
+    directly, through = seen
+    return directly, through
+
+
+async def test_with_its_own_key_it_arrives_as_the_sdk_made_it(shop: Shop, tmp_path: Path) -> None:
+    """Headers and body, the key among them, byte for byte."""
+    directly, through = await seen_for(shop, tmp_path, "k-1")
+    assert through == directly
+    assert b"k-1" in through[1] or "k-1" in dict(through[0]).values()
+
+
+async def test_without_a_key_nothing_but_the_key_is_added(shop: Shop, tmp_path: Path) -> None:
+    """At the gateway's own place for it; all else is as the SDK made it."""
+    (bare, body), (headers, bearing) = await seen_for(shop, tmp_path, None)
+    added = {value for name, value in headers if (name, value) not in bare}
+    if bearing == body:
+        (key,) = added
+        assert [pair for pair in headers if pair[1] != key] == bare
+    else:
+        key = json.loads(bearing)["idempotency_key"]
+        assert bearing == b'{"idempotency_key":"%s",' % key.encode() + body[1:]
+        assert added == {str(len(bearing))}
+    assert re.fullmatch("[0-9a-f]{32}", key)
 
 
 # --- the answer is lost after the charge ----------------------------------------------------------

@@ -79,6 +79,20 @@ async def test_what_takes_no_key_is_sent_once(tmp_path: Path) -> None:
     assert it.gateway.arrivals == {"o-1": 2}
 
 
+async def test_the_sdk_itself_repeats_what_takes_no_key(tmp_path: Path) -> None:
+    """To Holdfast a call of its own, and sent: why such calls are made without repeats."""
+    async with trial(SQUARE, tmp_path, Fault.NONE, Fault.RESET_AFTER) as it:
+        paid = await it.pay()
+        heard = await it.calls(it.sdk.payments.complete, paid.payment)
+        sessions = [
+            one["outcome"] for one in await it.sessions() if one["route"] != "create-payment"
+        ]
+
+    assert heard.raised == ""
+    assert it.gateway.arrivals == {"o-1": 3}
+    assert sorted(sessions) == ["charged", "unknown"]
+
+
 async def test_a_lost_refund_is_made_once(tmp_path: Path) -> None:
     """Holdfast asks again with the key in the body."""
     async with trial(SQUARE, tmp_path, Fault.NONE, Fault.RESET_AFTER, gateway="") as it:
