@@ -36,7 +36,7 @@ def body_values(
             return _from_json(body, places)
         if kind in _XML:
             paths = {name: place.xml if place else None for name, place in places.items()}
-            return _at_paths(document(body, BodyKind.XML), paths)
+            return _at_paths(document(body, BodyKind.XML) if any(paths.values()) else None, paths)
     except (ValueError, RecursionError):  # not UTF-8, not JSON, or nested without end
         pass
     return dict.fromkeys(places)
