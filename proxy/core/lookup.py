@@ -8,8 +8,10 @@ be at it. It counts only where the profile says so, later than that, and confirm
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote
@@ -145,16 +147,42 @@ def _search(
     recipe: LookupRecipe, find: ListRecipe, session: Session, asked: Ask, shown: object
 ) -> Ask | Inconclusive | None:
     """The payment on a page of the list, if it is there."""
-    wanted = [(path, _expand(value, session)) for path, value in find.match]
-    for item in find.items.values(shown):
-        if all(str(path.first(item)) == value for path, value in wanted):
-            name = str(find.id.first(item))
-            if not name.isprintable():  # lone surrogates among them: no name of anything
-                why = "the look-up names something that cannot be asked for"
-                return Inconclusive(why, there=True)
-            target = (recipe.read_target or "").replace("{id}", quote(name, safe=""))
-            return Ask(target, asked.page, reading=name)
+    wanted = [
+        (path, _expand(value, session), _number if value == "{amount}" else str)
+        for path, value in find.match
+    ]
+    names = {
+        _text(find.id.first(item)) or ""
+        for item in find.items.values(shown)
+        if all(_same(path.first(item), value, read) for path, value, read in wanted)
+    }
+    if len(names) > 1:  # one may be of another session
+        return Inconclusive("the look-up shows several, and not which of them it is", there=True)
+    for name in names:
+        if not (name and name.isprintable()):  # lone surrogates among them: no name of anything
+            why = "the look-up names something that cannot be asked for"
+            return Inconclusive(why, there=True)
+        target = (recipe.read_target or "").replace("{id}", quote(name, safe=""))
+        return Ask(target, asked.page, reading=name)
     return None
+
+
+def _text(value: object) -> str | None:
+    return str(value) if isinstance(value, str | int | float) else None
+
+
+def _same(value: object, wanted: str, read: Callable[[str], object]) -> bool:
+    """Whether it is there, and what was wanted. `read`: as what the two are compared."""
+    text = _text(value)
+    return text is not None and read(text) == read(wanted)
+
+
+def _number(text: str) -> object:
+    """An amount: with the zeros that one writes and another does not it is still the same."""
+    try:
+        return Decimal(text).normalize()
+    except InvalidOperation:
+        return text
 
 
 def _next_page(
@@ -261,22 +289,26 @@ def _fill(
     )
 
 
+_SLOT = re.compile(r"\{(gateway_key|order|amount)\}")
+
+
 def _expand(text: str, session: Session, written: Callable[[str], str] = str) -> str:
-    """The session's own names in a text. `written`: how that kind of text writes them."""
-    names = {
-        "{gateway_key}": session.gateway_key,
-        "{order}": session.order_ref,
-        "{amount}": session.amount,
-    }
-    for slot, name in names.items():
-        text = text.replace(slot, written(name or ""))
-    return text
+    """The session's own names in a text. `written`: how that kind of text writes them. What looks
+    like a slot in a name is none.
+    """
+    key, order, amount = session.gateway_key, session.order_ref, session.amount
+    names = {"gateway_key": key, "order": order, "amount": amount}
+    return _SLOT.sub(lambda slot: written(names[slot[1]] or ""), text)
 
 
 def filled_body(body: str, session: Session) -> bytes:
     """A body with the session's names in it, as JSON or XML writes them."""
     xml = kind_of(body.encode()) is BodyKind.XML
-    return _expand(body, session, escape if xml else _in_json).encode()
+    return _expand(body, session, _in_xml if xml else _in_json).encode()
+
+
+def _in_xml(name: str) -> str:
+    return escape(name, {'"': "&quot;", "'": "&apos;"})
 
 
 def _in_json(name: str) -> str:
