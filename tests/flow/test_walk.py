@@ -14,7 +14,7 @@ from proxy.core.profile import GatewayClass, GatewayProfile
 from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.flow import attempts
-from tests.support.lab import Lab, pay, settings_from
+from tests.support.lab import Lab, RequestHead, pay, settings_from
 
 pytestmark = pytest.mark.looptime
 
@@ -65,12 +65,24 @@ def keys(lab: Lab, header: str) -> list[str | None]:
 async def test_a_key_in_the_body_is_the_same_on_every_send(mine: Lab) -> None:
     """The caller sent none: Holdfast's own goes in, and again with the repeat."""
     mine.gateway.will(mine.gateway.loses_answer(), mine.gateway.answers(200, PAID))
-    request = pay(target="/pay", body=b'{"amount": 1999}', order="o-1")
-    assert (await mine.merchant_sends(request, "mine")).body == PAID
+    (method, target, headers), body = pay(target="/pay", body=b'{"amount": 1999}', order="o-1")
+    named = (*(h for h in headers if h[0] != "Content-Type"), ("Content-Type", "application/json"))
+    assert (
+        await mine.merchant_sends((RequestHead(method, target, named), body), "mine")
+    ).body == PAID
     first, second = (send.body for send in mine.gateway.seen)
     assert first == second
     key = (await mine.only_session()).gateway_key
     assert first == b'{"idempotency_key":"%s","amount": 1999}' % (key or "").encode()
+
+
+async def test_a_body_of_another_kind_is_sent_once(mine: Lab) -> None:
+    """A key in it would be where the gateway need not look, and protect no repeat."""
+    mine.gateway.will(mine.gateway.loses_answer())
+    form = pay(target="/pay", body=b"{}", order="o-1")  # says that it is a form
+    await mine.merchant_sends(form, "mine")
+    assert [send.body for send in mine.gateway.seen] == [b"{}"]
+    assert (await mine.only_session()).outcome is Outcome.UNKNOWN
 
 
 async def test_the_callers_key_in_the_body_is_its_payment(mine: Lab) -> None:
