@@ -160,8 +160,7 @@ def _search(
         return Inconclusive("the look-up shows several, and not which of them it is", there=True)
     for name in names:
         if not (name and name.isprintable()):  # lone surrogates among them: no name of anything
-            why = "the look-up names something that cannot be asked for"
-            return Inconclusive(why, there=True)
+            return Inconclusive("the look-up names what cannot be asked for", there=True)
         target = (recipe.read_target or "").replace("{id}", quote(name, safe=""))
         return Ask(target, asked.page, reading=name)
     return None
@@ -236,8 +235,9 @@ def _read(
     profile: GatewayProfile, session: Session, name: str, facts: WireFacts, now_ms: int
 ) -> Found | Inconclusive:
     result = classify(facts, profile, now_ms=now_ms)
-    if result.status not in SPEAKS_FOR_THE_KEY:
-        there = result.status is AttemptStatus.UNKNOWN and facts.status == HTTPStatus.OK
+    shown = facts.status == HTTPStatus.OK  # of a refusal the rules say what it means to a payment
+    if not shown or result.status not in SPEAKS_FOR_THE_KEY:
+        there = shown and result.status is AttemptStatus.UNKNOWN
         return Inconclusive(f"{name} does not say whether it was charged", there)
     if result.status is not AttemptStatus.SUCCEEDED and not settled(profile, session, now_ms):
         return Inconclusive(f"{name} is not charged, but the gateway may still be at it", True)

@@ -292,6 +292,17 @@ def test_a_thing_that_says_nothing(stripe: Gateway, facts: WireFacts) -> None:
     assert found.there is (facts.status == 200)  # something is there, whatever it is
 
 
+@pytest.mark.parametrize("status", [401, 402, 404, 503])
+def test_a_refused_look_up_proves_nothing(stripe: Gateway, status: int) -> None:
+    """Whatever such an answer to a payment means: a credential ran out, and nobody was declined."""
+    rules = [Rule(((400, 599),), (), (), Verdict.DECLINED)]
+    blunt = dataclasses.replace(stripe.profile, rules=rules_by_status(rules))
+    refused = answered({"status": "failed"}, status)
+    recipe = stripe.profile.lookups["payment-intent"]
+    found = proceed(recipe, blunt, LOST, READING, refused, now_ms=SETTLED)
+    assert isinstance(found, Inconclusive)
+
+
 # --- nothing there, and what it proves -----------------------------------------------------------
 
 ABSENCE = Absence(after=600.0, confirmations=3)
