@@ -122,6 +122,26 @@ async def test_a_route_without_a_key_is_sent_once(mine: Lab) -> None:
     assert (await mine.only_session()).outcome is Outcome.UNKNOWN
 
 
+async def test_what_a_caller_calls_the_same_is_one_payment(mine: Lab) -> None:
+    """An `Idempotency-Key` that the gateway does not read: its repeat is not sent a second time."""
+    mine.gateway.will(mine.gateway.loses_answer())
+    for _ in range(2):
+        await mine.merchant_sends(pay(key="k-1", target="/capture", body=b"{}"), "mine")
+    assert len(mine.gateway.seen) == 1
+    assert (await mine.only_session()).outcome is Outcome.UNKNOWN
+
+
+async def test_a_key_that_the_caller_says_elsewhere_leads_to_one(mine: Lab) -> None:
+    """Where the gateway reads it stands Holdfast's own, the same for the same."""
+    mine.gateway.will(mine.gateway.answers(200, PAID))
+    answers = [
+        await mine.merchant_sends(pay(key="k-1", target="/refund", body=b"{}"), "mine")
+        for _ in range(2)
+    ]
+    assert [answer.body for answer in answers] == [PAID, PAID]
+    assert keys(mine, "X-Refund-Idempotency") == [(await mine.only_session()).gateway_key]
+
+
 async def test_a_routes_answers_are_read_by_its_own_rules_first(mine: Lab) -> None:
     """What is a refusal there is paid elsewhere."""
     mine.gateway.will(mine.gateway.answers(200, b'{"state":"failed"}'))
