@@ -54,6 +54,7 @@ TESTED_ELSEWHERE = {
     "core/policy.py": "values; tests/settings/test_load.py",
     "core/profile.py": "values; tests/gateways/",
     "core/reasons.py": "names",
+    "core/slots.py": "tests/core/test_lookup.py",
     "core/signatures.py": "tests/core/test_webhooks.py",
     "core/results.py": "values; tests/core/test_classify.py",
     "settings/defaults.py": "constants; tests/settings/test_load.py",

@@ -72,8 +72,8 @@ def _from_xml(body: bytes, places: Mapping[str, BodyField | None]) -> dict[str, 
     """As written, else with `_` for `-`: Braintree takes `order-id` from some SDKs and `order_id`
     from others.
     """
-    read = document(body, BodyKind.XML)
     paths = {name: place.xml if place else None for name, place in places.items()}
+    read = document(body, BodyKind.XML) if any(paths.values()) else None
     written = _at_paths(read, paths)
     others = _at_paths(
         read, {name: path and path.replace("-", "_") for name, path in paths.items()}

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from proxy.core.coding import plain
-from proxy.core.documents import NO_DOCUMENT, document
+from proxy.core.documents import NO_DOCUMENT, BodyKind, document
 from proxy.core.profile import (
     BodyTest,
     GatewayProfile,
@@ -118,6 +118,7 @@ def _deciding(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus
     few = rules.by_status.get(facts.status, _NONE)
     body = plain(facts.body, headers) if "content-encoding" in headers else facts.body
     read = document(body) if few.read_json else None
+    read_as: dict[BodyKind, object] = {}
     for rule in _left(few, read):
         for name, value in rule.headers:
             if headers.get(name) != value:
@@ -127,9 +128,16 @@ def _deciding(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus
                 if not _holds(test, read):
                     break
             else:
-                if all(_holds(test, document(body, test.kind)) for test in rule.others):
+                if all(_holds(test, _read_as(read_as, test.kind, body)) for test in rule.others):
                     return rule
     return None
+
+
+def _read_as(read_as: dict[BodyKind, object], kind: BodyKind, body: bytes) -> object:
+    """The body as a document of a kind, read once however many rules look into it."""
+    if kind not in read_as:
+        read_as[kind] = document(body, kind)
+    return read_as[kind]
 
 
 def _left(few: StatusRules, read: object) -> Sequence[Rule]:

@@ -1,9 +1,10 @@
 """Who a payment is, and what a second request for it gets.
 
-The key of a payment is the client's own, else the session it names, else the order it names (in its
-body too, where the route says that this one locks), else a generated one. The gateway key is
-derived from the same identity (never from a clock or a session's id that Holdfast made), so that
-even the loss of the whole store leads to the same key at the gateway.
+The key of a payment is the client's own, else the session it names, else the order it names, else
+the `Idempotency-Key` that it sends though its gateway reads none there, else the order in its body
+(where the route says that this one locks), else a generated one. The gateway key is derived from
+the same identity (never from a clock or a session's id that Holdfast made), so that even the loss
+of the whole store leads to the same key at the gateway.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.core.wire import InboundRequest
 
+# Whoever sends this expects one payment of it, wherever the gateway wants its key.
+KEY_HEADER = "idempotency-key"
 _TENANTS = 256  # remembered at once; one more and the longest unseen is forgotten
 
 
@@ -113,6 +116,8 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
         # The body is part of an order's key: another body for the same order is another payment,
         # and whether it may happen is for the order lock to say.
         source, name = _ORDER, f"{named_order}\n{fingerprint}\n{generation}"
+    elif (told := normal_key(request.values.get(KEY_HEADER, ""))) is not None:
+        source, name = _CLIENT, told
     elif body_order is not None and route.order_lock is _BODY:
         source, name = _IN_BODY, f"{body_order}\n{fingerprint}\n{generation}"
     else:

@@ -72,7 +72,9 @@ class KeyPlace:
         """
         if not self.put_in or self.carrier is Carrier.NOWHERE:
             return False
-        return self.carrier is Carrier.HEADER or self._with(request.body, None, "0" * 32) != b""
+        if self.carrier is Carrier.HEADER:
+            return True
+        return self._read_there(request) and self._with(request.body, None, "0" * 32) != b""
 
     def put(self, request: InboundRequest, headers: Headers, key: str) -> tuple[Headers, bytes]:
         """Headers and body with this key, and no other. Raises `Unfit` if it cannot be done."""
@@ -87,9 +89,20 @@ class KeyPlace:
             # The same key spelled in another way (quoted, bare) would be another key there.
             lower = self.name.lower()
             return tuple((n, key if n.lower() == lower else v) for n, v in headers), body
+        if sent is None and not self._read_there(request):
+            raise Unfit
         if not (changed := self._with(body, sent, key)):
             raise Unfit
         return headers, changed
+
+    def _read_there(self, request: InboundRequest) -> bool:
+        """Whether a gateway looks for a key in such a body: text after the last part of a multipart
+        form, or a body that nothing was said of, is read by nobody.
+        """
+        kind = request.values.get("content-type", "").partition(";")[0].strip().lower()
+        if self.carrier is Carrier.FORM:
+            return kind == "application/x-www-form-urlencoded"
+        return kind == "application/json" or kind.endswith("+json")
 
     def _in(self, body: bytes) -> object:
         """What stands at the key's place in a body."""

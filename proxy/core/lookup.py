@@ -7,20 +7,19 @@ be at it. It counts only where the profile says so, later than that, and confirm
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
 from urllib.parse import quote
-from xml.sax.saxutils import escape
 
 from proxy.core.classify import classify, fits
 from proxy.core.coding import plain
-from proxy.core.documents import NO_DOCUMENT, BodyKind, document, kind_of
+from proxy.core.documents import NO_DOCUMENT, document, kind_of
 from proxy.core.events import VoidAsked
 from proxy.core.profile import GatewayProfile, ListRecipe, LookupRecipe
 from proxy.core.session import Session
+from proxy.core.slots import expand, filled_body, filled_target
 from proxy.core.states import SPEAKS_FOR_THE_KEY, AttemptStatus
 from proxy.core.wire import WireFacts
 
@@ -146,16 +145,42 @@ def _search(
     recipe: LookupRecipe, find: ListRecipe, session: Session, asked: Ask, shown: object
 ) -> Ask | Inconclusive | None:
     """The payment on a page of the list, if it is there."""
-    wanted = [(path, (_expand(value, session),)) for path, value in find.match]
-    for item in find.items.values(shown):
-        if all(str(path.first(item)) in values for path, values in (*wanted, *find.among)):
-            name = str(find.id.first(item))
-            if not name.isprintable():  # lone surrogates among them: no name of anything
-                why = "the look-up names something that cannot be asked for"
-                return Inconclusive(why, there=True)
-            target = (recipe.read_target or "").replace("{id}", quote(name, safe=""))
-            return Ask(target, asked.page, reading=name)
+    wanted = [
+        (path, expand(value, session), _number if value == "{amount}" else str)
+        for path, value in find.match
+    ]
+    names = {
+        _text(find.id.first(item)) or ""
+        for item in find.items.values(shown)
+        if all(_same(path.first(item), value, read) for path, value, read in wanted)
+        and all(_text(path.first(item)) in values for path, values in find.among)
+    }
+    if len(names) > 1:  # one may be of another session
+        return Inconclusive("the look-up shows several, and not which of them it is", there=True)
+    for name in names:
+        if not (name and name.isprintable()):  # lone surrogates among them: no name of anything
+            return Inconclusive("the look-up names what cannot be asked for", there=True)
+        target = (recipe.read_target or "").replace("{id}", quote(name, safe=""))
+        return Ask(target, asked.page, reading=name)
     return None
+
+
+def _text(value: object) -> str | None:
+    return str(value) if isinstance(value, str | int | float) else None
+
+
+def _same(value: object, wanted: str, read: Callable[[str], object]) -> bool:
+    """Whether it is there, and what was wanted. `read`: as what the two are compared."""
+    text = _text(value)
+    return text is not None and read(text) == read(wanted)
+
+
+def _number(text: str) -> object:
+    """An amount: with the zeros that one writes and another does not it is still the same."""
+    try:
+        return Decimal(text).normalize()
+    except InvalidOperation:
+        return text
 
 
 def _next_page(
@@ -209,8 +234,9 @@ def _read(
     profile: GatewayProfile, session: Session, name: str, facts: WireFacts, now_ms: int
 ) -> Found | Inconclusive:
     result = classify(facts, profile, now_ms=now_ms)
-    if result.status not in SPEAKS_FOR_THE_KEY:
-        there = result.status is AttemptStatus.UNKNOWN and facts.status == HTTPStatus.OK
+    shown = facts.status == HTTPStatus.OK  # of a refusal the rules say what it means to a payment
+    if not shown or result.status not in SPEAKS_FOR_THE_KEY:
+        there = shown and result.status is AttemptStatus.UNKNOWN
         return Inconclusive(f"{name} does not say whether it was charged", there)
     if result.status is not AttemptStatus.SUCCEEDED and not settled(profile, session, now_ms):
         return Inconclusive(f"{name} is not charged, but the gateway may still be at it", True)
@@ -262,37 +288,5 @@ def _fill(
     absence = recipe.absence
     if absence is not None and seconds_since_send(session, now_ms) >= absence.after:
         reach = now_ms // 1000 + _CLOCK_SLACK_SECONDS  # all there is, or it would prove nothing
-    return _expand(
-        template.replace("{since}", str(first // 1000 - _CLOCK_SLACK_SECONDS)).replace(
-            "{until}", str(reach)
-        ),
-        session,
-        partial(quote, safe=""),
-    )
-
-
-def _expand(text: str, session: Session, written: Callable[[str], str] = str) -> str:
-    """The session's own names in a text. `written`: how that kind of text writes them."""
-    names = {
-        "{gateway_key}": session.gateway_key,
-        "{order}": session.order_ref,
-        "{amount}": session.amount,
-    }
-    for slot, name in names.items():
-        text = text.replace(slot, written(name or ""))
-    return text
-
-
-def filled_body(body: str, session: Session) -> bytes:
-    """A body with the session's names in it, as JSON or XML writes them."""
-    xml = kind_of(body.encode()) is BodyKind.XML
-    return _expand(body, session, escape if xml else _in_json).encode()
-
-
-def _in_json(name: str) -> str:
-    return json.dumps(name)[1:-1]
-
-
-def void_target(target: str, session: Session) -> str:
-    """Where it goes."""
-    return _expand(target, session, partial(quote, safe=""))
+    dated = template.replace("{since}", str(first // 1000 - _CLOCK_SLACK_SECONDS))
+    return filled_target(dated.replace("{until}", str(reach)), session)

@@ -530,7 +530,9 @@ def _evidence_found(session: Session, event: ev.EvidenceFound, changes: _Changes
         changes["late_evidence"] = True  # voided, while the charge was heard of by another way
     proved = session.outcome is _UNKNOWN and outcome is _NOT_CHARGED and event.status is _VOIDED
     if proved and event.next_key is not None:  # nothing else makes a new key
-        changes["generation"], changes["gateway_key"] = session.generation + 1, event.next_key
+        changes["generation"] = session.generation + 1
+        if session.gateway_key is not None:  # what bears no key is not known by one later on
+            changes["gateway_key"] = event.next_key
     return _move_after(session, outcome, event.status, settled=True)
 
 

@@ -245,7 +245,9 @@ class KeyModel(Model):
     `idempotency_key`, not `payment.key`.
     """
     form: str | None = None
-    """A field of the request's form."""
+    """A field of the request's form. In a body, Holdfast puts its own only where `Content-Type`
+    says that it is such a body.
+    """
     nowhere: bool = False
     """`true`: there is no key. Then the class can only be `B_lookup` or `D_none`. Why: nearly
     every gateway takes one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.core import bodyfields
 from proxy.core.bodyfields import MAX_VALUE_LENGTH, body_values
 from proxy.core.policy import BodyField
 from tests.support.building import a_request
@@ -150,3 +151,13 @@ def test_a_place_may_be_known_in_one_form_only() -> None:
     assert body_values(a_request(b'{"a":1,"b":2}', JSON), places) == {"a": "1", "b": None}
     only_form = {"b": BodyField(form="b")}
     assert body_values(a_request(b"{broken", JSON), only_form) == {"b": None}
+
+
+def test_xml_is_read_only_where_something_stands_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading it takes long, and whoever calls it XML may send as much as a route allows."""
+    read: list[bytes] = []
+    monkeypatch.setattr(bodyfields, "document", lambda body, _: read.append(body))
+    body_values(a_request(b"<a/>", "application/xml"), PLACES)
+    assert not read
+    body_values(a_request(b"<a/>", "application/xml"), {"order": BodyField(xml="a")})
+    assert read == [b"<a/>"]

@@ -44,6 +44,10 @@ def test_a_path_leads_to_a_value(body: bytes, kind: BodyKind, path: str, value: 
         (b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", BodyKind.XML),
         (b"<a/>\xff", BodyKind.XML),
         (b"", BodyKind.XML),
+        (b'<?xml version="1.0" encoding="x-none"?><a>1</a>', BodyKind.XML),
+        # Each of these would keep every other payment waiting for as long as it took.
+        (b"<a>" * 100_000 + b"</a>" * 100_000, BodyKind.XML),
+        (b"<a>%s</a>" % (b"<i/>" * 300_000), BodyKind.XML),
     ],
 )
 def test_what_cannot_be_read_leads_nowhere(body: bytes, kind: BodyKind) -> None:

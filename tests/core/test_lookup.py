@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from proxy.core.documents import BodyKind, document
 from proxy.core.jsonpath import parse_json_path
 from proxy.core.lookup import (
     Ask,
@@ -19,10 +20,8 @@ from proxy.core.lookup import (
     begin,
     can_read,
     confirms,
-    filled_body,
     proceed,
     proves,
-    void_target,
 )
 from proxy.core.profile import (
     MAX_PROCESSING_SECONDS,
@@ -34,7 +33,8 @@ from proxy.core.profile import (
     rules_by_status,
 )
 from proxy.core.reasons import Reason
-from proxy.core.session import Attempt
+from proxy.core.session import Attempt, Session
+from proxy.core.slots import filled_body, filled_target
 from proxy.core.states import AttemptStatus
 from proxy.core.wire import Phase, WireFacts
 from proxy.settings.values import Gateway
@@ -291,6 +291,17 @@ def test_a_thing_that_says_nothing(stripe: Gateway, facts: WireFacts) -> None:
     assert found.there is (facts.status == 200)  # something is there, whatever it is
 
 
+@pytest.mark.parametrize("status", [401, 402, 404, 503])
+def test_a_refused_look_up_proves_nothing(stripe: Gateway, status: int) -> None:
+    """Whatever such an answer to a payment means: a credential ran out, and nobody was declined."""
+    rules = [Rule(((400, 599),), (), (), Verdict.DECLINED)]
+    blunt = dataclasses.replace(stripe.profile, rules=rules_by_status(rules))
+    refused = answered({"status": "failed"}, status)
+    recipe = stripe.profile.lookups["payment-intent"]
+    found = proceed(recipe, blunt, LOST, READING, refused, now_ms=SETTLED)
+    assert isinstance(found, Inconclusive)
+
+
 # --- nothing there, and what it proves -----------------------------------------------------------
 
 ABSENCE = Absence(after=600.0, confirmations=3)
@@ -365,13 +376,13 @@ def test_a_payment_is_read_by_its_order_at_once(stripe: Gateway) -> None:
 def test_only_the_declared_answer_says_that_there_is_none(stripe: Gateway) -> None:
     """Another 404 may come from anybody on the way: a wrong path, say."""
     asked = begin(BY_ORDER, stripe.profile, ORDERED, RIPE)
-    for document, status, kind in (
+    for said, status, kind in (
         ({"code": "no_such"}, 404, Nothing),
         ({}, 404, Inconclusive),
         (b"<html>", 404, Inconclusive),
         ({"code": "no_such"}, 500, Inconclusive),
     ):
-        facts = answered(document, status)
+        facts = answered(said, status)
         found = proceed(BY_ORDER, stripe.profile, ORDERED, asked, facts, now_ms=RIPE)
         assert isinstance(found, kind)
 
@@ -389,7 +400,7 @@ ITS_ORDER = {"match": ((parse_json_path("order"), "{order}"),)}
 def test_among_an_orders_payments_the_charged_one_is_read(
     stripe: Gateway, recipe: LookupRecipe
 ) -> None:
-    """Newest first stands what failed; without a word on their state, that one is taken."""
+    """Newest first stands what failed; without a word on their state, none is taken."""
     any_state = listing(recipe, id=parse_json_path("id"), **ITS_ORDER)
     states = ((parse_json_path("state"), ("paid", "pending")),)
     charged = listing(any_state, among=states)
@@ -398,10 +409,11 @@ def test_among_an_orders_payments_the_charged_one_is_read(
         {"id": "pi_0", "order": "another", "state": "paid"},
         {"id": "pi_1", "order": "o/1", "state": "paid"},
     )
-    for wanted, name in ((charged, "pi_1"), (any_state, "pi_2")):
-        found = proceed(wanted, stripe.profile, ORDERED, Ask(SEARCH), shown, now_ms=SETTLED)
-        assert isinstance(found, Ask)
-        assert found.reading == name
+    found = proceed(charged, stripe.profile, ORDERED, Ask(SEARCH), shown, now_ms=SETTLED)
+    assert isinstance(found, Ask)
+    assert found.reading == "pi_1"
+    which = proceed(any_state, stripe.profile, ORDERED, Ask(SEARCH), shown, now_ms=SETTLED)
+    assert isinstance(which, Inconclusive)
 
 
 def test_found_by_its_order_only_a_charge_counts(stripe: Gateway, recipe: LookupRecipe) -> None:
@@ -440,4 +452,74 @@ def test_the_key_is_written_as_json_writes_it() -> None:
     """A key may hold a quote; it must not end the text it stands in."""
     odd = replace(LOST, gateway_key='k"1')
     assert filled_body('{"key": "{gateway_key}"}', odd) == b'{"key": "k\\"1"}'
-    assert void_target("/void/{gateway_key}", odd) == "/void/k%221"
+    assert filled_target("/void/{gateway_key}", odd) == "/void/k%221"
+
+
+def found_by(recipe: LookupRecipe, stripe: Gateway, session: Session, *items: object) -> Step:
+    """What a list with these items leads to, late enough that an absence would count."""
+    proving = dataclasses.replace(recipe, absence=ABSENCE)
+    return proceed(proving, stripe.profile, session, Ask("/l"), page(*items), now_ms=RIPE)
+
+
+def by(recipe: LookupRecipe, *match: tuple[str, str]) -> LookupRecipe:
+    """Found on a list by these."""
+    return listing(
+        recipe,
+        match=tuple((parse_json_path(path), value) for path, value in match),
+        id=parse_json_path("id"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [("10.50", 10.5), ("10.5", "10.50"), ("10", "10.00"), ("1000", 1000), ("1e3", "1000")],
+)
+def test_an_amount_is_a_number(
+    stripe: Gateway, recipe: LookupRecipe, sent: str, shown: object
+) -> None:
+    """Written otherwise it is the same payment; taken for absent, it would be charged again."""
+    paid = replace(ORDERED, amount=sent)
+    recipe = by(recipe, ("order", "{order}"), ("amount", "{amount}"))
+    item = {"id": "p-1", "order": "o/1", "amount": shown}
+    assert found_by(recipe, stripe, paid, item) == Ask("/v1/payment_intents/p-1", reading="p-1")
+    for other in ({**item, "amount": "10.51"}, {**item, "amount": "ten"}, {**item, "order": "1"}):
+        assert not isinstance(found_by(recipe, stripe, paid, other), Ask)
+
+
+def test_what_is_not_there_has_no_name(stripe: Gateway, recipe: LookupRecipe) -> None:
+    """Somebody's order is called `None`; every payment without an order would be his."""
+    nobody = replace(ORDERED, order_ref="None")
+    recipe = by(recipe, ("order", "{order}"))
+    for item in ({"id": "p-1"}, {"id": "p-1", "order": None}, {"id": "p-1", "order": {}}):
+        assert not isinstance(found_by(recipe, stripe, nobody, item), Ask)
+    named = {"id": "p-1", "order": "None"}
+    assert isinstance(found_by(recipe, stripe, nobody, named), Ask)
+    unnamed = {"order": "None"}
+    assert isinstance(found_by(recipe, stripe, nobody, unnamed), Inconclusive)
+
+
+def test_of_several_payments_none_is_taken_for_it(stripe: Gateway, recipe: LookupRecipe) -> None:
+    """One by another key for the same order was declined: this one may be charged all the same."""
+    recipe = by(recipe, ("order", "{order}"))
+    items = [{"id": "p-2", "order": "o/1"}, {"id": "p-1", "order": "o/1"}]
+    found = found_by(recipe, stripe, ORDERED, *items)
+    assert isinstance(found, Inconclusive)
+    assert found.there
+    # What a list tells twice is one.
+    assert isinstance(found_by(recipe, stripe, ORDERED, items[0], items[0]), Ask)
+
+
+def test_what_looks_like_a_slot_in_a_name_is_none(stripe: Gateway, recipe: LookupRecipe) -> None:
+    """A template that nobody filled in: looked for under another name, it would not be there."""
+    odd = replace(ORDERED, gateway_key="pay-{order}", amount="{order}")
+    recipe = by(recipe, ("key", "{gateway_key}"))
+    assert isinstance(found_by(recipe, stripe, odd, {"id": "p-1", "key": "pay-{order}"}), Ask)
+    assert filled_body('{"key": "{gateway_key}"}', odd) == b'{"key": "pay-{order}"}'
+
+
+def test_the_order_is_written_as_xml_writes_it() -> None:
+    """Also between quotes: it must not say more than its name."""
+    odd = replace(ORDERED, order_ref="a'\"<b>")
+    body = filled_body("<find order='{order}' or=\"{order}\"/>", odd)
+    read = document(body, BodyKind.XML)
+    assert read == {"find": {"@order": "a'\"<b>", "@or": "a'\"<b>"}}

@@ -773,3 +773,15 @@ async def test_bytes_with_the_old_key_do_not_leave_after_the_proof(tmp_path: Pat
     assert dict(lab.gateway.seen[-1].headers)["Idempotency-Key"] == "k-2"
     assert (await lab.only_session()).state is State.COMPLETED
     await lab.close()
+
+
+async def test_what_bears_no_key_is_never_looked_for_by_one(tmp_path: Path) -> None:
+    """Nor once a person has said that nothing was charged, and the next send is a new attempt."""
+    lab = lab_of(tmp_path, SEARCHED, "B_lookup, key: {nowhere: true}")
+    await lose_one(lab, "o-1")
+    await asyncio.sleep(130)
+    await lab.commands.not_charged((await lab.only_session()).id, "their desk says so")
+    await lose_one(lab, "o-1")
+    assert (await until_proved(lab, NONE_THERE)).outcome is Outcome.UNKNOWN
+    assert (await lab.only_session()).gateway_key is None
+    await lab.close()

@@ -14,7 +14,7 @@ from proxy.core.profile import GatewayClass, GatewayProfile
 from proxy.core.session import Session
 from proxy.core.states import Outcome, State
 from proxy.flow import attempts
-from tests.support.lab import Lab, pay, settings_from
+from tests.support.lab import Lab, RequestHead, pay, settings_from
 
 pytestmark = pytest.mark.looptime
 
@@ -65,12 +65,24 @@ def keys(lab: Lab, header: str) -> list[str | None]:
 async def test_a_key_in_the_body_is_the_same_on_every_send(mine: Lab) -> None:
     """The caller sent none: Holdfast's own goes in, and again with the repeat."""
     mine.gateway.will(mine.gateway.loses_answer(), mine.gateway.answers(200, PAID))
-    request = pay(target="/pay", body=b'{"amount": 1999}', order="o-1")
-    assert (await mine.merchant_sends(request, "mine")).body == PAID
+    (method, target, headers), body = pay(target="/pay", body=b'{"amount": 1999}', order="o-1")
+    named = (*(h for h in headers if h[0] != "Content-Type"), ("Content-Type", "application/json"))
+    assert (
+        await mine.merchant_sends((RequestHead(method, target, named), body), "mine")
+    ).body == PAID
     first, second = (send.body for send in mine.gateway.seen)
     assert first == second
     key = (await mine.only_session()).gateway_key
     assert first == b'{"idempotency_key":"%s","amount": 1999}' % (key or "").encode()
+
+
+async def test_a_body_of_another_kind_is_sent_once(mine: Lab) -> None:
+    """A key in it would be where the gateway need not look, and protect no repeat."""
+    mine.gateway.will(mine.gateway.loses_answer())
+    form = pay(target="/pay", body=b"{}", order="o-1")  # says that it is a form
+    await mine.merchant_sends(form, "mine")
+    assert [send.body for send in mine.gateway.seen] == [b"{}"]
+    assert (await mine.only_session()).outcome is Outcome.UNKNOWN
 
 
 async def test_the_callers_key_in_the_body_is_its_payment(mine: Lab) -> None:
@@ -108,6 +120,26 @@ async def test_a_route_without_a_key_is_sent_once(mine: Lab) -> None:
     assert answer.status == 504
     assert len(mine.gateway.seen) == 1
     assert (await mine.only_session()).outcome is Outcome.UNKNOWN
+
+
+async def test_what_a_caller_calls_the_same_is_one_payment(mine: Lab) -> None:
+    """An `Idempotency-Key` that the gateway does not read: its repeat is not sent a second time."""
+    mine.gateway.will(mine.gateway.loses_answer())
+    for _ in range(2):
+        await mine.merchant_sends(pay(key="k-1", target="/capture", body=b"{}"), "mine")
+    assert len(mine.gateway.seen) == 1
+    assert (await mine.only_session()).outcome is Outcome.UNKNOWN
+
+
+async def test_a_key_that_the_caller_says_elsewhere_leads_to_one(mine: Lab) -> None:
+    """Where the gateway reads it stands Holdfast's own, the same for the same."""
+    mine.gateway.will(mine.gateway.answers(200, PAID))
+    answers = [
+        await mine.merchant_sends(pay(key="k-1", target="/refund", body=b"{}"), "mine")
+        for _ in range(2)
+    ]
+    assert [answer.body for answer in answers] == [PAID, PAID]
+    assert keys(mine, "X-Refund-Idempotency") == [(await mine.only_session()).gateway_key]
 
 
 async def test_a_routes_answers_are_read_by_its_own_rules_first(mine: Lab) -> None:
