@@ -564,7 +564,9 @@ class Resolver:
         else:
             value = self._environ.get(wanted.env or "")
             if not value:
-                self._wrong(place, f"the environment variable {wanted.env} is not set")
+                # Any other name may be the secret itself, written there by mistake.
+                name = wanted.env if wanted.env and wanted.env.isupper() else "that `env` names"
+                self._wrong(place, f"the environment variable {name} is not set")
         if value and not (value.isascii() and value.isprintable()):
             self._wrong(place, "the credential is not printable ASCII text")
         return v.Credential(wanted.header, value, wanted.sees_all) if value else None

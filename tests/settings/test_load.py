@@ -659,7 +659,7 @@ DEFAULTS__RETRY__MAX_ATTEMPTS=x => defaults.retry.max_attempts: should be a whol
 STORE=                          => store: should be text, not empty
 STORE=99999999999999999999      => store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 STORE__FILE=x                   => store: should be text, not keys with values
-GATEWAYS__G__ROUTES__0__NAME=x  => gateways.g.routes: should be a list, like [a, b], not keys with values
+GATEWAYS__G__ROUTES__0__NAME=x  => gateways.g.routes: should be a list, [a, b] or `- ` before each item, not keys with values
 GATEWAYS__G__LISTEN=127.0.0.1:8082 => gateways.g.listen: 127.0.0.1:8082 is already used by listen.admin (127.0.0.1:8082)
 DEFAULTS____RETRY=x             => defaults.: unknown key; known here: breaker, budget, concurrency, max_answer, max_body, retry, timeouts
 """  # noqa: E501 -- messages as they are printed
