@@ -26,12 +26,13 @@ _BUILT_IN = Path(__file__).parent.parent / "gateways"
 _ROUNDS = 12
 # What stands in for a required key that is missing or was left out, so that the rest of it can be
 # looked at; chosen so that no check between fields has anything to say about it.
+STAND_IN_PATH = "/stand-in"
 _STAND_INS: dict[str, Data] = {
     "listen": "127.0.0.1:0",
     "upstream": "http://stand-in",
-    "match": {"methods": ["GET"], "path": "/stand-in"},
+    "match": {"methods": ["GET"], "path": STAND_IN_PATH},
     "methods": ["GET"],
-    "path": "/stand-in",
+    "path": STAND_IN_PATH,
     "title": "stand-in",
     "idempotency": {"class": "D_none", "window": "3650d"},
     "class": "D_none",
@@ -203,16 +204,14 @@ def _wanted(model: type[BaseModel], place: Place, detail: Any) -> str:
     wanted, written = _WANTED[detail["type"]], detail["input"]
     if detail["type"] != "model_type":
         return f"{wanted}, not {_kind_of(written)}"
-    if place[-1] in _SECRETS:
-        return "{env: NAME}: the secret itself stands in that variable, never in the file"
+    if place[-1] in {"lookup_credential", "secret"}:  # what stands there is not printed
+        return "{env: NAME}, the variable that holds it; no secret stands here"
     # `gateways: {stripe: , profile: stripe}` is what a lost indentation makes.
     astray = str(place[-1]) in _fields_at(model, place)
     hint = f"; as a key of one of the {place[-2]} it is indented further" if astray else ""
     return f"{wanted}, not {_kind_of(written)}{hint}"
 
 
-# Where a secret is named: what stands there by mistake is not printed.
-_SECRETS = frozenset({"lookup_credential", "secret"})
 # In how many other places a key may stand for all of them to be told.
 _FEW = 4
 # What pydantic calls it → what people do.

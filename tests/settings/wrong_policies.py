@@ -151,7 +151,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     lookup_credential: Bearer rk_live_1
-=> 5:5: gateways.g.lookup_credential: should be {env: NAME}: the secret itself stands in that variable, never in the file
+=> 5:5: gateways.g.lookup_credential: should be {env: NAME}, the variable that holds it; no secret stands here
 
 ## a secret as its name
 gateways:
@@ -787,8 +787,8 @@ gateways:
     upstream: "https://gw.example"
     profile: stripe
     routes:
-      - {name: a, match: {methods: [POST], path: /a}, lookup: payment-intents}
-=> 7:55: gateways.g.routes[0].lookup: the profile has no look-up 'payment-intents'; did you mean 'payment-intent'?
+      - {name: a, match: {methods: [POST], path: /a}, session: durable, lookup: payment-intents}
+=> 7:73: gateways.g.routes[0].lookup: the profile has no look-up 'payment-intents'; did you mean 'payment-intent'?
 
 ## two routes
 gateways:
@@ -801,7 +801,48 @@ gateways:
       - {name: a, match: {methods: [PUT], path: /a}}
 => 8:10: gateways.g.routes[2].name: two routes are named 'a'
 
+## route behind a wider one
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: any, match: {methods: [POST, PUT], path: "/pay/**"}, session: durable}
+      - {name: other, match: {methods: [GET], path: /pay/1/refund}}
+      - {name: refund, match: {methods: [POST], path: "/pay/{id}/refund"}, session: durable}
+=> 8:24: gateways.g.routes[2].match: route 'any' before it takes all of its requests, so it would never apply
+
+## payment settings without durable
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: a, match: {methods: [POST], path: /a}, order_lock: body, keep_request: true}
+=> 6:55: gateways.g.routes[0].order_lock: means nothing unless the route says `session: durable`
+=> 6:73: gateways.g.routes[0].keep_request: means nothing unless the route says `session: durable`
+
+## path of another language
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: a, match: {methods: [POST], path: /a}, order: {json: $.order.id, xml: /order/id}}
+=> 6:63: gateways.g.routes[0].order.json: '$.order.id' is not a path: names with dots between them, like transaction.status
+=> 6:81: gateways.g.routes[0].order.xml: '/order/id' is not a path: names with dots between them, like transaction.status
+
 #### between settings
+## connect longer than attempt
+GATEWAY
+defaults: {timeouts: {connect: 11s}}
+=> 2:23: defaults.timeouts.connect: is longer than attempt (10s), so it would never apply
+
+## first wait longer than the longest
+GATEWAY
+defaults: {retry: {backoff: {initial: 6s}}}
+=> 2:30: defaults.retry.backoff.initial: is longer than max (5s)
+
 ## attempt longer than total
 GATEWAY
 defaults: {timeouts: {attempt: 40s}}
@@ -1023,7 +1064,7 @@ gateways:
     listen: '127.0.0.1:8080'
     upstream: 'https://gw.example'
     webhook: {secret: whsec_1}
-=> 6:15: gateways.stripe.webhook.secret: should be keys with values, not the text 'whsec_1'
+=> 6:15: gateways.stripe.webhook.secret: should be {env: NAME}, the variable that holds it; no secret stands here
 
 ## webhook of a gateway that has none
 gateways:
