@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from proxy.core.policy import SessionKind
-from proxy.core.routing import compile_template
+from proxy.core.routing import compile_template, is_safe
 from proxy.settings import schema as s
 from proxy.settings.profiles import STAND_IN_PATH
 from proxy.settings.yaml_lines import Path as Place
@@ -27,7 +27,9 @@ def route_mistakes(
             why = f"route {first!r} before it takes all of its requests, so it would never apply"
             yield (number, "match"), why
         if route.session is SessionKind.EPHEMERAL:
-            for key in sorted(_OF_PAYMENTS & wrote.model_fields_set):
+            reads = any(map(is_safe, route.match.methods))  # what changes something is sent once
+            keys = _OF_PAYMENTS if reads else _OF_PAYMENTS | {"retry"}
+            for key in sorted(keys & wrote.model_fields_set):
                 yield (number, key), "means nothing unless the route says `session: durable`"
 
 

@@ -38,7 +38,7 @@ BEYOND_A_SCHEMA = {
     "replay-longer-than-keep", "horizon", "credential-env", "credential-file",
     "a-secret-as-its-name",
     "connect-longer-than-attempt", "first-wait-longer-than-the-longest", "route-behind-a-wider-one",
-    "payment-settings-without-durable",
+    "payment-settings-without-durable", "repeats-without-durable",
     "a-condition-that-could-charge-twice", "a-condition-that-one-of-the-gateways-makes-unsafe",
     "statuses-that-could-charge-twice", "a-hint-that-the-profile-does-not-know",
     "breaker-slow-ratio-alone", "breaker-slow-call", "operation-nobody-has", "operation-slow-call",

@@ -370,7 +370,7 @@ def test_lowering_the_limit_lowers_the_automatic_share(tmp_path: Path) -> None:
         gateway(
             "    retry: {max_attempts: 2}\n"
             "    routes:\n"
-            "      - {name: once, match: {methods: [POST], path: /a}, retry: {max_attempts: 1}}\n"
+            "      - {name: once, match: {methods: [GET], path: /a}, retry: {max_attempts: 1}}\n"
             "defaults: {retry: {max_attempts: 3, automatic_attempts: 3}}\n"
         ),
         tmp_path,

@@ -822,6 +822,16 @@ gateways:
 => 6:55: gateways.g.routes[0].order_lock: means nothing unless the route says `session: durable`
 => 6:73: gateways.g.routes[0].keep_request: means nothing unless the route says `session: durable`
 
+## repeats without durable
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: mandate, match: {methods: [POST], path: /m}, retry: {max_attempts: 2}}
+      - {name: list, match: {methods: [GET], path: /m}, retry: {max_attempts: 2}}
+=> 6:61: gateways.g.routes[0].retry: means nothing unless the route says `session: durable`
+
 ## path of another language
 gateways:
   g:
@@ -979,7 +989,8 @@ gateways:
       - {name: payment, match: {methods: [POST], path: "/p"}, retry: {on: [not_sent, {status: [429]}], risk: may_charge_twice}}
       - {name: search, match: {methods: [POST], path: "/s"}, retry: {on: [attempt_timeout], risk: may_charge_twice}}
 => 6:104: gateways.g.routes[0].retry.risk: nothing in `on` is a risk here (class D_none); leave it out
-=> 7:93: gateways.g.routes[1].retry.risk: nothing in `on` is a risk here (class D_none); leave it out
+=> 7:62: gateways.g.routes[1].retry: means nothing unless the route says `session: durable`
+=> 7:93: gateways.g.routes[1].retry.risk: nothing in `on` is a risk here (the route is not durable); leave it out
 
 ## keep shorter than replay
 GATEWAY
