@@ -388,10 +388,6 @@ class Resolver:
             total = written_duration(timeouts.total)
             message = f"is longer than total ({total}), so it would never apply"
             self._wrong((*place, "timeouts", "attempt"), message)
-        if "connect" in fields and timeouts.connect > timeouts.attempt:
-            attempt = written_duration(timeouts.attempt)
-            message = f"is longer than attempt ({attempt}), so it would never apply"
-            self._wrong((*place, "timeouts", "connect"), message)
         backoff = retry.backoff
         if "initial" in waits and backoff.initial > backoff.max:
             message = f"is longer than max ({written_duration(backoff.max)})"

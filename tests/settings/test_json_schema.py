@@ -37,7 +37,7 @@ BEYOND_A_SCHEMA = {
     "automatic-above-max", "automatic-above-inherited-max", "keep-shorter-than-replay",
     "replay-longer-than-keep", "horizon", "credential-env", "credential-file",
     "a-secret-as-its-name",
-    "connect-longer-than-attempt", "first-wait-longer-than-the-longest", "route-behind-a-wider-one",
+    "first-wait-longer-than-the-longest", "route-behind-a-wider-one",
     "payment-settings-without-durable", "repeats-without-durable",
     "a-condition-that-could-charge-twice", "a-condition-that-one-of-the-gateways-makes-unsafe",
     "statuses-that-could-charge-twice", "a-hint-that-the-profile-does-not-know",

@@ -843,11 +843,6 @@ gateways:
 => 6:81: gateways.g.routes[0].order.xml: '/order/id' is not a path: names with dots between them, like transaction.status
 
 #### between settings
-## connect longer than attempt
-GATEWAY
-defaults: {timeouts: {connect: 11s}}
-=> 2:23: defaults.timeouts.connect: is longer than attempt (10s), so it would never apply
-
 ## first wait longer than the longest
 GATEWAY
 defaults: {retry: {backoff: {initial: 6s}}}
