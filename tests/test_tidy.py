@@ -63,6 +63,7 @@ TESTED_ELSEWHERE = {
     "settings/facts.py": "tests/settings/test_load.py",
     "settings/lookups.py": "tests/settings/test_load.py",
     "settings/resolve.py": "tests/settings/test_load.py",
+    "settings/routes.py": "tests/settings/test_load.py",
     "settings/texts.py": "tests/settings/test_load.py, tests/settings/test_json_schema.py",
     "settings/secret_files.py": "tests/settings/test_load.py",
     "settings/profiles.py": "tests/settings/test_load.py",

@@ -97,6 +97,7 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
             written_duration(known.resend_horizon),
             "idempotency.window",
         ),
+        **({"retry.on": ("all that are safe", "idempotency.class")} if not route.retry.on else {}),
         "breaker.probe": (_probe(resolved, route.operation), "the profile's probe"),
     }
     held = [_as_it_holds(one, *follows.get(one.name, (one.value, ""))) for one in held]

@@ -21,6 +21,7 @@ from proxy.settings.lookups import (
     with_parameters,
 )
 from proxy.settings.profiles import nearest
+from proxy.settings.routes import route_mistakes
 from proxy.settings.webhooks import build_recipe, recipe_mistakes
 from proxy.settings.yaml_lines import Document
 from proxy.settings.yaml_lines import Path as Place
@@ -129,16 +130,14 @@ def check_profile(  # noqa: C901 -- a list of checks
     for code in model.errors.refusals:
         if code not in known:
             wrong(("errors", "refusals", code), f"there is no such refusal{nearest(code, known)}")
-    seen: set[str] = set()
+    for place, why in route_mistakes(model.routes, model.routes):
+        wrong(("routes", *place), why)
     for number, route in enumerate(model.routes):
         if route.lookup is not None and route.lookup not in model.lookups:
             message = (
                 f"there is no look-up {route.lookup!r}{nearest(route.lookup, [*model.lookups])}"
             )
             wrong(("routes", number, "lookup"), message)
-        if route.name in seen:
-            wrong(("routes", number, "name"), f"two routes are named {route.name!r}")
-        seen.add(route.name)
     for name, recipe in model.lookups.items():
         filled = with_parameters(recipe, dict.fromkeys(model.parameters, "x"))
         for place, why in lookup_mistakes(filled, model.max_processing_time):

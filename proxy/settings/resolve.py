@@ -26,6 +26,7 @@ from proxy.settings import values as v
 from proxy.settings.facts import build_profile, check_profile, promise_mistakes, promising, rules_of
 from proxy.settings.profiles import Profiles, nearest
 from proxy.settings.retries import Layer, retry_mistakes, risk_mistakes
+from proxy.settings.routes import route_mistakes
 from proxy.settings.secret_files import read_secret, secret_from
 from proxy.settings.texts import written_duration
 from proxy.settings.webhooks import webhook_mistakes
@@ -288,18 +289,17 @@ class Resolver:
         self, model: s.GatewayModel, profile_file: s.ProfileFile, here: Place
     ) -> Iterator[tuple[Place, s.RouteModel]]:
         of_profile = {route.name: route for route in profile_file.routes}
-        written: set[str] = set()
-        for number, route in enumerate(model.routes):
+        hold = [merged(of_profile.get(route.name, route), route) for route in model.routes]
+        for at, why in route_mistakes(model.routes, hold):
+            self._wrong((*here, "routes", *at), why)
+        for number, inherited in enumerate(hold):
             place = (*here, "routes", number)
-            if route.name in written:
-                self._wrong((*place, "name"), f"two routes are named {route.name!r}")
-            written.add(route.name)
-            inherited = merged(of_profile.get(route.name, route), route)
             if inherited.lookup is not None and inherited.lookup not in profile_file.lookups:
                 known = nearest(inherited.lookup, [*profile_file.lookups])
                 message = f"the profile has no look-up {inherited.lookup!r}{known}"
                 self._wrong((*place, "lookup"), message)
             yield place, inherited
+        written = {route.name for route in model.routes}
         for route in profile_file.routes:
             if route.name not in written:
                 yield here, route
@@ -378,10 +378,20 @@ class Resolver:
         """`wrote` is what stands at this layer itself; nothing given: all of it."""
         here = wrote or (timeouts, retry)
         fields = {name for layer in here if layer is not None for name in layer.model_fields_set}
+        waits = {
+            name
+            for layer in here
+            if isinstance(layer, s.RetryModel)
+            for name in layer.backoff.model_fields_set
+        }
         if "attempt" in fields and timeouts.attempt > timeouts.total:
             total = written_duration(timeouts.total)
             message = f"is longer than total ({total}), so it would never apply"
             self._wrong((*place, "timeouts", "attempt"), message)
+        backoff = retry.backoff
+        if "initial" in waits and backoff.initial > backoff.max:
+            message = f"is longer than max ({written_duration(backoff.max)})"
+            self._wrong((*place, "retry", "backoff", "initial"), message)
         if "total" in fields and timeouts.total >= self._model.session.expires_after:
             expiry = written_duration(self._model.session.expires_after)
             message = f"is not shorter than session.expires_after ({expiry})"
@@ -564,7 +574,7 @@ class Resolver:
         else:
             value = self._environ.get(wanted.env or "")
             if not value:
-                self._wrong(place, f"the environment variable {wanted.env} is not set")
+                self._wrong(place, _not_set(wanted.env))
         if value and not (value.isascii() and value.isprintable()):
             self._wrong(place, "the credential is not printable ASCII text")
         return v.Credential(wanted.header, value, wanted.sees_all) if value else None
@@ -595,7 +605,7 @@ class Resolver:
             return value
         value = self._environ.get(model.env or "") or None
         if value is None:
-            self._wrong(place, f"the environment variable {model.env} is not set")
+            self._wrong(place, _not_set(model.env))
         return value
 
     def _ca_file(self, model: s.GatewayModel, here: Place) -> Path | None:
@@ -670,3 +680,9 @@ def _address_of(origin: str) -> v.Address:
 def _address(text: str) -> v.Address:
     host, _, port = text.rpartition(":")
     return v.Address(host.strip("[]"), int(port))
+
+
+def _not_set(env: str | None) -> str:
+    """Names a variable that looks like one; anything else may be the secret itself."""
+    name = env if env and env.isupper() else "that `env` names"
+    return f"the environment variable {name} is not set"

@@ -105,6 +105,9 @@ def _template(value: str) -> str:
 
 
 def _json_path(value: str) -> str:
+    if value.startswith("$") or value.count("/") > 1:  # how XPath, JSON Pointer and JSONPath look
+        message = f"{value!r} is not a path: names with dots between them, like transaction.status"
+        raise ValueError(message)
     parse_json_path(value)
     return value
 
@@ -283,7 +286,7 @@ JsonPathText = Annotated[
     AfterValidator(_json_path),
     _text(
         "path in JSON",
-        rf"(?![.]|$)(?:{_KEY})?(?:\.?{_ITEM}(?:{_KEY})?|\.{_KEY})*",
+        rf"(?!\$|.*/.*/)(?![.]|$)(?:{_KEY})?(?:\.?{_ITEM}(?:{_KEY})?|\.{_KEY})*",
         "a place in JSON, like metadata.order_id or items[0].id",
     ),
 ]

@@ -103,7 +103,10 @@ def test_without_it_nothing_is_agreed(tmp_path: Path) -> None:
             "{secret: {file: gone}}",
             "secret.file: cannot read the secret file: No such file or directory",
         ),
-        ("{secret: whsec_1}", "secret: should be keys with values, not the text 'whsec_1'"),
+        (
+            "{secret: whsec_1}",
+            "secret: should be {env: NAME}, the variable that holds it; no secret stands here",
+        ),
         (
             "{forward_to: shop}",
             "forward_to: write a whole address, like https://shop.example.com/webhooks (no user)",
