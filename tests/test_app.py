@@ -197,6 +197,7 @@ OPENED = [
     "background work begins",
     "background work begins",
     "background work begins",
+    "background work begins",
     "a gateway's door is open",
     "a gateway's door is open",
     "a door of our own is open",
