@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 
 from proxy.settings import schema as s
 from proxy.settings.json_schema import Text, policy_schema, printed, profile_schema, texts
+from proxy.settings.texts import written_default
 from proxy.telemetry.families import Counter
 from proxy.telemetry.metrics import Metrics
 
@@ -93,7 +94,7 @@ def _complain(place: str, field: FieldInfo, text: Text) -> None:
     where = f"proxy/settings/schema.py: {place}"
     if not text.does:
         raise WrongError(f'{where}: say what it does in a docstring below it: """…"""')
-    default = None if field.is_required() else s.written_default(field)
+    default = None if field.is_required() else written_default(field)
     plain = isinstance(default, BaseModel) or default in (None, [], {}, "")
     if not plain and not text.why:
         raise WrongError(f"{where}: its default is {default}; end its text with `Why: …`")
@@ -102,7 +103,7 @@ def _complain(place: str, field: FieldInfo, text: Text) -> None:
 def _default(field: FieldInfo, *, required: bool) -> str:
     if required:
         return "required"
-    match s.written_default(field):
+    match written_default(field):
         case None:
             words = "none"
         case BaseModel():

@@ -358,6 +358,15 @@ ROWS: dict[str, list[Panel]] = {
             rate_by("gateway", "holdfast_sessions_recovered_total", ROUTE),
             unit="reqps",
         ),
+        lines(
+            "Webhooks by what came of them",
+            "What gateways said by themselves. refused: forged, too old, or no secret is set. "
+            "unproved: it proves nothing and the gateway cannot be asked. not_forwarded: the "
+            "merchant's endpoint did not take it, and the gateway sends it again.",
+            rate_by("verdict", "holdfast_webhooks_total", GATEWAY),
+            unit="reqps",
+            stacked=True,
+        ),
     ],
     "The gateway": [
         lines(

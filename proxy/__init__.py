@@ -13,7 +13,7 @@ Rooms, from the inside out:
   `tasks.py` background tasks
 - `spool.py`    outcomes that the store could not take, until it can
 - `background/` the janitor (time), the reconciler and the prober (ask the gateway)
-- `web/`        HTTP in: the gateway listeners, the session API, health and metrics
+- `web/`        HTTP in: the gateway listeners, the session API, webhooks, health and metrics
 - `app.py`      wires it all; `cli.py` starts it; `demo/` is the simulated gateway and its traffic
 
 One rule: a room may import what stands lower in this list of layers, never higher; rooms on one

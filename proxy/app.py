@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -36,6 +38,7 @@ from proxy.flow.pipeline import Pipeline
 from proxy.flow.reconcile import Reconcile
 from proxy.flow.saver import Saver
 from proxy.flow.walk import Lane, Walks
+from proxy.flow.webhooks import Webhooks
 from proxy.keyring import KEY_BYTES, Keyring, read_keys, read_or_make_keys
 from proxy.ports import Recorder, SessionStore, Upstream
 from proxy.settings.defaults import MAX_ATTEMPTS
@@ -56,6 +59,7 @@ from proxy.web.breakers import Breakers
 from proxy.web.forward import Forward
 from proxy.web.listeners import Listeners, check_parser
 from proxy.web.sessions_api import SessionsApi
+from proxy.web.webhooks import WebhooksDoor
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,7 @@ class Holdfast:
             _ = tasks.start(work.run(), name)
         gatekeeper = Gatekeeper(settings.tokens, keyring)
         sessions = SessionsApi(commands, store, keyring, gatekeeper, clock, self._audit)
+        webhooks = Webhooks(commands, store, recorder, clock, keyring.digest)
         gauges = Gauges(
             metrics=self._metrics,
             store=store,
@@ -185,9 +190,7 @@ class Holdfast:
             breakers=Breakers(self._lanes, gatekeeper, self._audit),
         )
         self._open.push_async_callback(self._listeners.close)
-        # The same on every replica of an installation, so that a loop through two is one too.
-        via = f"holdfast-{keyring.digest('via')[:8]}"
-        return await self._open_doors(sessions, admin, via)
+        return await self._open_doors(WebhooksDoor(webhooks, self._lanes, sessions), admin, keyring)
 
     async def _open_store(self, recorder: Recorder, keyring: Keyring) -> SessionStore:
         settings = self._settings
@@ -208,12 +211,21 @@ class Holdfast:
         for name, gateway in self._settings.gateways.items():
             limits = gateway.limits, gateway.budget
             admissions = Admissions(name, *limits, self._clock, self._recorder)
-            self._lanes[name] = make_lane(gateway, self._open_upstream(gateway), admissions)
+            upstream = self._open_upstream(gateway.upstream, gateway.ca_file)
+            merchant = self._open_merchant(gateway)
+            self._lanes[name] = make_lane(gateway, upstream, admissions, merchant)
 
-    def _open_upstream(self, gateway: Gateway) -> LeanUpstream:
-        upstream = LeanUpstream(gateway.upstream, ca_file=gateway.ca_file)
+    def _open_upstream(self, origin: str, ca_file: Path | None) -> LeanUpstream:
+        upstream = LeanUpstream(origin, ca_file=ca_file)
         self._open.push_async_callback(upstream.close)
         return upstream
+
+    def _open_merchant(self, gateway: Gateway) -> LeanUpstream | None:
+        """The way to where its webhooks are forwarded."""
+        if gateway.webhook.forward_to is None:
+            return None
+        where = urlsplit(gateway.webhook.forward_to)
+        return self._open_upstream(f"{where.scheme}://{where.netloc}", None)
 
     def _open_audit(self) -> AuditFile | None:
         if self._settings.audit is None:
@@ -250,8 +262,10 @@ class Holdfast:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         return Keyring(*read_or_make_keys(path), read_again=partial(read_keys, path))
 
-    async def _open_doors(self, sessions: SessionsApi, admin: Admin, via: str) -> Doors:
+    async def _open_doors(self, sessions: WebhooksDoor, admin: Admin, keyring: Keyring) -> Doors:
         settings, listeners = self._settings, self._listeners
+        # The same on every replica of an installation, so that a loop through two is one too.
+        via = f"holdfast-{keyring.digest('via')[:8]}"
         self._metrics.config_last_reload_successful.set(1)
         opened: dict[str, Address] = {}
         for name, gateway in settings.gateways.items():
@@ -295,7 +309,7 @@ class Holdfast:
         before, gateways = self._settings.gateways, policy.settings.gateways
         # What is under way keeps the connections it has.
         moved = {
-            name: self._open_upstream(gateway)
+            name: self._open_upstream(gateway.upstream, gateway.ca_file)
             for name, gateway in gateways.items()
             if (gateway.upstream, gateway.ca_file) != (before[name].upstream, before[name].ca_file)
         }
@@ -304,8 +318,10 @@ class Holdfast:
         for name, gateway in gateways.items():
             lane = self._lanes[name]
             lane.admissions.use(gateway.limits, gateway.budget)
-            upstream = moved.get(name, lane.upstream)
-            self._lanes[name] = lane = make_lane(gateway, upstream, lane.admissions)
+            upstream, merchant = moved.get(name, lane.upstream), lane.merchant
+            if gateway.webhook.forward_to != before[name].webhook.forward_to:
+                merchant = self._open_merchant(gateway)
+            self._lanes[name] = lane = make_lane(gateway, upstream, lane.admissions, merchant)
             self._forwards[name].use(lane)
 
     async def stop(self) -> None:
@@ -342,7 +358,9 @@ def _named(setting: str, where: Address) -> Iterator[None]:
         raise OSError(message) from None
 
 
-def make_lane(gateway: Gateway, upstream: Upstream, admissions: Admissions) -> Lane:
+def make_lane(
+    gateway: Gateway, upstream: Upstream, admissions: Admissions, merchant: Upstream | None = None
+) -> Lane:
     """A gateway as a walk through it needs it, route by route."""
     credential = gateway.lookup_credential
     lane = Lane(
@@ -354,6 +372,8 @@ def make_lane(gateway: Gateway, upstream: Upstream, admissions: Admissions) -> L
         admissions=admissions,
         lookup_credential=() if credential is None else ((credential.header, credential.value),),
         lookup_sees_all=credential is not None and credential.sees_all,
+        webhook=gateway.webhook,
+        merchant=merchant,
     )
     of_routes = {r: replace(lane, profile=known) for r, known in gateway.of_routes.items()}
     return replace(lane, of_routes=of_routes)

@@ -16,7 +16,7 @@ from proxy.demo.dialects import DIALECTS
 from proxy.demo.faults import FaultPlan
 from proxy.demo.run import DemoOptions, run_demo
 from proxy.demo.simulator import Simulator
-from proxy.settings.schema import parse_listen
+from proxy.settings.texts import parse_listen
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ _REQUEST = re.compile(r"([A-Z]{1,20}) (?:https?://[^/\s]+)?(/\S*)(?: HTTP/[0-9.]
 _STATUS = re.compile(r"HTTP/[0-9.]+ ([1-5][0-9]{2})(?: (.*))?")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
 _EXPECT = re.compile(r"#\s*expect:(.*)")
+_MISSPELT = re.compile(r"#\s*expect(s|ed)?\s*:", re.IGNORECASE)
 _BETWEEN = b"###"
 
 
@@ -86,6 +87,8 @@ class _Reader:
         expected: list[str] = []
         while self._more() and (not self._line() or self._line().startswith("#")):
             found = _EXPECT.fullmatch(self._line())
+            if found is None and _MISSPELT.match(self._line()):
+                self._refuse("what must be true of it stands behind `# expect:`")
             words = found[1].split(",") if found is not None else []
             expected += [word.strip() for word in words if word.strip()]
             self._next += 1

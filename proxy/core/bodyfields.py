@@ -1,4 +1,4 @@
-"""Read named values out of a request body, JSON or form, where a profile or policy says they
+"""Read named values out of a request body, JSON, form or XML, where a profile or policy says they
 stand.
 """
 
@@ -35,8 +35,7 @@ def body_values(
         if kind == "application/json" or kind.endswith("+json"):
             return _from_json(body, places)
         if kind in _XML:
-            paths = {name: place.xml if place else None for name, place in places.items()}
-            return _at_paths(document(body, BodyKind.XML) if any(paths.values()) else None, paths)
+            return _from_xml(body, places)
     except (ValueError, RecursionError):  # not UTF-8, not JSON, or nested without end
         pass
     return dict.fromkeys(places)
@@ -67,6 +66,19 @@ def _form_value(value: bytes) -> str | None:
 def _from_json(body: bytes, places: Mapping[str, BodyField | None]) -> dict[str, str | None]:
     paths = {name: place.json if place else None for name, place in places.items()}
     return _at_paths(json.loads(body) if any(paths.values()) else None, paths)
+
+
+def _from_xml(body: bytes, places: Mapping[str, BodyField | None]) -> dict[str, str | None]:
+    """As written, else with `_` for `-`: Braintree takes `order-id` from some SDKs and `order_id`
+    from others.
+    """
+    paths = {name: place.xml if place else None for name, place in places.items()}
+    read = document(body, BodyKind.XML) if any(paths.values()) else None
+    written = _at_paths(read, paths)
+    others = _at_paths(
+        read, {name: path and path.replace("-", "_") for name, path in paths.items()}
+    )
+    return {name: value or others[name] for name, value in written.items()}
 
 
 def _at_paths(read: object, paths: Mapping[str, str | None]) -> dict[str, str | None]:

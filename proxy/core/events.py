@@ -245,6 +245,20 @@ class RequestRefused(Struct, frozen=True, gc=False):
     code: str
 
 
+class WebhookHeard(Struct, frozen=True, gc=False):
+    """A gateway said something by itself, and what came of it."""
+
+    gateway: str
+    verdict: str
+
+
+class WebhooksUnheard(Struct, frozen=True, gc=False):
+    """A gateway's webhooks are all refused, and why; told once."""
+
+    gateway: str
+    why: str
+
+
 class WalkEnded(Struct, frozen=True, gc=False):
     """A request was answered: how long it took, and how much of that was Holdfast's own time.
 
@@ -344,6 +358,7 @@ class PolicyRefused(Struct, frozen=True, gc=False):
 Rare = (
     NewKeySeen
     | BreakerMoved
+    | WebhooksUnheard
     | PolicyReloaded
     | PolicyRefused
     | StoreAway
@@ -356,5 +371,12 @@ Rare = (
     | OutcomeSaved
 )
 Fact = (
-    RetrySuppressed | DuplicateSeen | RequestRefused | WalkEnded | AttemptTimed | StoreTimed | Rare
+    RetrySuppressed
+    | DuplicateSeen
+    | RequestRefused
+    | WebhookHeard
+    | WalkEnded
+    | AttemptTimed
+    | StoreTimed
+    | Rare
 )

@@ -1,9 +1,10 @@
 """Who a payment is, and what a second request for it gets.
 
 The key of a payment is the client's own, else the session it names, else the order it names, else
-the `Idempotency-Key` that it sends though its gateway reads none there, else a generated one. The
-gateway key is derived from the same identity (never from a clock or a session's id that Holdfast
-made), so that even the loss of the whole store leads to the same key at the gateway.
+the `Idempotency-Key` that it sends though its gateway reads none there, else the order in its body
+(where the route says that this one locks), else a generated one. The gateway key is derived from
+the same identity (never from a clock or a session's id that Holdfast made), so that even the loss
+of the whole store leads to the same key at the gateway.
 """
 
 from __future__ import annotations
@@ -40,14 +41,16 @@ class KeySource(StrEnum):
     CLIENT = "client"
     SESSION = "session"
     ORDER = "order"
+    BODY = "body"
     GENERATED = "generated"
 
 
 # Bound once: reaching a member through its enum costs more than what is done with it.
-_CLIENT, _SESSION, _ORDER, _GENERATED = (
+_CLIENT, _SESSION, _ORDER, _IN_BODY, _GENERATED = (
     KeySource.CLIENT,
     KeySource.SESSION,
     KeySource.ORDER,
+    KeySource.BODY,
     KeySource.GENERATED,
 )
 _BODY, _OFF = OrderLock.BODY, OrderLock.OFF
@@ -115,6 +118,8 @@ def identify(  # noqa: PLR0913 -- the parts of an identity, each from another pl
         source, name = _ORDER, f"{named_order}\n{fingerprint}\n{generation}"
     elif (told := normal_key(request.values.get(KEY_HEADER, ""))) is not None:
         source, name = _CLIENT, told
+    elif body_order is not None and route.order_lock is _BODY:
+        source, name = _IN_BODY, f"{body_order}\n{fingerprint}\n{generation}"
     else:
         source, name = _GENERATED, random_key()
     scope, text = (tenant, route.name, source), name.encode()
@@ -142,8 +147,22 @@ def next_gateway_key(digest: Digest, session: Session) -> str:
     A client's own key is the first, as it was sent; every later one is made of the one before, so
     that the same proofs lead to the same keys.
     """
-    parts = (session.tenant or "", session.gateway_key or "", str(session.generation + 1))
-    return digest("next gateway key", *parts)[:32]
+    return _key_after(digest, session, session.gateway_key or "", session.generation)
+
+
+def _key_after(digest: Digest, session: Session, key: str, generation: int) -> str:
+    return digest("next gateway key", session.tenant or "", key, str(generation + 1))[:32]
+
+
+def had_key(digest: Digest, session: Session, key: str) -> bool:
+    """Whether that is the session's gateway key, or one before it."""
+    for first in range(session.generation, 0, -1):
+        later = key
+        for generation in range(first, session.generation):
+            later = _key_after(digest, session, later, generation)
+        if later == session.gateway_key:
+            return True
+    return False
 
 
 class Duplicate(StrEnum):
@@ -207,11 +226,14 @@ def may_supersede(session: Session, identity: Identity) -> bool:
     """Whether a request that only names its order may start over under a new generation.
 
     A client with a key of its own says "new try" with a new key; one that names only the order
-    cannot, so once the earlier try is closed without a charge the next request is the new try.
+    cannot, so once the earlier try is closed without a charge the next request is the new try. One
+    that only says it in the body, as it always did, means another try after a decline as well.
     """
     closed = {State.CANCELLED, State.EXPIRED, State.FAILED_MAX_RETRIES}
+    if identity.source is _IN_BODY:
+        closed.add(State.DECLINED)
     return (
-        identity.source is _ORDER
+        identity.source in {_ORDER, _IN_BODY}
         and session.state in closed
         and session.outcome is Outcome.NOT_CHARGED
     )

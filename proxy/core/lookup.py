@@ -7,22 +7,19 @@ be at it. It counts only where the profile says so, later than that, and confirm
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote
-from xml.sax.saxutils import escape
 
 from proxy.core.classify import classify, fits
 from proxy.core.coding import plain
-from proxy.core.documents import NO_DOCUMENT, BodyKind, document, kind_of
+from proxy.core.documents import NO_DOCUMENT, document, kind_of
 from proxy.core.events import VoidAsked
 from proxy.core.profile import GatewayProfile, ListRecipe, LookupRecipe
 from proxy.core.session import Session
+from proxy.core.slots import expand, filled_body, filled_target
 from proxy.core.states import SPEAKS_FOR_THE_KEY, AttemptStatus
 from proxy.core.wire import WireFacts
 
@@ -125,7 +122,8 @@ def proceed(
     if asked.reading is not None:
         if _says_there_is_none(recipe, facts):
             return _nothing(recipe, session, now_ms)
-        return _read(profile, session, asked.reading, facts, now_ms)
+        step = _read(profile, session, asked.reading, facts, now_ms)
+        return step if recipe.find is None else _its_own(recipe.find, step)
     if facts.status != HTTPStatus.OK or recipe.find is None:
         return Inconclusive(f"the look-up was answered with status {facts.status}")
     body = plain(facts.body, {name.lower(): value for name, value in facts.headers})
@@ -147,13 +145,14 @@ def _search(
 ) -> Ask | Inconclusive | None:
     """The payment on a page of the list, if it is there."""
     wanted = [
-        (path, _expand(value, session), _number if value == "{amount}" else str)
+        (path, expand(value, session), _number if value == "{amount}" else str)
         for path, value in find.match
     ]
     names = {
         _text(find.id.first(item)) or ""
         for item in find.items.values(shown)
         if all(_same(path.first(item), value, read) for path, value, read in wanted)
+        and all(_text(path.first(item)) in values for path, values in find.among)
     }
     if len(names) > 1:  # one may be of another session
         return Inconclusive("the look-up shows several, and not which of them it is", there=True)
@@ -244,6 +243,15 @@ def _read(
     return Found(result.status, name, facts)
 
 
+def _its_own(find: ListRecipe, step: Found | Inconclusive) -> Found | Inconclusive:
+    """What is not charged under the order's name may be an earlier try of it, while this one is
+    charged and not yet listed.
+    """
+    if isinstance(step, Inconclusive) or step.status is AttemptStatus.SUCCEEDED or find.by_key:
+        return step
+    return Inconclusive(f"{step.reference} is not charged, but may be another try", there=True)
+
+
 def may_be_void(profile: GatewayProfile, session: Session, now_ms: int) -> bool:
     """Whether it was just voided, perhaps: a charge that a look-up sees may be gone by now."""
     asked = [step.at for step in session.timeline if step.event == VoidAsked.__name__]
@@ -280,41 +288,5 @@ def _fill(
     absence = recipe.absence
     if absence is not None and seconds_since_send(session, now_ms) >= absence.after:
         reach = now_ms // 1000 + _CLOCK_SLACK_SECONDS  # all there is, or it would prove nothing
-    return _expand(
-        template.replace("{since}", str(first // 1000 - _CLOCK_SLACK_SECONDS)).replace(
-            "{until}", str(reach)
-        ),
-        session,
-        partial(quote, safe=""),
-    )
-
-
-_SLOT = re.compile(r"\{(gateway_key|order|amount)\}")
-
-
-def _expand(text: str, session: Session, written: Callable[[str], str] = str) -> str:
-    """The session's own names in a text. `written`: how that kind of text writes them. What looks
-    like a slot in a name is none.
-    """
-    key, order, amount = session.gateway_key, session.order_ref, session.amount
-    names = {"gateway_key": key, "order": order, "amount": amount}
-    return _SLOT.sub(lambda slot: written(names[slot[1]] or ""), text)
-
-
-def filled_body(body: str, session: Session) -> bytes:
-    """A body with the session's names in it, as JSON or XML writes them."""
-    xml = kind_of(body.encode()) is BodyKind.XML
-    return _expand(body, session, _in_xml if xml else _in_json).encode()
-
-
-def _in_xml(name: str) -> str:
-    return escape(name, {'"': "&quot;", "'": "&apos;"})
-
-
-def _in_json(name: str) -> str:
-    return json.dumps(name)[1:-1]
-
-
-def void_target(target: str, session: Session) -> str:
-    """Where it goes."""
-    return _expand(target, session, partial(quote, safe=""))
+    dated = template.replace("{since}", str(first // 1000 - _CLOCK_SLACK_SECONDS))
+    return filled_target(dated.replace("{until}", str(reach)), session)

@@ -125,6 +125,17 @@ class SessionPolicy:
     lease: float
 
 
+@dataclass(frozen=True, slots=True)
+class WebhookPolicy:
+    """What is agreed with a gateway about its webhooks: the secret they are signed with, the
+    address the gateway calls (some sign it too), and where the merchant takes them himself.
+    """
+
+    secret: str | None = field(default=None, repr=False)
+    url: str | None = None
+    forward_to: str | None = None
+
+
 class SessionKind(StrEnum):
     """Durable sessions are journaled before every send; ephemeral ones live in memory."""
 

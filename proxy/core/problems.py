@@ -57,16 +57,15 @@ def problem(
     unsure = refusal in _UNSURE
     must_name = _must_name(session, unsure=unsure)
     safe = row.safe_to_repeat and not must_name
+    detail = f"{row.detail} {_NAME_IT}" if must_name else row.detail
     document: dict[str, object] = {
         "type": f"/problems/{row.code}",
         "title": row.title,
         "status": status,
-        "detail": row.detail,
+        "detail": detail,
         "anythingSent": session is not None and (unsure or any(a.sent for a in session.attempts)),
         "safeToRepeat": safe,
     }
-    if must_name:
-        document["detail"] = f"{row.detail} {_NAME_IT}"
     if session is not None:
         document |= {
             "sessionId": session.id,
@@ -77,7 +76,7 @@ def problem(
     if retry_after_ms is not None:
         document["retryAfterMs"] = retry_after_ms
     if profile is not None:
-        document |= _in_its_form(profile.error_form, refusal, status, form)
+        document |= _in_its_form(profile.error_form, refusal, status, form, detail)
     headers: list[tuple[str, str]] = [
         ("Content-Type", "application/problem+json"),
         ("Cache-Control", "no-store"),
@@ -130,7 +129,7 @@ def _phrase(status: int) -> str:
 
 
 def _in_its_form(
-    errors: ErrorForm, refusal: Refusal, status: int, form: RefusalForm
+    errors: ErrorForm, refusal: Refusal, status: int, form: RefusalForm, detail: str
 ) -> dict[str, Any]:
     """What the gateway's own SDK reads: its exception is picked by it."""
     row = refusal.value
@@ -138,7 +137,7 @@ def _in_its_form(
     slots = {
         "{type}": form.error_type or errors.types[0 if caller else 1],
         "{code}": row.code.replace("-", "_"),
-        "{message}": f"{row.title}. {row.detail}",
+        "{message}": f"{row.title}. {detail}",
         "{status}": status,
     }
     return {key: _filled(value, slots) for key, value in errors.body.items()}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from proxy.core.documents import BodyKind
 from proxy.core.jsonpath import JsonPath
 from proxy.core.keys import KeyPlace
+from proxy.core.webhooks import WebhookRecipe
 
 # Longer than any SDK's own time-out (80 s), for gateways that do not tell theirs.
 MAX_PROCESSING_SECONDS = 120.0
@@ -137,9 +138,10 @@ class RetryHint:
 class ListRecipe:
     """How a payment is found among others.
 
-    `target` is asked page by page; the first item under `items` for which every `match` holds
-    names the thing (`id`). `{gateway_key}`, `{order}`, `{amount}`, `{since}` and `{until}` (epoch
-    seconds) are filled in. With a `body` it is asked by POST.
+    `target` is asked page by page; the first item under `items` for which every `match` holds, and
+    which has one of the values of each `among`, names the thing (`id`). `{gateway_key}`, `{order}`,
+    `{amount}`, `{since}` and `{until}` (epoch seconds) are filled in. With a `body` it is asked by
+    POST.
     """
 
     target: str
@@ -151,6 +153,13 @@ class ListRecipe:
     more: JsonPath | None = None
     max_pages: int = 10
     body: str | None = None
+    among: tuple[tuple[JsonPath, tuple[str, ...]], ...] = ()
+
+    @property
+    def by_key(self) -> bool:
+        """Whether what is found was made by this very request. An order may have others."""
+        texts = (self.target, self.body or "", *(value for _, value in self.match))
+        return any("{gateway_key}" in text for text in texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,3 +259,4 @@ class GatewayProfile:
     # is evidence, "nothing happened yet" is not, and the connection is kept for a late answer.
     max_processing_time: float = MAX_PROCESSING_SECONDS
     links: Links | None = None  # none: its answers go back byte for byte
+    webhooks: WebhookRecipe | None = None

@@ -65,9 +65,10 @@ def decide(
     policy: RetryPolicy, result: AttemptResult, situation: Situation, jitter: float
 ) -> Verdict:
     """The verdict after an attempt. `jitter` is a random number in [0, 1)."""
-    if result.reason is None:
-        # A definite answer. If it speaks only for this send (REJECTED) while an earlier one is
-        # open, there is still nothing to gain from a repeat: the bytes are refused.
+    if result.reason is None or situation.outcome is Outcome.CHARGED:
+        # A definite answer, or a charge that was heard of by another way meanwhile. If an answer
+        # speaks only for this send (REJECTED) while an earlier one is open, there is still nothing
+        # to gain from a repeat: the bytes are refused.
         unsettled = situation.outcome is Outcome.UNKNOWN
         return GiveUp(Suppressed.GATEWAY_SAYS_NO) if unsettled else Settled()
     suppressed = _suppressed(result, situation)

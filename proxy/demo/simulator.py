@@ -27,7 +27,7 @@ _SLOW_SECONDS = 0.2
 _REFUSED = {Fault.THROTTLED: 429, Fault.UNAVAILABLE: 503, Fault.UNAVAILABLE_LATER: 503}
 
 JsonObject = dict[str, Any]
-_Scope = tuple[str, str, str]  # credential, path, key
+_Scope = tuple[str, str, str]  # account, path, key
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +128,13 @@ class Simulator:
         """The idempotency key, or None where the gateway takes none."""
         raise NotImplementedError
 
-    def key_format(self, request: web.Request) -> str:
+    def key_format(self, _request: web.Request) -> str:
         """The pattern of a key that the gateway takes."""
-        del request
         return ".*"
+
+    def account(self, request: web.Request) -> str:
+        """Whose the keys are."""
+        return request.headers.get("Authorization") or request.headers.get("X-API-Key") or ""
 
     def order(self, request: web.Request, parameters: JsonObject) -> str:
         """The merchant's name for what is paid."""
@@ -221,12 +224,10 @@ class Simulator:
             return self._told(asked, done, fault)
         if not re.fullmatch(self.key_format(asked.request), asked.key):
             return self.trouble(400)
-        headers = asked.request.headers
-        credential = headers.get("Authorization") or headers.get("X-API-Key") or ""
-        scope = credential, asked.request.path if self.keys_per_path else "", asked.key
+        path = asked.request.path if self.keys_per_path else ""
+        scope = self.account(asked.request), path, asked.key
         said = json.dumps([asked.request.path, asked.parameters], sort_keys=True)
-        kept = self._keys.get(scope)
-        if kept is None:
+        if (kept := self._keys.get(scope)) is None:
             kept = self._keys[scope] = _Kept(said)
             done = await self._perform(asked, execute, fault)
             self._keep(scope, done, fault)
@@ -253,8 +254,8 @@ class Simulator:
             self._keys[scope].answer = done
 
     def _told(self, asked: Asked, done: Answer, fault: Fault) -> Answer:
-        said = self.trouble(500) if fault is Fault.FAILED_AFTER else done
-        return self.given(asked, said, replayed=False)
+        failed = fault is Fault.FAILED_AFTER
+        return self.given(asked, self.trouble(500) if failed else done, replayed=False)
 
     def _response(self, answer: Answer) -> web.Response:
         return web.Response(

@@ -458,14 +458,7 @@ class Attempts:
         """
         profile = walk.lane.profile
         gave_up = isinstance(verdict, GiveUp)
-        # A refusal of the repeat (429, 401, …) is about the repeat, and so is a decline at risk:
-        # handed on, it would tell the backend that nothing was charged, which nobody knows.
-        misleading = (
-            session.durable
-            and session.outcome is _UNKNOWN
-            and walk.result is not None
-            and walk.result.status in _OF_THIS_SEND
-        )
+        misleading = _misleads(walk, session)
         if walk.last_answer is not None and not misleading:
             return forwarded(walk.last_answer, session, profile, gave_up=gave_up)
         reason = Reason.NOT_EXECUTED if misleading else Reason.INTERNAL_ERROR
@@ -487,6 +480,19 @@ def _untold(walk: Walk, reason: Reason, *, retry_after_ms: int | None = None) ->
     walk.settled_elsewhere = walk.session.state in _SETTLED
     session, profile = walk.session, walk.lane.profile
     return without_answer(session, profile, reason, retry_after_ms=retry_after_ms)
+
+
+def _misleads(walk: Walk, session: Session) -> bool:
+    """Whether the answer says no to the repeat alone (429, 401, "this key was used"; at risk, a
+    decline too). Handed on, it would tell the backend that nothing was charged, which nobody knows.
+    """
+    if walk.result is None or not session.durable or session.outcome is not _UNKNOWN:
+        return False
+    if walk.result.status in _OF_THIS_SEND:
+        return True
+    answer = walk.last_answer
+    a_no = answer is not None and 400 <= answer.status < 500  # noqa: PLR2004 -- to an SDK, all 4xx
+    return a_no and any(attempt.status in OPEN for attempt in session.attempts[:-1])
 
 
 async def _no_key() -> None:

@@ -137,20 +137,27 @@ class Commands:
         looked up first. A gateway that is slow to tell is not waited for.
         """
         session = await self.get(session_id)
-        lane = self._lane(session)
-        busy = session.in_flight or session_id in self._walks.by_session
-        if lane is None or busy or session.outcome is not Outcome.UNKNOWN:
-            return session
-        looked = self._looked.get(session_id)
+        looked = self.look_up_now(session)
         if looked is None:
-            if not self._reconcile.possible(lane, session):
-                return session
-            looked = self._looked[session_id] = asyncio.get_running_loop().create_future()
-            _ = self._tasks.start(self._look_for_readers(lane, session, looked), "look up")
+            return session
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_READER_WAITS_SECONDS):
                 await asyncio.shield(looked)
         return await self._store.get(session_id) or session
+
+    def look_up_now(self, session: Session) -> asyncio.Future[None] | None:
+        """Have the gateway asked about a session of which nobody knows whether it was charged: once
+        a second at most, however many want it. When that is done; None if it is not asked.
+        """
+        lane = self._lane(session)
+        busy = session.in_flight or session.id in self._walks.by_session
+        if lane is None or busy or session.outcome is not Outcome.UNKNOWN:
+            return None
+        looked = self._looked.get(session.id)
+        if looked is None and self._reconcile.possible(lane, session):
+            looked = self._looked[session.id] = asyncio.get_running_loop().create_future()
+            _ = self._tasks.start(self._look_for_readers(lane, session, looked), "look up")
+        return looked
 
     async def _look_for_readers(
         self, lane: Lane, session: Session, looked: asyncio.Future[None]

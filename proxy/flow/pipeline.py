@@ -273,6 +273,12 @@ class Pipeline:
         answer = await self._admitted(walk)
         if walk.settled_elsewhere or walk.elsewhere:
             return await self._elsewhere(walk.lane, walk.session)
+        told_before = walk.result is not None and walk.result.replayed
+        if told_before and walk.session.outcome is Outcome.UNKNOWN:
+            # It would only be told so again: what became of the first one has to be looked up.
+            await self._look_up(walk)
+            if not walk.session.live and walk.session.outcome is not Outcome.UNKNOWN:
+                return await self._closed(walk.lane, walk.session, closed_verdict(walk.session))
         return answer
 
     async def _admitted(self, walk: Walk) -> Answer:
@@ -409,10 +415,7 @@ class Pipeline:
         what is known.
         """
         self._walks.enter(walk)
-        self._held.keep(walk.session.id, walk.request)
-        with contextlib.suppress(TimeoutError):  # the client does not wait for every page
-            async with asyncio.timeout(walk.deadline - self._clock.monotonic()):
-                walk.session = await self._reconcile.once(walk.lane, walk.session)
+        await self._look_up(walk)
         session = walk.session
         if session.outcome is Outcome.UNKNOWN:
             return without_answer(session, walk.lane.profile, Reason.ATTEMPT_TIMEOUT)
@@ -421,6 +424,13 @@ class Pipeline:
         if session.live:
             return without_answer(session, walk.lane.profile, Reason.NOT_ALLOWED)
         return await self._closed(walk.lane, session, closed_verdict(session))
+
+    async def _look_up(self, walk: Walk) -> None:
+        """One step, with the credential of the request at hand."""
+        self._held.keep(walk.session.id, walk.request)
+        with contextlib.suppress(TimeoutError):  # the client does not wait for every page
+            async with asyncio.timeout(walk.deadline - self._clock.monotonic()):
+                walk.session = await self._reconcile.once(walk.lane, walk.session)
 
     def _duplicate(self, walk: Walk, verdict: Duplicate) -> None:
         self._recorder.note(ev.DuplicateSeen(walk.lane.name, walk.route.name, verdict))

@@ -21,6 +21,7 @@ from proxy.core.reasons import Reason
 from proxy.core.recovery import may_be_voided, next_lookup_at, ripe
 from proxy.core.retrying import key_moved, promised
 from proxy.core.session import Session, apply
+from proxy.core.slots import filled_body, filled_target
 from proxy.core.states import AttemptStatus, Outcome, State
 from proxy.core.wire import Headers
 from proxy.flow.answer import forwarded, without_answer
@@ -257,8 +258,7 @@ class Reconcile:
         asked = await self._updated(lane, session, intend)
         if not intended:
             return asked
-        target = lookup.void_target(void.target, asked)
-        body = lookup.filled_body(void.body, asked)
+        target, body = filled_target(void.target, asked), filled_body(void.body, asked)
         facts = await lane.upstream.send(_post(target, body, credential))
         voided, now = fits(facts, void.proves), self._clock.now_ms()
 

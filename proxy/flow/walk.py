@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from proxy.core.events import ResumedBy
-from proxy.core.policy import RoutePolicy
+from proxy.core.policy import RoutePolicy, WebhookPolicy
 from proxy.core.profile import GatewayProfile
 from proxy.core.results import AttemptResult
 from proxy.core.routing import RouteTable
@@ -52,6 +52,8 @@ class Lane:
     admissions: Admissions
     lookup_credential: Headers
     lookup_sees_all: bool = False
+    webhook: WebhookPolicy = field(default_factory=WebhookPolicy)
+    merchant: Upstream | None = None  # the way to where webhooks are forwarded
     # Where something else is known of a route than of its gateway: the lane as that route has it.
     of_routes: Mapping[str, Lane] = field(default_factory=dict)
 

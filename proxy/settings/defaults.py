@@ -49,6 +49,8 @@ DRAIN_TIMEOUT: Final = 15.0
 HELD_REQUEST_BYTES: Final = 64 * 1024 * 1024
 
 MAX_PROCESSING_TIME: Final = MAX_PROCESSING_SECONDS
+# How old a signed webhook may be: what Stripe's SDKs take [_webhook.py].
+WEBHOOK_TOLERANCE: Final = 300.0
 # Three quarters of the gateway's own window: clocks differ, and retries take time.
 RESEND_HORIZON_SHARE: Final = 0.75
 

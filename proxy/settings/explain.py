@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from proxy.settings import schema as s
 from proxy.settings.load import Policy
 from proxy.settings.profiles import at, unwrapped
+from proxy.settings.texts import parse_duration, written_default, written_duration
 from proxy.settings.values import Gateway
 from proxy.settings.yaml_lines import Document, as_written
 from proxy.settings.yaml_lines import Path as Place
@@ -93,9 +94,10 @@ def _at_gateway(policy: Policy, name: str, method: str, path: str) -> Explained:
     follows = {  # what may come to something else than is written, and from which setting
         "retry.automatic_attempts": (str(route.retry.automatic_attempts), "retry.max_attempts"),
         "idempotency.resend_horizon": (
-            s.written_duration(known.resend_horizon),
+            written_duration(known.resend_horizon),
             "idempotency.window",
         ),
+        **({"retry.on": ("all that are safe", "idempotency.class")} if not route.retry.on else {}),
         "breaker.probe": (_probe(resolved, route.operation), "the profile's probe"),
     }
     held = [_as_it_holds(one, *follows.get(one.name, (one.value, ""))) for one in held]
@@ -121,7 +123,7 @@ def _as_it_holds(held: Held, value: str, source: str) -> Held:
 def _same(one: str, other: str) -> bool:
     """Whether two values are written alike, or are the same time in other units."""
     try:
-        return bool(s.parse_duration(one) == s.parse_duration(other))
+        return bool(parse_duration(one) == parse_duration(other))
     except ValueError:
         return one == other
 
@@ -154,7 +156,7 @@ def _held(
             written = as_written(at(document.data, place))
             yield Held(f"{prefix}{key}", written, document.origin(place))
         else:
-            yield Held(f"{prefix}{key}", as_written(s.written_default(field)), _DEFAULT)
+            yield Held(f"{prefix}{key}", as_written(written_default(field)), _DEFAULT)
 
 
 def _has(layer: _Layer, name: str) -> bool:

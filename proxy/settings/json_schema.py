@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from proxy.core.refusals import Refusal
 from proxy.settings import schema as s
+from proxy.settings.texts import written_default
 
 # What editors know best.
 _DIALECT = "http://json-schema.org/draft-07/schema#"
@@ -99,7 +100,7 @@ def _describe(
         if text is not None:
             why = f" Why this default: {text.why}" if text.why else ""
             part["description"] = _LINK.sub(r"\1", text.does + why)
-        default = None if field.is_required() else s.written_default(field)
+        default = None if field.is_required() else written_default(field)
         if default is not None and not isinstance(default, BaseModel):
             part["default"] = default
         if "patternProperties" in part:

@@ -12,6 +12,7 @@ from pathlib import Path
 from proxy.settings.profiles import (
     OWN_PROFILES,
     Profiles,
+    at,
     nearest,
     profiles_beside,
     profiles_for,
@@ -154,8 +155,9 @@ def _check_variables(document: Document, environ: Mapping[str, str]) -> None:
     gateways = data.get("gateways")
     known = [*VARIABLES]
     for gateway in gateways.values() if isinstance(gateways, dict) else ():
-        credential = gateway.get("lookup_credential") if isinstance(gateway, dict) else None
-        known += [str(credential.get("env"))] if isinstance(credential, dict) else []
+        for path in (("lookup_credential", "env"), ("webhook", "secret", "env")):
+            named = at(gateway, path)
+            known += [named] if isinstance(named, str) else []
     for variable in environ:
         ours = variable.startswith(PREFIX) and not variable.startswith(OVERRIDE_PREFIX)
         if ours and variable not in known:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,13 @@ _BUILT_IN = Path(__file__).parent.parent / "gateways"
 _ROUNDS = 12
 # What stands in for a required key that is missing or was left out, so that the rest of it can be
 # looked at; chosen so that no check between fields has anything to say about it.
+STAND_IN_PATH = "/stand-in"
 _STAND_INS: dict[str, Data] = {
     "listen": "127.0.0.1:0",
     "upstream": "http://stand-in",
-    "match": {"methods": ["GET"], "path": "/stand-in"},
+    "match": {"methods": ["GET"], "path": STAND_IN_PATH},
     "methods": ["GET"],
-    "path": "/stand-in",
+    "path": STAND_IN_PATH,
     "title": "stand-in",
     "idempotency": {"class": "D_none", "window": "3650d"},
     "class": "D_none",
@@ -182,8 +184,9 @@ def at(data: Any, path: Place) -> Any:
 def _message(model: type[BaseModel], place: Place, detail: Any) -> str:
     kind = detail["type"]
     if kind == "extra_forbidden":
-        known = sorted(_fields_at(model, place[:-1]))
-        return f"unknown key{nearest(str(place[-1]), known)}"
+        name, known = str(place[-1]), sorted(_fields_at(model, place[:-1]))
+        close = nearest(name, known, listed=False)
+        return f"unknown key{close or _elsewhere(model, name) or nearest(name, known)}"
     if kind == "missing":
         return "is missing"
     if kind in {"enum", "literal_error"}:
@@ -192,12 +195,25 @@ def _message(model: type[BaseModel], place: Place, detail: Any) -> str:
         close = nearest(str(detail["input"]), values, listed=False)
         return f"{detail['input']!r} is not one of {expected}{close}"
     if kind in _WANTED:
-        return f"should be {_WANTED[kind]}, not {_kind_of(detail['input'])}"
-    text = str(detail["msg"])
-    text = text.removeprefix("Value error, ").removeprefix("Input ")
+        return f"should be {_wanted(model, place, detail)}"
+    text = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     return text[:1].lower() + text[1:]
 
 
+def _wanted(model: type[BaseModel], place: Place, detail: Any) -> str:
+    wanted, written = _WANTED[detail["type"]], detail["input"]
+    if detail["type"] != "model_type":
+        return f"{wanted}, not {_kind_of(written)}"
+    if place[-1] in {"lookup_credential", "secret"}:  # what stands there is not printed
+        return "{env: NAME}, the variable that holds it; no secret stands here"
+    # `gateways: {stripe: , profile: stripe}` is what a lost indentation makes.
+    astray = str(place[-1]) in _fields_at(model, place)
+    hint = f"; as a key of one of the {place[-2]} it is indented further" if astray else ""
+    return f"{wanted}, not {_kind_of(written)}{hint}"
+
+
+# In how many other places a key may stand for all of them to be told.
+_FEW = 4
 # What pydantic calls it → what people do.
 _WANTED = {
     "bool_type": "true or false",
@@ -205,7 +221,7 @@ _WANTED = {
     "float_type": "a number",
     "int_from_float": "a whole number",
     "int_type": "a whole number",
-    "list_type": "a list, like [a, b]",
+    "list_type": "a list, [a, b] or `- ` before each item",
     "model_type": "keys with values",
     "string_type": "text",
     "too_short": "a list of at least one",
@@ -234,9 +250,32 @@ def nearest(written: str, known: list[str], *, listed: bool = True, common: str 
     """
     names = {name.removeprefix(common): name for name in known}
     close = difflib.get_close_matches(written.removeprefix(common), names, n=1, cutoff=0.6)
+    # Other tools have longer names: `slidingWindowSize`, `retry_policy`.
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|-", "_", written).lower()
+    close = close or [name for name in names if f"_{name}_" in f"_{words}_"]
     if close:
         return f"; did you mean {names[close[0]]!r}?"
     return f"; known here: {', '.join(known)}" if known and listed else ""
+
+
+def _elsewhere(model: type[BaseModel], name: str) -> str:
+    """`; it goes under x or y`, where a key of that name stands in few other places."""
+    places = sorted(_places(model, name, ""))
+    return f" here; it goes under {' or '.join(places)}" if 0 < len(places) <= _FEW else ""
+
+
+def _places(kind: Any, name: str, place: str) -> Iterator[str]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        for attribute, field in kind.model_fields.items():
+            key = field.alias or attribute
+            if key == name:
+                yield place or "the top level"
+            for inner in unwrapped(field.annotation):
+                yield from _places(inner, name, f"{place}.{key}" if place else key)
+    elif get_origin(kind) in {list, dict}:
+        item = f"{place}[]" if get_origin(kind) is list else f"{place}.NAME"
+        for inner in unwrapped(get_args(kind)[-1]):
+            yield from _places(inner, name, item)
 
 
 def _fields_at(model: type[BaseModel], place: Place) -> set[str]:

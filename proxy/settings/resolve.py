@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -20,24 +19,21 @@ from pydantic import BaseModel
 
 from proxy.core import policy as core
 from proxy.core import profile as facts
-from proxy.core.documents import BodyKind
-from proxy.core.jsonpath import parse_json_path
-from proxy.core.keys import Carrier, KeyPlace
-from proxy.core.refusals import Refusal
 from proxy.core.routing import RouteTable, route_table
 from proxy.settings import defaults as d
 from proxy.settings import schema as s
 from proxy.settings import values as v
+from proxy.settings.facts import build_profile, check_profile, promise_mistakes, promising, rules_of
 from proxy.settings.profiles import Profiles, nearest
 from proxy.settings.retries import Layer, retry_mistakes, risk_mistakes
+from proxy.settings.routes import route_mistakes
 from proxy.settings.secret_files import read_secret, secret_from
+from proxy.settings.texts import written_duration
+from proxy.settings.webhooks import webhook_mistakes
 from proxy.settings.yaml_lines import Document, Mistake
 from proxy.settings.yaml_lines import Path as Place
 
 M = TypeVar("M", bound=BaseModel)
-
-# Headers of an answer that mean the same when the answer is given again (never Set-Cookie).
-_REPLAYED = frozenset({"content-type", "content-encoding", "content-language", "location"})
 
 # Stores that several replicas share.
 _SERVERS = ("postgresql://", "redis://")
@@ -105,8 +101,8 @@ class Resolver:
         if session.keep_for < session.replay_for:
             wrote = "keep_for" if "keep_for" in session.model_fields_set else "replay_for"
             message = (
-                f"keep_for ({s.written_duration(session.keep_for)}) is shorter than replay_for "
-                f"({s.written_duration(session.replay_for)})"
+                f"keep_for ({written_duration(session.keep_for)}) is shorter than replay_for "
+                f"({written_duration(session.replay_for)})"
             )
             self._wrong(("session", wrote), message)
         if any(gateway is None for gateway in gateways.values()):
@@ -140,7 +136,7 @@ class Resolver:
         profile = build_profile(model.profile, profile_file, model.parameters)
         promise = self._promise(profile_file.idempotency, model.idempotency, here)
         routes, of_routes = self._routes(model, profile_file, promise, profile, here)
-        profile = _promising(profile, promise)
+        profile = promising(profile, promise)
         self._check_retries(name, profile, routes, of_routes)
         defaults = self._model.defaults
         limits = self._limits(model, profile_file, s.OperationModel())
@@ -161,6 +157,7 @@ class Resolver:
             },
             lookup_credential=self._credential(model, here),
             ca_file=self._ca_file(model, here),
+            webhook=self._webhook(model.webhook, profile_file.webhooks, (*here, "webhook")),
         )
 
     def _limits(
@@ -214,7 +211,7 @@ class Resolver:
         if "slow_ratio" in fields and slow_call is None:
             self._wrong((*place, "slow_ratio"), "means nothing without slow_call")
         if "slow_call" in fields and slow_call is not None and slow_call > longest:
-            message = f"is longer than any attempt may take ({s.written_duration(longest)})"
+            message = f"is longer than any attempt may take ({written_duration(longest)})"
             self._wrong((*place, "slow_call"), f"{message}, so no call would be slow")
 
     def _profile(self, name: str) -> s.ProfileFile | None:
@@ -250,7 +247,7 @@ class Resolver:
         if "window" in wrote:
             wrote.setdefault("resend_horizon", None)
         promise = promise.model_copy(update=wrote)
-        for key, why in _promise_mistakes(promise):
+        for key, why in promise_mistakes(promise):
             if key in wrote or (key == "key" and "gateway_class" in wrote):
                 self._wrong((*here, "idempotency", key), why)
         return promise
@@ -273,9 +270,11 @@ class Resolver:
                 own = self._promise(promise, route.idempotency, place)
                 number = next((n for n, one in in_file if one is route), None)
                 written: Place = () if number is None else ("routes", number, "results")
-                rules = _rules(route.results, written) + _rules(profile_file.results, _RESULTS)
+                rules = rules_of(route.results, written) + rules_of(
+                    profile_file.results, ("results",)
+                )
                 of_routes[route.name] = replace(
-                    _promising(profile, own), rules=facts.rules_by_status(rules)
+                    promising(profile, own), rules=facts.rules_by_status(rules)
                 )
         read = s.RouteModel(name="read", match=s.MatchModel(methods=["GET"], path="/**"))
         other = s.RouteModel(name="other", match=s.MatchModel(methods=["POST"], path="/**"))
@@ -290,18 +289,17 @@ class Resolver:
         self, model: s.GatewayModel, profile_file: s.ProfileFile, here: Place
     ) -> Iterator[tuple[Place, s.RouteModel]]:
         of_profile = {route.name: route for route in profile_file.routes}
-        written: set[str] = set()
-        for number, route in enumerate(model.routes):
+        hold = [merged(of_profile.get(route.name, route), route) for route in model.routes]
+        for at, why in route_mistakes(model.routes, hold):
+            self._wrong((*here, "routes", *at), why)
+        for number, inherited in enumerate(hold):
             place = (*here, "routes", number)
-            if route.name in written:
-                self._wrong((*place, "name"), f"two routes are named {route.name!r}")
-            written.add(route.name)
-            inherited = merged(of_profile.get(route.name, route), route)
             if inherited.lookup is not None and inherited.lookup not in profile_file.lookups:
                 known = nearest(inherited.lookup, [*profile_file.lookups])
                 message = f"the profile has no look-up {inherited.lookup!r}{known}"
                 self._wrong((*place, "lookup"), message)
             yield place, inherited
+        written = {route.name for route in model.routes}
         for route in profile_file.routes:
             if route.name not in written:
                 yield here, route
@@ -353,7 +351,7 @@ class Resolver:
         total, expiry = defaults.timeouts.total, self._model.session.expires_after
         if "total" not in defaults.timeouts.model_fields_set and total >= expiry:
             message = (
-                f"is not longer than the default of timeouts.total ({s.written_duration(total)})"
+                f"is not longer than the default of timeouts.total ({written_duration(total)})"
             )
             self._wrong(("session", "expires_after"), message)
         for name, gateway in self._model.gateways.items():
@@ -380,12 +378,22 @@ class Resolver:
         """`wrote` is what stands at this layer itself; nothing given: all of it."""
         here = wrote or (timeouts, retry)
         fields = {name for layer in here if layer is not None for name in layer.model_fields_set}
+        waits = {
+            name
+            for layer in here
+            if isinstance(layer, s.RetryModel)
+            for name in layer.backoff.model_fields_set
+        }
         if "attempt" in fields and timeouts.attempt > timeouts.total:
-            total = s.written_duration(timeouts.total)
+            total = written_duration(timeouts.total)
             message = f"is longer than total ({total}), so it would never apply"
             self._wrong((*place, "timeouts", "attempt"), message)
+        backoff = retry.backoff
+        if "initial" in waits and backoff.initial > backoff.max:
+            message = f"is longer than max ({written_duration(backoff.max)})"
+            self._wrong((*place, "retry", "backoff", "initial"), message)
         if "total" in fields and timeouts.total >= self._model.session.expires_after:
-            expiry = s.written_duration(self._model.session.expires_after)
+            expiry = written_duration(self._model.session.expires_after)
             message = f"is not shorter than session.expires_after ({expiry})"
             self._wrong((*place, "timeouts", "total"), message)
         automatic = retry.automatic_attempts or retry.max_attempts
@@ -454,15 +462,20 @@ class Resolver:
                     self._wrong(place, f"{address} is already used by {name} ({taken})")
                     break
             seen.append((place, address))
-        for name, gateway in self._model.gateways.items():
-            upstream = _address_of(gateway.upstream)
+        for place, url in self._ways_out():
+            there = _address_of(url)
             for other, taken in seen:
                 # Only where it is certain: a wildcard says nothing about other machines' names.
-                if (upstream.loopback or upstream.host == taken.host) and _clash(upstream, taken):
+                if (there.loopback or there.host == taken.host) and _clash(there, taken):
                     own = ".".join(map(str, other))
-                    message = f"{gateway.upstream} is {own} ({taken}), Holdfast itself"
-                    self._wrong(("gateways", name, "upstream"), message)
+                    self._wrong(place, f"{url} is {own} ({taken}), Holdfast itself")
                     break
+
+    def _ways_out(self) -> Iterator[tuple[Place, str]]:
+        for name, gateway in self._model.gateways.items():
+            yield ("gateways", name, "upstream"), gateway.upstream
+            if gateway.webhook is not None and gateway.webhook.forward_to is not None:
+                yield ("gateways", name, "webhook", "forward_to"), gateway.webhook.forward_to
 
     def _check_exposure(self, tokens: v.Tokens) -> None:
         for place, address in self._listeners():
@@ -561,10 +574,39 @@ class Resolver:
         else:
             value = self._environ.get(wanted.env or "")
             if not value:
-                self._wrong(place, f"the environment variable {wanted.env} is not set")
+                self._wrong(place, _not_set(wanted.env))
         if value and not (value.isascii() and value.isprintable()):
             self._wrong(place, "the credential is not printable ASCII text")
         return v.Credential(wanted.header, value, wanted.sees_all) if value else None
+
+    def _webhook(
+        self, model: s.WebhookModel | None, spoken: s.WebhooksModel | None, here: Place
+    ) -> core.WebhookPolicy:
+        if model is None:
+            return core.WebhookPolicy()
+        if spoken is None:
+            self._wrong(here, "the profile does not say how this gateway's webhooks are read")
+            return core.WebhookPolicy()
+        secret = None
+        if model.secret is not None:
+            secret = self._webhook_secret(model.secret, (*here, "secret"))
+        for key, message in webhook_mistakes(model, spoken, secret):
+            self._wrong((*here, key), message)
+        return core.WebhookPolicy(secret, model.url, model.forward_to)
+
+    def _webhook_secret(self, model: s.SecretModel, place: Place) -> str | None:
+        if (model.env is None) == (model.file is None):
+            self._wrong(place, "name exactly one of env and file")
+            return None
+        if model.file is not None:
+            value, why = read_secret(self._folder / model.file)
+            if why is not None:
+                self._wrong((*place, "file"), why)
+            return value
+        value = self._environ.get(model.env or "") or None
+        if value is None:
+            self._wrong(place, _not_set(model.env))
+        return value
 
     def _ca_file(self, model: s.GatewayModel, here: Place) -> Path | None:
         if model.tls.ca_file is None:
@@ -611,304 +653,6 @@ class Resolver:
         self._document.mistakes.append(self._document.mistake(place, message))
 
 
-# --- profiles -----------------------------------------------------------------------------------
-
-_RESULTS: Place = ("results",)
-
-
-def build_profile(
-    name: str, model: s.ProfileFile, parameters: Mapping[str, str] = MappingProxyType({})
-) -> facts.GatewayProfile:
-    """A profile file as the value the flow uses. `parameters` are put into its look-ups."""
-    promise = model.idempotency
-    return facts.GatewayProfile(
-        name=name,
-        gateway_class=promise.gateway_class,
-        key=_key(promise.key),
-        resend_horizon=promise.resend_horizon or promise.window * d.RESEND_HORIZON_SHARE,
-        credential_headers=tuple(name.lower() for name in model.credential_headers),
-        rules=facts.rules_by_status(_rules(model.results, _RESULTS)),
-        replayed=None if model.replayed is None else _answers(model.replayed),
-        retry_hint=_hint(model.retry_hint),
-        lookups={
-            key: _lookup(key, _with(recipe, parameters), model)
-            for key, recipe in model.lookups.items()
-        },
-        error_form=facts.ErrorForm(
-            model.errors.body, (model.errors.types.caller, model.errors.types.gateway)
-        ),
-        refusal_forms={
-            code: facts.RefusalForm(form.status, form.error_type)
-            for code, form in model.errors.refusals.items()
-        },
-        final_answer_headers=tuple((h.header, h.value) for h in model.errors.headers),
-        replay_headers=_REPLAYED | {name.lower() for name in model.replay_headers},
-        resend_lost_answers=promise.resend_lost_answers,
-        max_processing_time=model.max_processing_time,
-        links=_links(model.links),
-    )
-
-
-def _promising(profile: facts.GatewayProfile, promise: s.IdempotencyModel) -> facts.GatewayProfile:
-    """The profile with what the gateway promises for a repeated key."""
-    return replace(
-        profile,
-        gateway_class=promise.gateway_class,
-        key=_key(promise.key),
-        resend_horizon=promise.resend_horizon or promise.window * d.RESEND_HORIZON_SHARE,
-        resend_lost_answers=promise.resend_lost_answers,
-    )
-
-
-def _key(model: s.KeyModel) -> KeyPlace:
-    path = None if model.json_path is None else parse_json_path(model.json_path)
-    places = {
-        Carrier.HEADER: model.header,
-        Carrier.JSON: model.json_path,
-        Carrier.FORM: model.form,
-    }
-    carrier = next((c for c, name in places.items() if name is not None), Carrier.NOWHERE)
-    return KeyPlace(
-        carrier,
-        places.get(carrier) or "",
-        path,
-        re.compile(f"[{model.characters}]+"),
-        model.min_length,
-        model.max_length,
-        model.put_in,
-    )
-
-
-_RESTS_ON_A_KEY = frozenset(facts.GatewayClass) - {
-    facts.GatewayClass.B_LOOKUP,
-    facts.GatewayClass.D_NONE,
-}
-
-
-def _promise_mistakes(promise: s.IdempotencyModel) -> Iterator[tuple[str, str]]:
-    """What is wrong with a promise, by its field."""
-    if promise.resend_horizon is not None and promise.resend_horizon > promise.window:
-        yield (
-            "resend_horizon",
-            "is longer than the gateway keeps a key; a repeat after that is a new charge",
-        )
-    if promise.resend_lost_answers and promise.gateway_class is not facts.GatewayClass.A_WEAK:
-        yield "resend_lost_answers", "is only meant for class A_weak"
-    key = promise.key
-    if key.nowhere and promise.gateway_class in _RESTS_ON_A_KEY:
-        yield "key", f"class {promise.gateway_class} is a promise about keys, and there is none"
-    elif key.put_in and key.json_path is not None and parse_json_path(key.json_path).key is None:
-        yield "key", "is put in only at the top of the body; write put_in: false"
-
-
-def check_profile(  # noqa: C901 -- a list of checks
-    model: s.ProfileFile, document: Document
-) -> None:
-    """The checks between a profile's fields; mistakes go into its document."""
-
-    def wrong(place: Place, message: str) -> None:
-        document.mistakes.append(document.mistake(place, message))
-
-    for key, why in _promise_mistakes(model.idempotency):
-        wrong(("idempotency", key), why)
-    known = sorted(refusal.code for refusal in Refusal)
-    for code in model.errors.refusals:
-        if code not in known:
-            wrong(("errors", "refusals", code), f"there is no such refusal{nearest(code, known)}")
-    seen: set[str] = set()
-    for number, route in enumerate(model.routes):
-        if route.lookup is not None and route.lookup not in model.lookups:
-            message = (
-                f"there is no look-up {route.lookup!r}{nearest(route.lookup, [*model.lookups])}"
-            )
-            wrong(("routes", number, "lookup"), message)
-        if route.name in seen:
-            wrong(("routes", number, "name"), f"two routes are named {route.name!r}")
-        seen.add(route.name)
-    for name, recipe in model.lookups.items():
-        filled = _with(recipe, dict.fromkeys(model.parameters, "x"))
-        for place, why in _recipe_mistakes(filled, model.max_processing_time):
-            wrong(("lookups", name, *place), why)
-
-
-_PLACEHOLDER = re.compile(r"\{[^{}\"]+\}")
-_NAMES = ["{gateway_key}", "{order}", "{amount}"]
-_SLOTS = {
-    "find": [*_NAMES, "{since}", "{until}"],
-    "find_body": _NAMES,
-    "read": ["{id}"],
-    "match": _NAMES,
-    "target": ["{gateway_key}"],
-    "body": ["{gateway_key}"],
-}
-# Without a list to find it in, the payment is read by a name that it has from the start.
-_READ_AT_ONCE = ["{gateway_key}", "{order}"]
-_OF_A_LIST = ("items", "match", "id")
-
-
-def _recipe_mistakes(recipe: s.LookupModel, processing: float) -> Iterator[tuple[Place, str]]:
-    """What is wrong with a look-up, by place."""
-    if recipe.read is None and (recipe.cancel is None or recipe.find is not None):
-        yield ("read",), "is missing"
-    if recipe.find is not None:
-        yield from _list_mistakes(recipe, recipe.find)
-    else:
-        for key in (*_OF_A_LIST, "page"):
-            if key in recipe.model_fields_set:
-                yield (key,), "belongs to a list, and there is no find"
-    if recipe.read is not None:
-        at_once = recipe.find is None
-        slots = _READ_AT_ONCE if at_once else _SLOTS["read"]
-        yield from _text_mistakes(("read",), recipe.read, slots, path=True)
-        if not any(slot in recipe.read for slot in slots):
-            named = " or ".join(slots)
-            why = f"must say where {named} goes, or it reads the same thing for every payment"
-            yield ("read",), why
-    yield from _absence_mistakes(recipe, processing)
-    if recipe.cancel is not None:
-        yield from _void_mistakes(recipe.cancel)
-
-
-def _void_mistakes(void: s.VoidModel) -> Iterator[tuple[Place, str]]:
-    yield from _text_mistakes(("cancel", "target"), void.target, _SLOTS["target"], path=True)
-    yield from _text_mistakes(("cancel", "body"), void.body, _SLOTS["body"])
-    if "{gateway_key}" not in void.target + void.body:
-        yield ("cancel", "body"), "must name {gateway_key}, or it voids someone else's payment"
-
-
-def _list_mistakes(recipe: s.LookupModel, find: str) -> Iterator[tuple[Place, str]]:
-    yield from (((key,), "is missing") for key in _OF_A_LIST if not getattr(recipe, key))
-    yield from _text_mistakes(("find",), find, _SLOTS["find"], path=True)
-    values = "".join(match.value for match in recipe.match)
-    yield from _text_mistakes(("match",), values, _SLOTS["match"])
-    yield from _text_mistakes(("find_body",), recipe.find_body or "", _SLOTS["find_body"])
-    if not any(slot in find + (recipe.find_body or "") + values for slot in _READ_AT_ONCE):
-        why = "must compare something with {gateway_key} or {order}"
-        yield ("match",), f"{why}, or it finds someone else's payment"
-
-
-def _text_mistakes(
-    place: Place, text: str, slots: list[str], *, path: bool = False
-) -> Iterator[tuple[Place, str]]:
-    if path and not text.startswith("/"):
-        yield place, "write the path to ask for, starting with '/'"
-    for slot in _PLACEHOLDER.findall(text):
-        if slot not in slots:
-            yield place, f"nothing is known for {slot}{nearest(slot, slots)}"
-
-
-def _absence_mistakes(recipe: s.LookupModel, processing: float) -> Iterator[tuple[Place, str]]:
-    absence = recipe.not_found_proves
-    if absence is None:
-        return
-    here: Place = ("not_found_proves",)
-    if absence.after < processing:
-        longest = f"max_processing_time ({s.written_duration(processing)})"
-        yield (*here, "after"), f"is shorter than {longest}; the gateway may take as long"
-    if recipe.find is None and absence.when is None:
-        yield here, "must say by `when` which answer means that there is no such payment"
-    if recipe.find is not None and absence.when is not None:
-        yield (*here, "when"), "is for a payment that is read at once; a list is empty by itself"
-    if recipe.find is not None and not (recipe.items or "").endswith("[*]"):
-        yield ("items",), "must end in [*], so that an empty list can be told from none"
-
-
-def _rules(models: Sequence[s.RuleModel], place: Place) -> list[facts.Rule]:
-    """Rules that are written at a place of the profile's file; at none, if it is the policy's."""
-    return [
-        _rule_when(model.when, model.result, place and (*place, number))
-        for number, model in enumerate(models)
-    ]
-
-
-def _rule_when(when: s.WhenModel, verdict: facts.Verdict, place: Place = ()) -> facts.Rule:
-    json = tuple(_body_test(test, BodyKind.JSON) for test in when.json_tests)
-    form = tuple(_body_test(test, BodyKind.FORM) for test in when.form)
-    xml = tuple(_body_test(test, BodyKind.XML) for test in when.xml)
-    headers = tuple(when.header.items())
-    return facts.Rule(tuple(when.status), headers, json, verdict, (*form, *xml), place)
-
-
-def _body_test(test: s.BodyTestModel, kind: BodyKind) -> facts.BodyTest:
-    values = None if test.is_one_of is None else frozenset(test.is_one_of)
-    return facts.BodyTest(parse_json_path(test.path), values, test.present, kind)
-
-
-def _with(recipe: s.LookupModel, parameters: Mapping[str, str]) -> s.LookupModel:
-    """A look-up with the policy's parameters in its texts."""
-
-    def filled(text: str) -> str:
-        for name, value in parameters.items():
-            text = text.replace(f"{{{name}}}", value)
-        return text
-
-    texts = {"find": recipe.find, "find_body": recipe.find_body, "read": recipe.read}
-    changes: dict[str, object] = {name: filled(text) for name, text in texts.items() if text}
-    if (void := recipe.cancel) is not None:
-        own = {"target": filled(void.target), "body": filled(void.body)}
-        changes["cancel"] = void.model_copy(update=own)
-    return recipe.model_copy(update=changes)
-
-
-def _lookup(name: str, model: s.LookupModel, profile: s.ProfileFile) -> facts.LookupRecipe:
-    return facts.LookupRecipe(
-        name=name,
-        find=_list(model),
-        read_target=model.read,
-        absence=_absence(model.not_found_proves),
-        void=_void(model.cancel, profile.max_processing_time),
-    )
-
-
-def _list(model: s.LookupModel) -> facts.ListRecipe | None:
-    if model.find is None or model.items is None or model.id is None:
-        return None
-    page = model.page
-    return facts.ListRecipe(
-        target=model.find,
-        items=parse_json_path(model.items),
-        match=tuple((parse_json_path(m.path), m.value) for m in model.match),
-        id=parse_json_path(model.id),
-        cursor=None if page is None else parse_json_path(page.cursor),
-        cursor_parameter=None if page is None else page.parameter,
-        more=None if page is None else parse_json_path(page.more),
-        max_pages=1 if page is None else page.max_pages,
-        body=model.find_body,
-    )
-
-
-def _absence(model: s.AbsenceModel | None) -> facts.Absence | None:
-    if model is None:
-        return None
-    says_so = None if model.when is None else _answers(model.when)
-    return facts.Absence(model.after, model.confirmations, says_so)
-
-
-def _void(model: s.VoidModel | None, processing: float) -> facts.VoidRecipe | None:
-    if model is None:
-        return None
-    after = processing if model.after is None else model.after
-    return facts.VoidRecipe(model.target, model.body, _answers(model.proves), after)
-
-
-def _answers(when: s.WhenModel) -> facts.RulesByStatus:
-    """The answers that fulfil these conditions."""
-    return facts.rules_by_status([_rule_when(when, facts.Verdict.NOT_EXECUTED)])
-
-
-def _hint(model: s.HintModel | None) -> facts.RetryHint | None:
-    if model is None:
-        return None
-    return facts.RetryHint(model.header.lower(), frozenset(model.retry), frozenset(model.stop))
-
-
-def _links(model: s.LinksModel | None) -> facts.Links | None:
-    if model is None:
-        return None
-    headers = frozenset(name.lower() for name in model.headers)
-    return facts.Links(tuple(model.origins), tuple(model.keys), headers)
-
-
 def _body_field(model: s.BodyFieldModel | None) -> core.BodyField | None:
     return None if model is None else core.BodyField(model.json_path, model.form, model.xml)
 
@@ -936,3 +680,9 @@ def _address_of(origin: str) -> v.Address:
 def _address(text: str) -> v.Address:
     host, _, port = text.rpartition(":")
     return v.Address(host.strip("[]"), int(port))
+
+
+def _not_set(env: str | None) -> str:
+    """Names a variable that looks like one; anything else may be the secret itself."""
+    name = env if env and env.isupper() else "that `env` names"
+    return f"the environment variable {name} is not set"

@@ -49,7 +49,8 @@ def retry_mistakes(
     written = (layer.model and layer.model.on) or []
     risks = [_risk(condition, route, profile) for condition in written]
     if own.model is not None and own.model.risk is not None:
-        yield from _own_risk(own, profile, beside=layer is own and bool(written), needed=any(risks))
+        kind = f"class {profile.gateway_class}" if route.durable else "the route is not durable"
+        yield from _own_risk(own, kind, beside=layer is own and bool(written), needed=any(risks))
         return
     for number, (condition, risk) in enumerate(zip(written, risks, strict=True)):
         if risk is not None:
@@ -65,14 +66,11 @@ def retry_mistakes(
             yield layer.mistake("on", message, number)
 
 
-def _own_risk(
-    own: Layer, profile: GatewayProfile, *, beside: bool, needed: bool
-) -> Iterator[Mistake]:
+def _own_risk(own: Layer, kind: str, *, beside: bool, needed: bool) -> Iterator[Mistake]:
     if not beside:
         yield own.mistake("risk", "name after what it is taken, as `on` beside it")
     elif not needed:
-        why = f"nothing in `on` is a risk here (class {profile.gateway_class}); leave it out"
-        yield own.mistake("risk", why)
+        yield own.mistake("risk", f"nothing in `on` is a risk here ({kind}); leave it out")
 
 
 def _risk(

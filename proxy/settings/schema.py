@@ -6,381 +6,44 @@ behind `Why:` is the reason for its default (json_schema.py reads both).
 
 from __future__ import annotations
 
-import re
-from enum import Enum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    WithJsonSchema,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
-from proxy.core.jsonpath import parse_json_path
-from proxy.core.policy import Condition, NewKey, OrderLock, SessionKind, Statuses
+from proxy.core.documents import BodyKind
+from proxy.core.policy import NewKey, OrderLock, SessionKind
 from proxy.core.profile import GatewayClass, Verdict
-from proxy.core.routing import compile_template
+from proxy.core.signatures import KeyForm
+from proxy.core.webhooks import Says
 from proxy.settings import defaults as d
-
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"([0-9]{1,9})(KiB|MiB)")
-_SIZE_UNITS = {"KiB": 1024, "MiB": 1024 * 1024}
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_METHOD = re.compile(r"[A-Z]{1,20}")
-_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
-_LISTEN = re.compile(rf"{_HOST}:([0-9]{{1,5}})")
-_ORIGIN = re.compile(rf"https?://{_HOST}(?::([0-9]{{1,5}}))?")
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_PARAMETER = re.compile("[A-Za-z0-9._-]{1,100}")
-_LINK_KEY = re.compile(r"[A-Za-z0-9_$@:-]{1,64}")
-_LAST_PORT = 65535
-# What others call a store that is known here.
-_OTHER_SCHEMES = {
-    "postgres": "write the scheme out: postgresql://…",
-    "rediss": "write redis://…, and put a tunnel between: TLS is not spoken to this store",
-    "valkey": "a Valkey server is named like a Redis server: redis://…",
-}
-# Ten years. More is a slip of the pen, and would not fit the store's milliseconds for ever.
-_LONGEST = 3650 * 86400.0
-
-
-def parse_duration(value: object) -> object:
-    """`200ms`, `2s`, `15m`, `24h`, `35d` → seconds."""
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value)
-        if match:
-            seconds = float(match.group(1)) * _UNITS[match.group(2)]
-            if seconds > _LONGEST:
-                message = "is longer than ten years (3650d)"
-                raise ValueError(message)
-            return seconds
-    message = "write a duration with its unit: 200ms, 2s, 15m, 24h or 35d"
-    raise ValueError(message)
-
-
-def written_duration(seconds: float) -> str:
-    """Seconds as they are written in the file, in the largest unit that is whole."""
-    for unit, size in reversed(_UNITS.items()):
-        if seconds >= size and round(seconds / size, 6) % 1 == 0:
-            return f"{seconds / size:g}{unit}"
-    return f"{seconds:g}s"
-
-
-def parse_size(value: object) -> object:
-    """`64KiB`, `1MiB` → bytes."""
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value)
-        if match:
-            return int(match.group(1)) * _SIZE_UNITS[match.group(2)]
-    message = "write a size with its unit: 64KiB or 1MiB"
-    raise ValueError(message)
-
-
-def written_default(field: FieldInfo) -> Any:
-    """A field's default as it would be written in the file."""
-    value = field.default
-    readers = [m.func for m in field.metadata if isinstance(m, BeforeValidator)]
-    if parse_duration in readers and value is not None:
-        return written_duration(value)
-    if parse_size in readers and value is not None:
-        unit = "MiB" if not value % _SIZE_UNITS["MiB"] else "KiB"
-        return f"{value // _SIZE_UNITS[unit]}{unit}"
-    return value.value if isinstance(value, Enum) else value
-
-
-def _name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        message = f"{value!r} is not a name: up to 63 lower-case letters, digits and '-'"
-        raise ValueError(message)
-    return value
-
-
-def _method(value: str) -> str:
-    if not _METHOD.fullmatch(value):
-        message = f"{value!r} is not a method: write it in capitals, like POST"
-        raise ValueError(message)
-    return value
-
-
-def _template(value: str) -> str:
-    compile_template(value)
-    return value
-
-
-def _json_path(value: str) -> str:
-    parse_json_path(value)
-    return value
-
-
-def _status(value: object) -> tuple[int, int]:
-    """`402`, `4xx` or `500-599` → an inclusive range."""
-    text = str(value)
-    if re.fullmatch(r"[1-5]xx", text):
-        low = int(text[0]) * 100
-        return low, low + 99
-    match = re.fullmatch(r"([1-5][0-9][0-9])(?:-([1-5][0-9][0-9]))?", text)
-    if match is None or isinstance(value, bool):
-        message = "write a status as 402, 4xx or 500-599"
-        raise ValueError(message)
-    return int(match.group(1)), int(match.group(2) or match.group(1))
-
-
-def _link_key(value: str) -> str:
-    if not _LINK_KEY.fullmatch(value):
-        message = f"{value!r} is not the name of a key, like href (a path is not needed)"
-        raise ValueError(message)
-    return value
-
-
-def _probe_path(value: str) -> str:
-    if not re.fullmatch(r"/[!-~]*", value):
-        message = "write the path to ask for, starting with '/' and without blanks"
-        raise ValueError(message)
-    return value
-
-
-def _condition(value: object) -> object:
-    """`attempt_timeout`, or `{status: [502, 500-599]}` → its ranges."""
-    if isinstance(value, dict) and list(value) == ["status"]:
-        statuses = value["status"]
-        if isinstance(statuses, list) and statuses:
-            return tuple(map(_status, statuses))
-    elif isinstance(value, str) and value in list(Condition):
-        return Condition(value)
-    message = f"write one of {', '.join(Condition)}, or statuses as {{status: [502, 5xx]}}"
-    raise ValueError(message)
-
-
-def _header_name(value: str) -> str:
-    if not _HEADER.fullmatch(value):
-        message = f"{value!r} is not the name of a header"
-        raise ValueError(message)
-    return value
-
-
-def _header_value(value: str) -> str:
-    if not value.isascii() or not value.isprintable():
-        message = "a header's value is printable ASCII text"
-        raise ValueError(message)
-    return value
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, str | int | float):
-        return value
-    message = "write text, a number, true or false"
-    raise ValueError(message)
-
-
-def _parameter(value: str) -> str:
-    if not _PARAMETER.fullmatch(value):
-        message = f"{value!r} is not a parameter: up to 100 letters, digits, '.', '_' and '-'"
-        raise ValueError(message)
-    return value
-
-
-def _characters(value: str) -> str:
-    try:
-        re.compile(f"[{value}]+")
-    except re.error as error:
-        message = "write the characters as between the brackets of a pattern, like A-Za-z0-9_-"
-        raise ValueError(message) from error
-    return value
-
-
-def parse_listen(value: str) -> str:
-    """`127.0.0.1:8080` or `[::1]:8080`, checked."""
-    match = _LISTEN.fullmatch(value)
-    if match is None or int(match.group(1)) > _LAST_PORT:
-        message = "write an address to listen on as host:port, like 127.0.0.1:8080 or '[::1]:8080'"
-        raise ValueError(message)
-    return value
-
-
-def _origin(value: str) -> str:
-    match = _ORIGIN.fullmatch(value)
-    if match is None or int(match.group(1) or 0) > _LAST_PORT:
-        message = "write the gateway's origin, like https://api.example.com (no path, no user)"
-        raise ValueError(message)
-    return value
-
-
-def _store(value: str) -> str:
-    scheme = value.partition("://")[0]
-    if scheme in _OTHER_SCHEMES:
-        raise ValueError(_OTHER_SCHEMES[scheme])
-    if value != "memory://" and not re.match(r"(sqlite|postgresql|redis)://.", value):
-        message = "write a store as sqlite:///FILE, postgresql://…, redis://… or memory://"
-        raise ValueError(message)
-    if re.match(r"(postgresql|redis)://[^/@]*:[^/@]*@", value):
-        message = "a password does not stand in the policy; give it as HOLDFAST_STORE_PASSWORD"
-        raise ValueError(message)
-    if value.startswith("sqlite://") and value.rpartition("/")[2] in {"", ".", ".."}:
-        message = "name the store's file, like sqlite:///var/holdfast.db"
-        raise ValueError(message)
-    return value
-
-
-def _text(kind: str, pattern: str, otherwise: str) -> WithJsonSchema:
-    """What kind of text it is, how an editor checks it, and what it says where it does not fit. It
-    refuses nothing that is read here.
-    """
-    checked = {"pattern": f"^(?:{pattern})$", "patternErrorMessage": otherwise}
-    return WithJsonSchema({"type": "string", "title": kind, **checked})
-
-
-_A_DURATION = "a duration has a unit: 200ms, 2s, 15m, 24h or 35d"
-_A_SIZE = "a size has a unit: 64KiB or 1MiB"
-_PORT = "(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[0-5]?[0-9]{1,4})"
-_KEY, _ITEM = r"[^.\[\]]+", r"\[(?:[0-9]+|\*)\]"
-_STORES = (
-    r"memory://|sqlite://(?:.*/)?(?!\.{1,2}$)[^/]+|(?:postgresql|redis)://(?![^/@]*:[^/@]*@).+"
+from proxy.settings.texts import (
+    Characters,
+    Duration,
+    HeaderName,
+    HeaderValue,
+    JsonPathText,
+    LinkKey,
+    Listen,
+    Method,
+    Name,
+    Origin,
+    Parameter,
+    Plain,
+    Positive,
+    ProbePath,
+    Ratio,
+    RetryCondition,
+    Size,
+    StatusRange,
+    StoreUrl,
+    Template,
+    Url,
 )
-
-Duration = Annotated[
-    float, BeforeValidator(parse_duration), _text("duration", _DURATION.pattern, _A_DURATION)
-]
-Positive = Annotated[
-    float,
-    BeforeValidator(parse_duration),
-    Field(gt=0),
-    _text("duration", rf"(?=.*[1-9]){_DURATION.pattern}", f"{_A_DURATION}; it cannot be 0 here"),
-]
-Size = Annotated[
-    int,
-    BeforeValidator(parse_size),
-    Field(gt=0),
-    _text("size", rf"(?=.*[1-9]){_SIZE.pattern}", _A_SIZE),
-]
-Name = Annotated[
-    str,
-    AfterValidator(_name),
-    _text("name", _NAME.pattern, "a name is up to 63 lower-case letters, digits and '-'"),
-]
-Method = Annotated[
-    str,
-    AfterValidator(_method),
-    _text("method", _METHOD.pattern, "write it in capitals, like POST"),
-]
-Template = Annotated[
-    str,
-    AfterValidator(_template),
-    _text(
-        "path template",
-        r"(?=/)(?:[^{}*?#]|\{[^{}/]*\}|\*\*)*",
-        "a path, where {name} stands for one segment and ** for the rest",
-    ),
-]
-JsonPathText = Annotated[
-    str,
-    AfterValidator(_json_path),
-    _text(
-        "path in JSON",
-        rf"(?![.]|$)(?:{_KEY})?(?:\.?{_ITEM}(?:{_KEY})?|\.{_KEY})*",
-        "a place in JSON, like metadata.order_id or items[0].id",
-    ),
-]
-StatusRange = Annotated[
-    tuple[int, int],
-    BeforeValidator(_status),
-    WithJsonSchema(
-        {
-            "title": "status",
-            "anyOf": [
-                {"type": "integer", "minimum": 100, "maximum": 599},
-                {"type": "string", "pattern": "^(?:[1-5]xx|[1-5][0-9]{2}(?:-[1-5][0-9]{2})?)$"},
-            ],
-        }
-    ),
-]
-Listen = Annotated[
-    str,
-    AfterValidator(parse_listen),
-    _text("host:port", rf"{_HOST}:{_PORT}", "host:port, like 127.0.0.1:8080 or '[::1]:8080'"),
-]
-Origin = Annotated[
-    str,
-    AfterValidator(_origin),
-    _text(
-        "origin",
-        rf"https?://{_HOST}(?::{_PORT})?",
-        "an origin, like https://api.example.com, no path",
-    ),
-]
-StoreUrl = Annotated[
-    str,
-    AfterValidator(_store),
-    _text(
-        "URL of a store",
-        _STORES,
-        "sqlite:///FILE, postgresql://…, redis://… (no password) or memory://",
-    ),
-]
-LinkKey = Annotated[
-    str, AfterValidator(_link_key), _text("key", _LINK_KEY.pattern, "the name of a key, like href")
-]
-HeaderName = Annotated[
-    str, AfterValidator(_header_name), _text("header", _HEADER.pattern, "the name of a header")
-]
-HeaderValue = Annotated[
-    str, AfterValidator(_header_value), _text("header value", "[ -~]*", "printable ASCII text")
-]
-Plain = Annotated[
-    str | int | float | bool,
-    BeforeValidator(_plain),
-    WithJsonSchema({"title": "value", "type": ["string", "number", "boolean"]}),
-]
-RetryCondition = Annotated[
-    Condition | Statuses,
-    BeforeValidator(_condition),
-    WithJsonSchema(
-        {
-            "title": "retry condition",
-            "anyOf": [
-                {"type": "string", "enum": [condition.value for condition in Condition]},
-                {
-                    "type": "object",
-                    "additionalProperties": False,
-                    "required": ["status"],
-                    "properties": {
-                        "status": {
-                            "description": "What a whole answer says that settles nothing.",
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {
-                                "anyOf": [
-                                    {"type": "integer", "minimum": 100, "maximum": 599},
-                                    {
-                                        "type": "string",
-                                        "pattern": "^(?:[1-5]xx|[1-5][0-9]{2}(?:-[1-5][0-9]{2})?)$",
-                                    },
-                                ]
-                            },
-                        }
-                    },
-                },
-            ],
-        }
-    ),
-]
-# Goes into paths and bodies of look-ups as it is.
-Parameter = Annotated[
-    str,
-    AfterValidator(_parameter),
-    _text("parameter", _PARAMETER.pattern, "up to 100 letters, digits, '.', '_' and '-'"),
-]
-ProbePath = Annotated[
-    str,
-    AfterValidator(_probe_path),
-    _text("path", "/[!-~]*", "a path, starting with '/', no blanks"),
-]
-Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
 def _exactly_one(**written: dict[str, Any]) -> ConfigDict:
@@ -554,7 +217,9 @@ class BodyFieldModel(Model):
     form: str | None = None
     """In a form: the field's name, like `metadata[order_id]`."""
     xml: JsonPathText | None = None
-    """In XML: the names of its elements, like `transaction.order-id`."""
+    """In XML: the names of its elements, like `transaction.order-id`; where there is none,
+    `transaction.order_id` is tried.
+    """
 
 
 class MatchModel(Model):
@@ -587,7 +252,7 @@ class KeyModel(Model):
     """`true`: there is no key. Then the class can only be `B_lookup` or `D_none`. Why: nearly
     every gateway takes one.
     """
-    characters: Annotated[str, AfterValidator(_characters)] = " -~"
+    characters: Characters = " -~"
     """What it may be made of, as between the brackets of a pattern: `A-Za-z0-9_-`. Why:
     printable ASCII, as a header takes; what a gateway narrows is said in its profile.
     """
@@ -734,10 +399,12 @@ class RouteModel(Model):
     order_lock: Annotated[OrderLock, Field(strict=False)] = OrderLock.NAMED
     """When a second payment of an order is refused while one is open, unknown or charged.
     `named`: if the backend named the order (`X-Payment-Order-Id`, or a session it created).
-    `body`: also if the order was read from the body. `"off"`: never. The lock is on the name
-    and the operation alone, whatever gateway or credential: a shopper who tries another way to
-    pay, or a backend with a new API key, still pays the same order. Who pays for several
-    merchants through one Holdfast puts the merchant into the order's name. Why: only where the
+    `body`: also if the order was read from the body; one that bears no key of its own is then
+    known by it: the same bytes again are the same payment, and after a decline another try.
+    `"off"`: never. The lock is on the name and the operation alone, whatever gateway or
+    credential: a shopper who tries another way to pay, or a backend with a new API key, still
+    pays the same order. Who pays for several merchants through one Holdfast puts the merchant
+    into the order's name. Why: only where the
     backend itself named the order is it sure to mean one payment; what is read from a body may
     be split or paid in part.
     """
@@ -805,6 +472,33 @@ class CredentialModel(Model):
     """
 
 
+class SecretModel(Model):
+    """Where a secret comes from; exactly one. Never the file itself."""
+
+    env: str | None = None
+    """The variable that holds it. Exactly one of `env` and `file`."""
+    file: str | None = None
+    """Or the file that does, beside the policy file or absolute."""
+
+
+class WebhookModel(Model):
+    """What is agreed with a gateway about its webhooks."""
+
+    secret: SecretModel | None = None
+    """What they are signed with. Without it every webhook of a gateway that signs is
+    refused, and the log says so once.
+    """
+    url: Url | None = None
+    """The public address that the gateway calls, exactly as it was given to the gateway;
+    for those that sign it too (Square).
+    """
+    forward_to: Url | None = None
+    """Your own endpoint for them. It gets each that is the gateway's, bytes and headers as
+    they came, and the gateway is told that it arrived only once your endpoint has answered
+    2xx.
+    """
+
+
 class TlsModel(Model):
     """How the gateway's certificate is checked. It always is."""
 
@@ -845,6 +539,10 @@ class GatewayModel(Model):
     forgotten, e.g. after a restart. Read-only is enough. Without it, Holdfast waits for the
     client to repeat, or for a person. It speaks for one account: where several accounts pay
     through one listener, give each a gateway of its own, or leave this out.
+    """
+    webhook: WebhookModel | None = None
+    """What is agreed with the gateway about its [webhooks](../gateways.md#webhooks). Needs
+    a profile with `webhooks`.
     """
     tls: TlsModel = TlsModel()
     timeouts: TimeoutsModel | None = None
@@ -1013,8 +711,10 @@ class LookupMatchModel(Model):
 
     path: JsonPathText
     """A place in the candidate."""
-    value: str
+    value: str | None = None
     """What stands there; `{gateway_key}`, `{order}` and `{amount}` as in `find`."""
+    is_one_of: list[str] | None = Field(default=None, alias="in")
+    """Or: one of these stands there. Exactly one of `value` and `in`."""
 
 
 class LookupPageModel(Model):
@@ -1096,6 +796,106 @@ class LookupModel(Model):
     """When finding nothing proves that nothing was charged. Without it, it never does."""
     cancel: VoidModel | None = None
     """How whatever there is under the key is voided."""
+
+
+class SignatureModel(Model):
+    """How a gateway signs its webhooks: in a header, in a field of a form, or in each event."""
+
+    header: HeaderName | None = None
+    """The header with the signature."""
+    form: str | None = None
+    """Or the field of a form with pairs of a name and a signature, over `payload`."""
+    json_path: JsonPathText | None = Field(default=None, alias="json")
+    """Or the place in each event, over its `fields`."""
+    part: str | None = None
+    """Of a header like `t=…,v1=…`: the name of its signatures. One that fits is enough."""
+    timestamp: str | None = None
+    """And the name of the time that was signed, in epoch seconds."""
+    tolerance: Positive = d.WEBHOOK_TOLERANCE
+    """How far that may be from now. Why: what Stripe's SDKs take."""
+    over: str = "{body}"
+    """What a header's signature is made over: `{body}`, `{timestamp}`, `{url}` and text
+    between them. `{url}` is the policy's `webhook.url`. Why: most sign the body and nothing
+    else.
+    """
+    fields: list[JsonPathText] = []
+    """What is signed of an event, with `:` between the values. Why: a signature in a header
+    needs none.
+    """
+    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
+    """Of the HMAC: `sha1`, `sha256`, `sha512`. Why: what most gateways use."""
+    encoding: Literal["hex", "base64"] = "hex"
+    """How it is written: `hex` or `base64`. Why: what most gateways use."""
+    key: Annotated[KeyForm, Field(strict=False)] = KeyForm.TEXT
+    """How its key is made from the secret: `text` as it is, `hex` from its hexadecimal
+    digits, `sha1` its digest. Why: what most gateways do.
+    """
+
+
+class TieModel(Model):
+    """Where an event says which payment it is about."""
+
+    key: JsonPathText | None = None
+    """Where an event names the gateway key of the request it is about."""
+    order: list[JsonPathText] = []
+    """Where it names the order; the first place that has one. Why: some events name none."""
+    amount: JsonPathText | None = None
+    """Where it names the amount; where that differs from the request's, it is another payment."""
+    at: JsonPathText | None = None
+    """When it happened: epoch seconds or RFC 3339. Required with `order`."""
+    reference: JsonPathText
+    """Where it names the payment as the gateway calls it."""
+
+
+class EventTestModel(Model):
+    """A condition on an event."""
+
+    path: JsonPathText
+    """A place in the event."""
+    is_one_of: Annotated[list[Plain], Field(min_length=1, alias="in")]
+    """What may stand there."""
+
+
+class EventRuleModel(Model):
+    """What one kind of event says, or the payment that it shows."""
+
+    when: list[EventTestModel] = []
+    """Conditions; all must hold. Why: without one it is about every event."""
+    says: Annotated[Says, Field(strict=False)] = Says.LOOK_UP
+    """`succeeded`: it was charged. `declined`: the gateway said no, to the key that the
+    event names. `look_up`: something has happened, so ask. Why: asking is never wrong.
+    """
+    object_path: JsonPathText | None = Field(default=None, alias="object")
+    """Instead: where the event shows the payment, to be read by `results` like an answer
+    with status 200.
+    """
+    operation: Name = "charge"
+    """Of an order's payments, those with this `operation` are meant. Why: most events are
+    about charges.
+    """
+
+
+class WebhooksModel(Model):
+    """How a gateway tells of payments by itself."""
+
+    signature: SignatureModel | None = None
+    """How it signs; one of `header`, `form` and `json`. Without it nothing it says is
+    proof, only a reason to look.
+    """
+    body: Annotated[BodyKind, Field(strict=False)] = BodyKind.JSON
+    """What a webhook's body is: `json`, `form` (with the query's parameters), or `xml` (in
+    Base64, in a field of a form). Why: what most gateways send.
+    """
+    payload: str | None = None
+    """Where `body` is `xml`: the form's field."""
+    each: JsonPathText | None = None
+    """Where the events stand, like `events[*]`; else the whole body is one."""
+    tie: TieModel
+    """Where an event says which payment it is about."""
+    events: Annotated[list[EventRuleModel], Field(min_length=1)]
+    """What kinds of events say; the first whose `when` holds. What none names is ignored."""
+    answer: str = ""
+    """The text that the gateway wants to read. Why: most read only the status."""
 
 
 class RefusalFormModel(Model):
@@ -1184,6 +984,10 @@ class ProfileFile(Model):
     """
     lookups: dict[Name, LookupModel] = {}
     """How to find out, by reading, what became of a request; by name, for the routes' `lookup`."""
+    webhooks: WebhooksModel | None = None
+    """How the gateway tells of payments by itself
+    ([below](../../proxy/gateways/README.md#webhooks)).
+    """
     errors: ErrorsModel = ErrorsModel()
     max_processing_time: Positive = d.MAX_PROCESSING_TIME
     """How long the gateway may still be at a request whose answer was lost. Until then only a

@@ -15,6 +15,7 @@ from proxy.core.policy import (
     ConcurrencyPolicy,
     Limits,
     SessionPolicy,
+    WebhookPolicy,
 )
 from proxy.core.profile import GatewayProfile
 from proxy.core.routing import RouteTable
@@ -68,6 +69,7 @@ class Gateway:
     operations: Mapping[str, Limits]  # those that have limits of their own
     lookup_credential: Credential | None
     ca_file: Path | None
+    webhook: WebhookPolicy = field(default_factory=WebhookPolicy)
 
     @property
     def limits(self) -> Mapping[str | None, Limits]:

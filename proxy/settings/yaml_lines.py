@@ -111,6 +111,8 @@ def as_written(value: object) -> str:
         return f"[{', '.join(map(as_written, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {as_written(one)}' for key, one in value.items())}}}"
+    if isinstance(value, str) and value != value.strip():
+        return f'"{value}"'  # else nobody sees its blanks
     return "none" if value is None else str(value)
 
 

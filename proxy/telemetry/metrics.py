@@ -80,6 +80,11 @@ class Metrics(Collector):
             "Requests refused before a session was touched, or answered early, by problem code.",
             (gateway, "code"),
         )
+        self.webhooks = Counter(
+            "holdfast_webhooks",
+            "What gateways said by themselves, event by event, by what came of it.",
+            (gateway, "verdict"),
+        )
         self.unknown_outcomes = Gauge(
             "holdfast_unknown_outcomes",
             "Payments nobody is working on of which it is not known whether they were charged.",

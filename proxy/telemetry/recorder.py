@@ -29,6 +29,7 @@ _ENDS = (
 _RARE: Mapping[type[ev.Rare], tuple[str, str]] = {
     ev.NewKeySeen: ("warning", "new key"),
     ev.BreakerMoved: ("warning", "circuit breaker"),
+    ev.WebhooksUnheard: ("error", "webhooks refused"),
     ev.PolicyReloaded: ("info", "policy reloaded"),
     ev.PolicyRefused: ("error", "policy not reloaded"),
     ev.StoreAway: ("error", "store away"),
@@ -153,7 +154,7 @@ class MetricsRecorder:
 
     # --- other facts --------------------------------------------------------------------------
 
-    def note(self, fact: ev.Fact) -> None:
+    def note(self, fact: ev.Fact) -> None:  # noqa: C901 -- one case per fact
         """Count something that is not part of a session's life."""
         metrics = self._m
         if isinstance(fact, ev.AttemptTimed):
@@ -174,6 +175,8 @@ class MetricsRecorder:
             metrics.retries_suppressed[fact.gateway, fact.route, fact.reason] += 1
         elif isinstance(fact, ev.RequestRefused):
             metrics.refusals[fact.gateway, fact.code] += 1
+        elif isinstance(fact, ev.WebhookHeard):
+            metrics.webhooks[fact.gateway, fact.verdict] += 1
         else:
             self._told(fact)
 

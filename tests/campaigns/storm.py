@@ -135,6 +135,7 @@ async def storm_campaign(
     folder: Path, *, rate: int, down: float, say: Callable[[str], None]
 ) -> tuple[Storm, Storm]:
     """With budget and breaker as shipped, and without them; a table of both."""
+    say(f"twice {BEFORE + down + AFTER:g} s of payments: as shipped, then without them")
     both = []
     for name, more in (("with", ""), ("without", WITHOUT)):
         inner = folder / name

@@ -86,6 +86,7 @@ def test_a_head_alone(tmp_path: Path) -> None:
 WRONG = {
     b"": "1:1: write a request (POST /pay HTTP/1.1) or an answer (HTTP/1.1 200 OK)",
     b"# expect: x\n": "2:1: write a request (POST /pay HTTP/1.1) or an answer (HTTP/1.1 200 OK)",
+    b"# Expected: declined\n": "1:1: what must be true of it stands behind `# expect:`",
     b"{}\n": "1:1: write a request (POST /pay HTTP/1.1) or an answer (HTTP/1.1 200 OK)",
     b"POST pay\n": "1:1: write a request (POST /pay HTTP/1.1) or an answer (HTTP/1.1 200 OK)",
     b"POST /pay\n\na=1\n": "3:1: a line ### and the answer are missing after the request",

@@ -128,6 +128,22 @@ def test_the_content_type_says_how_to_read(kind: str | None, order: str | None) 
     assert order_in(b'{"metadata":{"order_id":"o-1"}}', kind) == order
 
 
+@pytest.mark.parametrize(
+    ("body", "order"),
+    [
+        (b"<transaction><order-id>o-1</order-id></transaction>", "o-1"),
+        (b"<transaction><order_id>o-1</order_id></transaction>", "o-1"),
+        (b"<t><order-id>o-2</order-id></t>", None),
+        (b"<transaction><order_id>o-2", None),
+    ],
+)
+def test_xml_has_two_spellings(body: bytes, order: str | None) -> None:
+    """Braintree's own SDKs differ in it: .NET's writes the one, Python's the other."""
+    places = {"order": BodyField(xml="transaction.order-id"), "currency": None}
+    told = body_values(a_request(body, "application/xml; charset=utf-8"), places)
+    assert told == {"order": order, "currency": None}
+
+
 def test_a_place_may_be_known_in_one_form_only() -> None:
     """A form is not searched for what is only known in JSON, nor the other way round."""
     places = {"a": BodyField(json="a"), "b": BodyField(form="b")}

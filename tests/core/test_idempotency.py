@@ -74,6 +74,29 @@ def test_where_the_key_comes_from(
     assert who(stripe, replace(PAY, **named)).source is source
 
 
+@pytest.mark.parametrize(
+    ("lock", "named", "source"),
+    [
+        (OrderLock.BODY, {}, KeySource.BODY),
+        (OrderLock.BODY, {"client_key": "k-1"}, KeySource.CLIENT),
+        (OrderLock.BODY, {"order_ref": "o-1"}, KeySource.ORDER),
+        (OrderLock.NAMED, {}, KeySource.GENERATED),
+        (OrderLock.OFF, {}, KeySource.GENERATED),
+    ],
+)
+def test_an_order_in_the_body_is_a_name_where_it_locks(
+    stripe: Gateway, lock: OrderLock, named: dict[str, Any], source: KeySource
+) -> None:
+    """Its very bytes again are then the same payment."""
+    identity = who(stripe, replace(PAY, **named), lock=lock, body_order="o-2")
+    assert identity.source is source
+    again = who(stripe, replace(PAY, **named), lock=lock, body_order="o-2")
+    assert again.key_hash == identity.key_hash
+    other = replace(PAY, body=b"amount=2999", **named)
+    changed = who(stripe, other, lock=lock, body_order="o-2").key_hash != identity.key_hash
+    assert changed is (source in {KeySource.BODY, KeySource.ORDER})
+
+
 def test_the_callers_key_goes_to_the_gateway_as_it_is(stripe: Gateway) -> None:
     """It is never rewritten: the gateway may know it from before."""
     assert who(stripe, replace(PAY, client_key="k-1")).gateway_key == "k-1"
@@ -319,5 +342,10 @@ def test_who_may_start_over(source: KeySource, state: State, outcome: Outcome) -
     """Only who names nothing but the order, and only when its try is closed without a charge."""
     session = replace(a_session(state=state), outcome=outcome)
     closed = state in {State.CANCELLED, State.EXPIRED, FAILED}
-    expected = source is KeySource.ORDER and closed and outcome is Outcome.NOT_CHARGED
+    over = {
+        KeySource.ORDER: closed,
+        # It was never said to be another try, so after a decline it is one.
+        KeySource.BODY: closed or state is State.DECLINED,
+    }
+    expected = over.get(source, False) and outcome is Outcome.NOT_CHARGED
     assert may_supersede(session, replace(SAME, source=source)) is expected

@@ -20,10 +20,8 @@ from proxy.core.lookup import (
     begin,
     can_read,
     confirms,
-    filled_body,
     proceed,
     proves,
-    void_target,
 )
 from proxy.core.profile import (
     MAX_PROCESSING_SECONDS,
@@ -36,6 +34,7 @@ from proxy.core.profile import (
 )
 from proxy.core.reasons import Reason
 from proxy.core.session import Attempt, Session
+from proxy.core.slots import filled_body, filled_target
 from proxy.core.states import AttemptStatus
 from proxy.core.wire import Phase, WireFacts
 from proxy.settings.values import Gateway
@@ -395,6 +394,43 @@ def test_an_order_is_looked_up_only_under_the_name_the_gateway_got() -> None:
     assert not can_read(LookupRecipe("void only"), ORDERED)
 
 
+ITS_ORDER = {"match": ((parse_json_path("order"), "{order}"),)}
+
+
+def test_among_an_orders_payments_the_charged_one_is_read(
+    stripe: Gateway, recipe: LookupRecipe
+) -> None:
+    """Newest first stands what failed; without a word on their state, none is taken."""
+    any_state = listing(recipe, id=parse_json_path("id"), **ITS_ORDER)
+    states = ((parse_json_path("state"), ("paid", "pending")),)
+    charged = listing(any_state, among=states)
+    shown = page(
+        {"id": "pi_2", "order": "o/1", "state": "failed"},
+        {"id": "pi_0", "order": "another", "state": "paid"},
+        {"id": "pi_1", "order": "o/1", "state": "paid"},
+    )
+    found = proceed(charged, stripe.profile, ORDERED, Ask(SEARCH), shown, now_ms=SETTLED)
+    assert isinstance(found, Ask)
+    assert found.reading == "pi_1"
+    which = proceed(any_state, stripe.profile, ORDERED, Ask(SEARCH), shown, now_ms=SETTLED)
+    assert isinstance(which, Inconclusive)
+
+
+def test_found_by_its_order_only_a_charge_counts(stripe: Gateway, recipe: LookupRecipe) -> None:
+    """What is not charged may be an earlier try; found by its key, it is this one."""
+    by_order = listing(recipe, **ITS_ORDER)
+    asked = Ask("/v1/payment_intents/pi_1", reading="pi_1")
+    canceled = answered({"id": "pi_1", "object": "payment_intent", "status": "canceled"})
+
+    def read(wanted: LookupRecipe, facts: WireFacts) -> Step:
+        return proceed(wanted, stripe.profile, ORDERED, asked, facts, now_ms=SETTLED)
+
+    assert read(by_order, PAID) == Found(SUCCEEDED, "pi_1", PAID)
+    assert read(recipe, canceled) == Found(ACCEPTED, "pi_1", canceled)
+    why = "pi_1 is not charged, but may be another try"
+    assert read(by_order, canceled) == Inconclusive(why, there=True)
+
+
 def test_each_confirmation_is_as_late_as_the_first() -> None:
     """Three looks within a second are one."""
     assert confirms(BY_ORDER, ORDERED, RIPE)
@@ -421,7 +457,7 @@ def test_the_key_is_written_as_json_writes_it() -> None:
     """A key may hold a quote; it must not end the text it stands in."""
     odd = replace(LOST, gateway_key='k"1')
     assert filled_body('{"key": "{gateway_key}"}', odd) == b'{"key": "k\\"1"}'
-    assert void_target("/void/{gateway_key}", odd) == "/void/k%221"
+    assert filled_target("/void/{gateway_key}", odd) == "/void/k%221"
 
 
 def found_by(recipe: LookupRecipe, stripe: Gateway, session: Session, *items: object) -> Step:

@@ -84,6 +84,8 @@ UNSAFE = Suppressed.UNSAFE_TO_REPEAT
         (NEVER, replace(UNKNOWN, cancel_requested=True, hold=True), GiveUp(Suppressed.CANCELLED)),
         # The gateway says that it will not change.
         (NEVER, UNKNOWN, GiveUp(Suppressed.GATEWAY_SAYS_NO)),
+        # Charged all the same, says the gateway by another way.
+        (LOST, replace(UNKNOWN, outcome=Outcome.CHARGED), Settled()),
         # Spent.
         (LOST, replace(UNKNOWN, attempts=3), GiveUp(Suppressed.ATTEMPTS_SPENT)),
         (LOST, replace(UNKNOWN, attempts=4), GiveUp(Suppressed.ATTEMPTS_SPENT)),

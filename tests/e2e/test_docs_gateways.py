@@ -16,6 +16,7 @@ import pytest_asyncio
 import stripe
 
 from proxy.demo.gateway import SimulatedGateway
+from proxy.settings.load import load
 from tests.support.parts import NODE_FOLDER, node, plain_environment
 from tests.support.running import ROOT, Running, running, simulated
 
@@ -44,7 +45,7 @@ def gateway() -> SimulatedGateway:
 @pytest_asyncio.fixture
 async def proxy(gateway: SimulatedGateway, tmp_path: Path) -> AsyncIterator[Running]:
     """A Holdfast with the page's own policy, on free ports and in front of a simulated gateway."""
-    (policy,) = snippets("yaml")
+    policy, _ = snippets("yaml")
     async with simulated(gateway) as origin:
         text = re.sub(r"upstream: https://\S+", f"upstream: {origin}", policy)
         text = re.sub(r"listen: 127\.0\.0\.1:\d+", "listen: 127.0.0.1:0", text)
@@ -98,8 +99,16 @@ async def test_the_node_snippet(proxy: Running, gateway: SimulatedGateway, tmp_p
 
 def test_every_snippet_is_run() -> None:
     """A new snippet needs a line in this file."""
-    assert len(re.findall(r"^```\w+$", PAGE, re.MULTILINE)) == 4
-    assert [len(snippets(language)) for language in ("yaml", "python", "js")] == [1, 2, 1]
+    assert len(re.findall(r"^```\w+$", PAGE, re.MULTILINE)) == 5
+    assert [len(snippets(language)) for language in ("yaml", "python", "js")] == [2, 2, 1]
+
+
+def test_a_policy_for_webhooks(tmp_path: Path) -> None:
+    """It loads as it stands, once its secret is there."""
+    _, policy = snippets("yaml")
+    (tmp_path / "policy.yaml").write_text(policy)
+    settings = load(tmp_path / "policy.yaml", {"STRIPE_WEBHOOK_SECRET": "whsec_1"})
+    assert settings.gateways["stripe"].webhook.forward_to is not None
 
 
 def test_the_versions_are_those_that_were_tried() -> None:

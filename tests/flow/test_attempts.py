@@ -323,10 +323,27 @@ async def test_a_replayed_error_is_not_asked_for_again(lab: Lab) -> None:
     lab.gateway.will(
         lab.gateway.loses_answer(),
         lab.gateway.answers(500, b"", (("Idempotent-Replayed", "true"),)),
+        lab.gateway.answers(200, b'{"data":[],"has_more":false}'),
     )
-    await lab.merchant_sends(pay(key="k-1"))
-    assert len(lab.gateway.seen) == 2
+    answer = await lab.merchant_sends(pay(key="k-1"))
+    assert [send.method for send in lab.gateway.seen] == ["POST", "POST", "GET"]
     assert suppressed(lab) == ["gateway_says_no"]
+    assert answer.status == 500
+
+
+async def test_a_no_to_the_repeat_is_not_handed_on(lab: Lab) -> None:
+    """A 409 after a lost answer is about the repeat: its backend would take it for "not paid"."""
+    lab.gateway.will(lab.gateway.loses_answer(), *[lab.gateway.answers(409, b"{}")] * 2)
+    answer = await lab.merchant_sends(pay(key="k-1"))
+    assert lab.transcript[-1] == "answer 504 outcome-unknown"
+    assert (await lab.session(answer)).outcome is Outcome.UNKNOWN
+
+
+async def test_what_was_said_to_the_first_send_is_handed_on(lab: Lab) -> None:
+    """The control: with nothing in doubt before it, the gateway's own 409 is the answer."""
+    lab.gateway.will(lab.gateway.answers(409, b"{}", (("Stripe-Should-Retry", "false"),)))
+    answer = await lab.merchant_sends(pay(key="k-1"))
+    assert (answer.status, answer.body) == (409, b"{}")
 
 
 async def test_a_slow_disk_cannot_make_a_repeat_too_late(tmp_path: Path) -> None:

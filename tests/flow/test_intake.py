@@ -354,6 +354,29 @@ async def test_an_order_in_the_body_locks_where_the_policy_says_so(tmp_path: Pat
     await lab.close()
 
 
+async def test_an_order_in_the_body_is_the_payments_name_where_it_locks(tmp_path: Path) -> None:
+    """Without a key: what was not sent goes on, a decline is another try, a charge is replayed."""
+    route = (
+        "  stripe:\n    profile: stripe\n    listen: 127.0.0.1:0\n    upstream: http://127.0.0.1:1\n"
+        "    retry: {automatic_attempts: 1}\n"
+        "    routes:\n      - {name: create-payment, match: {methods: [POST], "
+        "path: /v1/payment_intents}, session: durable, order_lock: body}\n"
+    )
+    lab = Lab(settings_from(f"store: memory://\ngateways:\n{route}", tmp_path))
+    body = b"amount=500&metadata%5Border_id%5D=o-1"
+    lab.gateway.will(
+        lab.gateway.refuses_connection(),
+        lab.gateway.answers(402, b'{"error":{"type":"card_error"}}'),
+        lab.gateway.answers(200, SUCCEEDED),
+    )
+    answers = [await lab.merchant_sends(pay(body=body)) for _ in range(4)]
+    assert [answer.status for answer in answers] == [502, 402, 200, 200]
+    sessions = [header_of(answer, "X-Payment-Session-Id") for answer in answers]
+    assert sessions[0] == sessions[1] != sessions[2] == sessions[3]
+    assert len(lab.gateway.seen) == 2
+    await lab.close()
+
+
 async def test_an_order_that_came_to_nothing_starts_over(lab: Lab) -> None:
     """Named by its order only, a payment whose sends were all refused is a new try next time."""
     lab.gateway.will(*[lab.gateway.refuses_connection()] * 3, lab.gateway.answers(200, SUCCEEDED))

@@ -72,6 +72,20 @@ async def test_a_look_finds_the_charge_and_its_answer(lab: Lab) -> None:
         assert header_of(told, "Proxy-Status") == "holdfast; received-status=200"
 
 
+async def test_what_is_answered_as_before_is_looked_up_at_once(lab: Lab) -> None:
+    """The repeat hears the stored 500 of a send that charged: the backend hears of the charge."""
+    lab.gateway.will(
+        lab.gateway.loses_answer(),
+        lab.gateway.answers(500, b"", (("Idempotent-Replayed", "true"),)),
+        lab.gateway.answers(200, events("k-1")),
+        lab.gateway.answers(200, intent("succeeded")),
+    )
+    answer = await lab.merchant_sends(pay(key="k-1"))
+    assert (answer.status, answer.body) == (200, intent("succeeded"))
+    assert [send.method for send in lab.gateway.seen] == ["POST", "POST", "GET", "GET"]
+    assert (await lab.session(answer)).outcome is Outcome.CHARGED
+
+
 async def test_a_look_uses_the_requests_own_credential(lab: Lab) -> None:
     """While the request is in memory its own credential asks; only reads are made."""
     await lose(lab)

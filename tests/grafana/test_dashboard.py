@@ -263,6 +263,10 @@ class Watched:
         assert await self._pay(plain, f"{orders}-unknown") == 504
         async with self.http.get(f"{stripe}/v1/balance") as answer:
             assert answer.status == 200
+        # A webhook that nobody has signed.
+        api = f"http://{self.holdfast.doors.sessions}"
+        async with self.http.post(f"{api}/webhooks/stripe", data=b"{}") as answer:
+            assert answer.status == 401
 
     async def _pay(
         self,

@@ -91,7 +91,7 @@ ANOTHER = "routes:\n      - {name: one, match: {methods: [PUT], path: /}}"
     ("old", "new", "key"),
     [
         ("name: pay", "name: buy", "routes"),  # the same key would be another payment's
-        ("session: durable", "session: ephemeral", "routes"),  # and go out without its intent
+        ("durable, lookup: null", "ephemeral", "routes"),  # and go out without its intent
         ("path: /pay", "path: /buy", "routes"),
         ("lookup: null", "order: {json: order}", "routes"),
         ("lookup: null", "keep_request: true", "routes"),

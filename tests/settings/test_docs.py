@@ -22,9 +22,8 @@ from proxy.settings.schema import (
     RouteModel,
     RuleModel,
     TimeoutsModel,
-    parse_duration,
-    parse_size,
 )
+from proxy.settings.texts import parse_duration, parse_size
 from tests.support.lab import settings_from
 
 ROOT = Path(__file__).parent.parent.parent

@@ -121,6 +121,13 @@ def test_a_time_in_other_units_is_as_it_was_written(tmp_path: Path) -> None:
     assert (horizon.value, horizon.origin.rpartition("/")[2]) == ("1800s", "policy.yaml:6")
 
 
+def test_what_would_look_like_nothing_is_said(tmp_path: Path) -> None:
+    """No list of conditions is no ban on repeats, and a blank is a character."""
+    found = {held.name: (held.value, held.origin) for held in explained(tmp_path).settings}
+    assert found["retry.on"] == ("all that are safe", "from idempotency.class")
+    assert found["idempotency.key.characters"] == ('" -~"', "default")
+
+
 def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
     """Two slashes at its beginning make no host of what follows."""
     assert explained(tmp_path, "POST //x/pay/now").route == "other"

@@ -370,7 +370,7 @@ def test_lowering_the_limit_lowers_the_automatic_share(tmp_path: Path) -> None:
         gateway(
             "    retry: {max_attempts: 2}\n"
             "    routes:\n"
-            "      - {name: once, match: {methods: [POST], path: /a}, retry: {max_attempts: 1}}\n"
+            "      - {name: once, match: {methods: [GET], path: /a}, retry: {max_attempts: 1}}\n"
             "defaults: {retry: {max_attempts: 3, automatic_attempts: 3}}\n"
         ),
         tmp_path,
@@ -427,7 +427,7 @@ results:
   - {when: {status: [200], json: [{path: 'a[', in: [[x]]}]}, result: unknown}
 routes:
   - {name: pay, match: {methods: [POST], path: pay}}
-  - {name: buy, match: {methods: [POST], path: /buy}, lookup: fnid-it}
+  - {name: buy, match: {methods: [POST], path: /buy}, session: durable, lookup: fnid-it}
   - {name: buy, match: {methods: [POST], path: /buy2}}
 errors:
   boby: {}
@@ -453,7 +453,7 @@ gateways/mine.yaml:4:33: results[0].result: 'success' is not one of 'succeeded',
 gateways/mine.yaml:5:36: results[1].when.json[0].path: 'a[' is not a path: nothing fits at character 2
 gateways/mine.yaml:5:53: results[1].when.json[0].in[0]: write text, a number, true or false
 gateways/mine.yaml:7:42: routes[0].match.path: 'pay' is not a path template: it must start with '/'
-gateways/mine.yaml:8:55: routes[1].lookup: there is no look-up 'fnid-it'; did you mean 'find-it'?
+gateways/mine.yaml:8:73: routes[1].lookup: there is no look-up 'fnid-it'; did you mean 'find-it'?
 gateways/mine.yaml:9:6: routes[2].name: two routes are named 'buy'
 gateways/mine.yaml:11:3: errors.boby: unknown key; did you mean 'body'?
 gateways/mine.yaml:12:14: errors.refusals.order-alredy-paid: there is no such refusal; did you mean 'order-already-paid'?
@@ -493,6 +493,11 @@ RECIPES = {
     "read: '/a/{id}', not_found_proves: {after: 5m, when: {status: [404]}}}": [
         "not_found_proves.when: is for a payment that is read at once; a list is empty by itself",
         "items: must end in [*], so that an empty list can be told from none",
+    ],
+    "{find: '/a?k={gateway_key}', items: a, match: [{path: k}, {path: k, value: v, in: [v]}], "
+    "id: id, read: '/a/{id}'}": [
+        "match[0]: needs exactly one of value and in",
+        "match[1]: needs exactly one of value and in",
     ],
     "{cancel: {target: a, body: '{key}', proves: {status: [200]}}}": [
         "cancel.target: write the path to ask for, starting with '/'",
@@ -654,7 +659,7 @@ DEFAULTS__RETRY__MAX_ATTEMPTS=x => defaults.retry.max_attempts: should be a whol
 STORE=                          => store: should be text, not empty
 STORE=99999999999999999999      => store: write a store as sqlite:///FILE, postgresql://…, redis://… or memory://
 STORE__FILE=x                   => store: should be text, not keys with values
-GATEWAYS__G__ROUTES__0__NAME=x  => gateways.g.routes: should be a list, like [a, b], not keys with values
+GATEWAYS__G__ROUTES__0__NAME=x  => gateways.g.routes: should be a list, [a, b] or `- ` before each item, not keys with values
 GATEWAYS__G__LISTEN=127.0.0.1:8082 => gateways.g.listen: 127.0.0.1:8082 is already used by listen.admin (127.0.0.1:8082)
 DEFAULTS____RETRY=x             => defaults.: unknown key; known here: breaker, budget, concurrency, max_answer, max_body, retry, timeouts
 """  # noqa: E501 -- messages as they are printed

@@ -69,7 +69,7 @@ session: {expire_after: 15m}
 ## shutdown key
 GATEWAY
 shutdown: {drain_timeout: 5s}
-=> 2:12: shutdown.drain_timeout: unknown key; known here: drain, ready_delay
+=> 2:12: shutdown.drain_timeout: unknown key; did you mean 'drain'?
 
 ## gateway key
 gateways:
@@ -112,7 +112,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     idempotency: {gateway_class: A_strong}
-=> 5:19: gateways.g.idempotency.gateway_class: unknown key; known here: class, key, resend_horizon, resend_lost_answers, window
+=> 5:19: gateways.g.idempotency.gateway_class: unknown key; did you mean 'class'?
 
 ## body field key
 gateways:
@@ -122,6 +122,44 @@ gateways:
     routes:
       - {name: a, match: {methods: [POST], path: /a}, order: {jsn: id}}
 => 6:63: gateways.g.routes[0].order.jsn: unknown key; did you mean 'json'?
+
+## at the wrong level
+GATEWAY
+timeouts: {total: 20s}
+expires_after: 10m
+=> 2:1: timeouts: unknown key here; it goes under defaults or gateways.NAME or gateways.NAME.routes[]
+=> 3:1: expires_after: unknown key here; it goes under session
+
+## from another tool
+GATEWAY
+defaults: {breaker: {slidingWindowSize: 10s, slowCallDurationThreshold: 2s}}
+=> 2:22: defaults.breaker.slidingWindowSize: unknown key; did you mean 'window'?
+=> 2:46: defaults.breaker.slowCallDurationThreshold: unknown key; did you mean 'slow_call'?
+
+## indentation lost
+gateways:
+  g:
+  listen: "127.0.0.1:8080"
+  upstream: "https://gw.example"
+=> 2:3: gateways.g: should be keys with values, not empty
+=> 3:3: gateways.listen: should be keys with values, not the text '127.0.0.1:8080'; as a key of one of the gateways it is indented further
+=> 4:3: gateways.upstream: should be keys with values, not the text 'https://gw.example'; as a key of one of the gateways it is indented further
+
+## a secret instead of its name
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    lookup_credential: Bearer rk_live_1
+=> 5:5: gateways.g.lookup_credential: should be {env: NAME}, the variable that holds it; no secret stands here
+
+## a secret as its name
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    lookup_credential: {env: rk_live_1}
+=> 5:5: gateways.g.lookup_credential: the environment variable that `env` names is not set
 
 ## key with other case
 GATEWAY
@@ -299,7 +337,7 @@ gateways:
     listen: 127.0.0.1:8080
     upstream: https://gw.example
     operations: {refund: {budget: {ratio: 0.1}}}
-=> 6:27: gateways.g.operations.refund.budget: unknown key; known here: breaker, concurrency
+=> 6:27: gateways.g.operations.refund.budget: unknown key here; it goes under defaults or gateways.NAME
 
 ## operation slow call
 gateways:
@@ -379,7 +417,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     routes: {name: a}
-=> 5:5: gateways.g.routes: should be a list, like [a, b], not keys with values
+=> 5:5: gateways.g.routes: should be a list, [a, b] or `- ` before each item, not keys with values
 
 ## methods is text
 gateways:
@@ -388,7 +426,7 @@ gateways:
     upstream: "https://gw.example"
     routes:
       - {name: a, match: {methods: POST, path: /a}}
-=> 6:27: gateways.g.routes[0].match.methods: should be a list, like [a, b], not the text 'POST'
+=> 6:27: gateways.g.routes[0].match.methods: should be a list, [a, b] or `- ` before each item, not the text 'POST'
 
 ## methods is empty
 gateways:
@@ -609,7 +647,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     profile: acme
-=> 5:5: gateways.g.profile: there is no profile 'acme'; known here: generic, stripe
+=> 5:5: gateways.g.profile: there is no profile 'acme'; known here: adyen, amazon-pay, braintree, checkout, generic, gocardless, klarna, mollie, paypal, paystack, razorpay, square, stripe
 
 ## profile case
 gateways:
@@ -625,7 +663,7 @@ gateways:
     listen: "127.0.0.1:8080"
     upstream: "https://gw.example"
     profile: ../x
-=> 5:5: gateways.g.profile: there is no profile '../x'; known here: generic, stripe
+=> 5:5: gateways.g.profile: there is no profile '../x'; known here: adyen, amazon-pay, braintree, checkout, generic, gocardless, klarna, mollie, paypal, paystack, razorpay, square, stripe
 
 ## class typo
 gateways:
@@ -749,8 +787,8 @@ gateways:
     upstream: "https://gw.example"
     profile: stripe
     routes:
-      - {name: a, match: {methods: [POST], path: /a}, lookup: payment-intents}
-=> 7:55: gateways.g.routes[0].lookup: the profile has no look-up 'payment-intents'; did you mean 'payment-intent'?
+      - {name: a, match: {methods: [POST], path: /a}, session: durable, lookup: payment-intents}
+=> 7:73: gateways.g.routes[0].lookup: the profile has no look-up 'payment-intents'; did you mean 'payment-intent'?
 
 ## two routes
 gateways:
@@ -763,7 +801,53 @@ gateways:
       - {name: a, match: {methods: [PUT], path: /a}}
 => 8:10: gateways.g.routes[2].name: two routes are named 'a'
 
+## route behind a wider one
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: any, match: {methods: [POST, PUT], path: "/pay/**"}, session: durable}
+      - {name: other, match: {methods: [GET], path: /pay/1/refund}}
+      - {name: refund, match: {methods: [POST], path: "/pay/{id}/refund"}, session: durable}
+=> 8:24: gateways.g.routes[2].match: route 'any' before it takes all of its requests, so it would never apply
+
+## payment settings without durable
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: a, match: {methods: [POST], path: /a}, order_lock: body, keep_request: true}
+=> 6:55: gateways.g.routes[0].order_lock: means nothing unless the route says `session: durable`
+=> 6:73: gateways.g.routes[0].keep_request: means nothing unless the route says `session: durable`
+
+## repeats without durable
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: mandate, match: {methods: [POST], path: /m}, retry: {max_attempts: 2}}
+      - {name: list, match: {methods: [GET], path: /m}, retry: {max_attempts: 2}}
+=> 6:61: gateways.g.routes[0].retry: means nothing unless the route says `session: durable`
+
+## path of another language
+gateways:
+  g:
+    listen: "127.0.0.1:8080"
+    upstream: "https://gw.example"
+    routes:
+      - {name: a, match: {methods: [POST], path: /a}, order: {json: $.order.id, xml: /order/id}}
+=> 6:63: gateways.g.routes[0].order.json: '$.order.id' is not a path: names with dots between them, like transaction.status
+=> 6:81: gateways.g.routes[0].order.xml: '/order/id' is not a path: names with dots between them, like transaction.status
+
 #### between settings
+## first wait longer than the longest
+GATEWAY
+defaults: {retry: {backoff: {initial: 6s}}}
+=> 2:30: defaults.retry.backoff.initial: is longer than max (5s)
+
 ## attempt longer than total
 GATEWAY
 defaults: {timeouts: {attempt: 40s}}
@@ -862,7 +946,7 @@ defaults: {retry: {on: []}}
 ## a condition alone
 GATEWAY
 defaults: {retry: {on: not_sent}}
-=> 2:20: defaults.retry.on: should be a list, like [a, b], not the text 'not_sent'
+=> 2:20: defaults.retry.on: should be a list, [a, b] or `- ` before each item, not the text 'not_sent'
 
 ## a risk for everything
 gateways:
@@ -900,7 +984,8 @@ gateways:
       - {name: payment, match: {methods: [POST], path: "/p"}, retry: {on: [not_sent, {status: [429]}], risk: may_charge_twice}}
       - {name: search, match: {methods: [POST], path: "/s"}, retry: {on: [attempt_timeout], risk: may_charge_twice}}
 => 6:104: gateways.g.routes[0].retry.risk: nothing in `on` is a risk here (class D_none); leave it out
-=> 7:93: gateways.g.routes[1].retry.risk: nothing in `on` is a risk here (class D_none); leave it out
+=> 7:62: gateways.g.routes[1].retry: means nothing unless the route says `session: durable`
+=> 7:93: gateways.g.routes[1].retry.risk: nothing in `on` is a risk here (the route is not durable); leave it out
 
 ## keep shorter than replay
 GATEWAY
@@ -968,6 +1053,38 @@ gateways:
     upstream: "https://gw.example"
     lookup_credential: {env: SET, header: 'X Y'}
 => 5:35: gateways.g.lookup_credential.header: 'X Y' is not the name of a header
+
+## webhook key
+gateways:
+  stripe:
+    profile: stripe
+    listen: '127.0.0.1:8080'
+    upstream: 'https://gw.example'
+    webhook: {forwrad_to: 'https://shop.example'}
+=> 6:15: gateways.stripe.webhook.forwrad_to: unknown key; did you mean 'forward_to'?
+
+## webhook secret in yaml
+gateways:
+  stripe:
+    profile: stripe
+    listen: '127.0.0.1:8080'
+    upstream: 'https://gw.example'
+    webhook: {secret: whsec_1}
+=> 6:15: gateways.stripe.webhook.secret: should be {env: NAME}, the variable that holds it; no secret stands here
+
+## webhook of a gateway that has none
+gateways:
+  g: {profile: generic, listen: '127.0.0.1:8080', upstream: 'https://gw.example', webhook: {}}
+=> 2:83: gateways.g.webhook: the profile does not say how this gateway's webhooks are read
+
+## webhook forwarded to ourselves
+gateways:
+  stripe:
+    profile: stripe
+    listen: '127.0.0.1:8080'
+    upstream: 'https://gw.example'
+    webhook: {forward_to: 'http://127.0.0.1:8081/webhooks/stripe'}
+=> 6:15: gateways.stripe.webhook.forward_to: http://127.0.0.1:8081/webhooks/stripe is listen.sessions (127.0.0.1:8081), Holdfast itself
 
 #### YAML
 ## twice

@@ -239,6 +239,7 @@ class Lab:
         self.store = store or TranscribingStore(self.clock, self.transcript)
         self.spool = spool or TranscribingSpool(self.transcript)
         self.gateway = ScriptedUpstream(self.transcript.append)
+        self.merchant = ScriptedUpstream(self.transcript.append)  # where webhooks are forwarded
         self.journal = Journal(self.store, self.secrets, self.notes)
         self.held = HeldRequests(settings.held_request_bytes)
         self.walks = Walks()
@@ -284,7 +285,9 @@ class Lab:
     def _lane(self, name: str) -> Lane:
         gateway = self.settings.gateways[name]
         limits = gateway.limits, gateway.budget
-        return make_lane(gateway, self.gateway, Admissions(name, *limits, self.clock, self.notes))
+        admissions = Admissions(name, *limits, self.clock, self.notes)
+        merchant = None if gateway.webhook.forward_to is None else self.merchant
+        return make_lane(gateway, self.gateway, admissions, merchant)
 
     async def merchant_sends(
         self, request: tuple[RequestHead, bytes], gateway: str = "stripe"

@@ -22,6 +22,7 @@ from proxy.core.wire import Phase
 from proxy.demo.faults import FaultPlan
 from proxy.demo.gateway import SimulatedGateway
 from proxy.demo.traffic import Shop, Takings, pay_all
+from proxy.flow.webhooks import WebhookVerdict
 from proxy.telemetry.metrics import Metrics
 from tests.support.running import Running, policy, running, simulated
 from tests.support.tools import ROOT, run
@@ -45,6 +46,7 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "holdfast_duplicates_total": ("counter", ("gateway", "route", "verdict")),
     "holdfast_refusals_total": ("counter", ("gateway", "code")),
     "holdfast_contradictions_total": ("counter", ("gateway",)),
+    "holdfast_webhooks_total": ("counter", ("gateway", "verdict")),
     "holdfast_unknown_outcomes": ("gauge", ("gateway",)),
     "holdfast_unknown_outcome_oldest_seconds": ("gauge", ("gateway",)),
     "holdfast_attempt_seconds": ("histogram", ("gateway", "route")),
@@ -98,6 +100,7 @@ def test_the_docs_list_every_metric() -> None:
         ("`reason` of interruptions and retries", Reason),
         ("`reason` of suppressed retries", Suppressed),
         ("`verdict`", Duplicate),
+        ("`verdict` of webhooks", WebhookVerdict),
         ("`operation`", {"commit"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -304,6 +304,10 @@ FACTS: dict[str, tuple[ev.Fact, dict[Sample, float]]] = {
         ev.RequestRefused("stripe", "body-too-large"),
         {("refusals_total", "stripe", "body-too-large"): 1},
     ),
+    "webhook": (
+        ev.WebhookHeard("stripe", "settled"),
+        {("webhooks_total", "stripe", "settled"): 1},
+    ),
     "walk": (
         ev.WalkEnded(*STRIPE, None, 0.5, 0.002),
         {
@@ -376,6 +380,15 @@ RARE: list[tuple[ev.Fact, dict[str, object]]] = [
             "route": STRIPE[1],
             "session_id": "ps_2",
             "earlier_id": "ps_1",
+        },
+    ),
+    (
+        ev.WebhooksUnheard("stripe", "no secret"),
+        {
+            "level": "error",
+            "event": "webhooks refused",
+            "gateway": "stripe",
+            "why": "no secret",
         },
     ),
     (ev.OutcomeSaved("ps_1"), {"level": "info", "event": "outcome saved", "session_id": "ps_1"}),

@@ -54,6 +54,11 @@ class SimulatedAmazonPay(Simulator):
         return "[A-Za-z0-9_-]{1,32}"
 
     @override
+    def account(self, request: web.Request) -> str:
+        """By the name of the key that signs: the signature is another one each time."""
+        return request.headers.get("Authorization", "").partition(",")[0]
+
+    @override
     def order(self, request: web.Request, parameters: JsonObject) -> str:
         known = request.match_info.get("id") or parameters.get("chargeId", "")
         metadata = parameters.get("merchantMetadata", {})
