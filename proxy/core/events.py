@@ -35,6 +35,7 @@ class Bound(Struct, frozen=True, gc=False):
     named: bool
     max_attempts: int
     order_in_body: bool = False
+    key_at: str | None = None
 
 
 class AttemptStarted(Struct, frozen=True, gc=False):

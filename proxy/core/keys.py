@@ -53,6 +53,11 @@ class KeyPlace:
         """The name of its header in lower case, if that is where it stands."""
         return self.name.lower() if self.carrier is Carrier.HEADER else None
 
+    @property
+    def where(self) -> str:
+        """The place itself, to compare it with where a key was put before."""
+        return f"{self.carrier} {self.header or self.name}"
+
     def of(self, request: InboundRequest) -> str | None:
         """The caller's own key, as it was sent. Raises `Unfit`."""
         name = self.header

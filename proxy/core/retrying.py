@@ -242,8 +242,16 @@ def delay_seconds(
 def promised(profile: GatewayProfile, session: Session) -> GatewayClass:
     """What the gateway promises for this session: nothing that rests on a key holds without one."""
     keyless = session.gateway_key is None or profile.key.carrier is Carrier.NOWHERE
+    keyless = keyless or key_moved(profile, session)
     rests_on_a_key = profile.gateway_class is not GatewayClass.B_LOOKUP
     return GatewayClass.D_NONE if keyless and rests_on_a_key else profile.gateway_class
+
+
+def key_moved(profile: GatewayProfile, session: Session) -> bool:
+    """Whether its key would now go elsewhere than it went (a profile was mended meanwhile): to the
+    gateway one that it never saw.
+    """
+    return session.key_at not in {None, profile.key.where}
 
 
 def repeat_barrier(

@@ -139,6 +139,8 @@ class Session(Struct, frozen=True, array_like=True, gc=False):
     # Whether it was sent again in doubt to a gateway that need not know the key. Each send then
     # stands for itself: only a charge or a person settles another's.
     at_risk: bool = False
+    # Where its key stands in what is sent (`KeyPlace.where`); elsewhere it would be another key.
+    key_at: str | None = None
 
     @property
     def live(self) -> bool:
@@ -248,6 +250,7 @@ def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them
     amount: str | None,
     currency: str | None,
     order_in_body: bool = False,
+    key_at: str | None = None,
 ) -> Session:
     """A durable session whose request has arrived: what `apply` makes of it and `Opened`, in one
     step (a test holds the two together), for this is done for every payment.
@@ -260,7 +263,7 @@ def opened(  # noqa: PLR0913, PLR0917 -- in the order of the fields: naming them
         order_ref, order_locks, user_ref, amount, currency,
         state, outcome, 1, at, None,
         (), (), (), (step,),
-        order_in_body=order_in_body,
+        order_in_body=order_in_body, key_at=key_at,
     )  # fmt: skip
 
 

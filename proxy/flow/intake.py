@@ -216,6 +216,7 @@ class Intake:
             named=identity.named,
             max_attempts=arrival.route.retry.max_attempts,
             order_in_body=arrival.body_order is not None and arrival.body_order == stored.order_ref,
+            key_at=arrival.lane.profile.key.where,
         )
         session = apply(stored, bound)
         await self._first(session, stored.version)
@@ -281,6 +282,7 @@ class Intake:
             currency=arrival.currency,
             order_in_body=arrival.body_order is not None
             and arrival.body_order == identity.order_ref,
+            key_at=arrival.lane.profile.key.where,
         )
 
 

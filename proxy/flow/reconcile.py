@@ -19,7 +19,7 @@ from proxy.core.idempotency import Digest, next_gateway_key
 from proxy.core.profile import LookupRecipe
 from proxy.core.reasons import Reason
 from proxy.core.recovery import may_be_voided, next_lookup_at, ripe
-from proxy.core.retrying import promised
+from proxy.core.retrying import key_moved, promised
 from proxy.core.session import Session, apply
 from proxy.core.slots import filled_body, filled_target
 from proxy.core.states import AttemptStatus, Outcome, State
@@ -85,7 +85,7 @@ class Reconcile:
         """Whether what the credential does not see is not there: another account's, or one of test
         mode, never sees anything, and nobody sees what was sent to another address.
         """
-        if session.in_doubt_at_another(lane.endpoint):
+        if session.in_doubt_at_another(lane.endpoint) or key_moved(lane.profile, session):
             return False
         return lane.lookup_sees_all or bool(self._own_credential(lane, session))
 

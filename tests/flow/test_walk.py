@@ -213,3 +213,26 @@ async def test_a_signed_request_asks_for_what_it_wants(mine: Lab) -> None:
     wants = (("Accept-Encoding", "br"),)
     await mine.merchant_sends(pay(target="/transfer", body=b"{}", headers=wants), "mine")
     assert keys(mine, "Accept-Encoding") == ["br"]
+
+
+async def test_a_key_that_moved_protects_no_payment_of_before(tmp_path: Path) -> None:
+    """Put into the body by a profile that was mended: to the gateway it is a key it never saw."""
+    (method, target, headers), body = pay(target="/refund", body=b'{"a": 1}', order="o-1")
+    named = (*(h for h in headers if h[0] != "Content-Type"), ("Content-Type", "application/json"))
+    request = (RequestHead(method, target, named), body)
+    (tmp_path / "gateways").mkdir()
+    path = tmp_path / "gateways/mine.yaml"
+    path.write_text(PROFILE)
+    few = "retry: {max_attempts: 4, automatic_attempts: 1}, upstream"
+    policy = POLICY.replace("upstream", few)
+    before = Lab(settings_from(policy, tmp_path))
+    before.gateway.will(before.gateway.loses_answer())
+    await before.merchant_sends(request, "mine")
+    assert len(before.gateway.seen) == 1
+    path.write_text(PROFILE.replace("header: X-Refund-Idempotency", "json: idempotency_key"))
+    after = Lab(settings_from(policy, tmp_path), before.store)
+    after.gateway.will(after.gateway.answers(200, PAID))
+    await after.merchant_sends(request, "mine")
+    assert after.gateway.seen == []
+    assert (await after.only_session()).outcome is Outcome.UNKNOWN
+    await after.close()
