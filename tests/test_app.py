@@ -283,7 +283,7 @@ async def test_a_port_in_use_closes_what_was_opened(
             await holdfast.start()
     setting = f"gateways.{taken}.listen" if taken in {"stripe", "plain"} else f"listen.{taken}"
     assert str(caught.value) == f"{setting} 127.0.0.1:{ports[taken]}: address already in use"
-    opened = OPENED[: 6 + DOORS.index(taken)]
+    opened = OPENED[: 7 + DOORS.index(taken)]
     assert heard == [*opened, *CLOSED]
     assert asyncio.all_tasks() == tasks
     assert "sqlite" not in {thread.name for thread in threading.enumerate()}
