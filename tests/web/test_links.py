@@ -62,7 +62,13 @@ async def between(
 def asked(method: str, host: str, *headers: str, key: str = "k-1") -> bytes:
     """A request for the payment."""
     own = [f"Idempotency-Key: {key}", "Content-Length: 0"] if method == "POST" else []
-    head = [f"{method} /pay HTTP/1.1", f"Host: {host}", "Accept-Encoding: gzip, deflate", *own, *headers]
+    head = [
+        f"{method} /pay HTTP/1.1",
+        f"Host: {host}",
+        "Accept-Encoding: gzip, deflate",
+        *own,
+        *headers,
+    ]
     return "\r\n".join(head).encode() + b"\r\n\r\n"
 
 
