@@ -113,6 +113,11 @@ def started(proxy: Proxy, folder: Path, gateway_port: int) -> Iterator[Started]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        # Only the first of its processes is waited for: the others are gone when nobody listens.
+        for _ in range(_START_STEPS):
+            if not any(_listens(ports[port], process) for port in proxy.ways):
+                break
+            time.sleep(_STEP_SECONDS)
 
 
 def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
