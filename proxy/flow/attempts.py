@@ -490,9 +490,15 @@ def _misleads(walk: Walk, session: Session) -> bool:
         return False
     if walk.result.status in _OF_THIS_SEND:
         return True
-    answer = walk.last_answer
-    a_no = answer is not None and 400 <= answer.status < 500  # noqa: PLR2004 -- to an SDK, all 4xx
-    return a_no and any(attempt.status in OPEN for attempt in session.attempts[:-1])
+    if walk.last_answer is None or not _is_a_no(walk.last_answer.status):
+        return False
+    # Where every send was told so, that is how it stands.
+    earlier = (a for a in session.attempts[:-1] if a.status in OPEN)
+    return any(not _is_a_no(attempt.http_status or 0) for attempt in earlier)
+
+
+def _is_a_no(status: int) -> bool:
+    return 400 <= status < 500  # noqa: PLR2004 -- to an SDK, all 4xx
 
 
 async def _no_key() -> None:
