@@ -112,6 +112,11 @@ class Told:
     at: int | None
     reference: str
 
+    @property
+    def names_it(self) -> bool:
+        """Whether it says which payment it is about; else it can settle none."""
+        return self.key is not None or self.order is not None
+
 
 # --- whose words they are ------------------------------------------------------------------------
 
