@@ -97,7 +97,7 @@ def problem(
 
 # What the session says may not be so: the store has lost what came after, or its walk goes on and
 # may have sent it by the time this is read.
-_UNSURE = frozenset({Refusal.STORE_REGRESSED, Refusal.WAIT_OVER})
+_UNSURE = frozenset({Refusal.STORE_REGRESSED, Refusal.WAIT_OVER, Refusal.IN_PROGRESS})
 _NAME_IT = (
     "The request named neither key nor session nor order, so a plain repeat would be another "
     f"payment: send it again with the header {SESSION_HEADER} and this session's id."

@@ -9,7 +9,6 @@ reason to look.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,9 @@ from proxy.core.signatures import (
 from proxy.core.states import Outcome
 
 _MOST_FIELDS = 50
+# Taken apart in Python before anybody knows whose it is, while nothing else goes on: 40 ms at worst
+# for so much. Braintree's largest have a subscription's last twenty payments in them.
+_MOST_FORM_BYTES = 256 * 1024
 _LONGEST_NAME = 200
 # Gateways date events by their own clock, to the second.
 _CLOCK_SLACK_MS = 60_000
@@ -112,6 +114,11 @@ class Told:
     at: int | None
     reference: str
 
+    @property
+    def names_it(self) -> bool:
+        """Whether it says which payment it is about; else it can settle none."""
+        return self.key is not None or self.order is not None
+
 
 # --- whose words they are ------------------------------------------------------------------------
 
@@ -179,11 +186,13 @@ def _document(recipe: WebhookRecipe, webhook: Webhook) -> object:
 def _plain(payload: str) -> bytes:
     try:
         return base64.b64decode(payload)
-    except binascii.Error:
+    except ValueError:
         raise Unreadable from None
 
 
 def _form(body: bytes) -> dict[str, str]:
+    if len(body) > _MOST_FORM_BYTES:
+        raise Unreadable
     try:
         text = body.decode("ascii")
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS))
@@ -257,20 +266,29 @@ def settled_by(event: Told, sessions: Sequence[Session]) -> Session | None:
     """The session that an event is about for certain, of those that have the key it names, or else
     its order and operation.
 
-    An order's name may be shared by several payments, and by one that never came this way. So the
-    name counts only where this session told it to the gateway, no other of the order may have been
-    charged, the amounts do not differ, and the event is not from before its first send: what is
-    played again later settles nothing that was begun since.
+    Not where the amounts differ, or it is from before the first send: a key may have been another
+    payment's before, and what is played again later settles nothing that was begun since. An
+    order's name may be shared by several payments, and by one that never came this way. So it
+    counts only where this session told it to the gateway, no other of the order may have been
+    charged, and it is known when it happened.
     """
     if event.key is not None:
-        return sessions[0] if len(sessions) == 1 else None
-    if event.order is None:
+        possible = list(sessions)
+    elif event.order is None or event.at is None:
         return None
-    sent = [session for session in sessions if session.last_send_at is not None]
-    possible = [session for session in sent if session.outcome is not Outcome.NOT_CHARGED] or sent
-    if len(possible) != 1 or event.at is None:
+    else:
+        sent = [session for session in sessions if session.last_send_at is not None]
+        possible = [s for s in sent if s.outcome is not Outcome.NOT_CHARGED] or sent
+    if len(possible) != 1:
         return None
     (session,) = possible
-    another = None not in {event.amount, session.amount} and event.amount != session.amount
-    begun = session.attempts[0].started_at - _CLOCK_SLACK_MS
-    return session if session.order_in_body and not another and event.at >= begun else None
+    meant = event.key is not None or session.order_in_body
+    return session if meant and not _about_another(event, session) else None
+
+
+def _about_another(event: Told, session: Session) -> bool:
+    """Whether it is of another amount, or from before the session was begun."""
+    other_amount = None not in {event.amount, session.amount} and event.amount != session.amount
+    begun = session.attempts[0].started_at if session.attempts else session.started_at
+    earlier = event.at is not None and event.at < begun - _CLOCK_SLACK_MS
+    return other_amount or earlier

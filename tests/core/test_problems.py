@@ -124,9 +124,10 @@ def test_whether_anything_was_sent(session: Any, *, sent: bool) -> None:
         (a_session(SUCCEEDED, state=State.COMPLETED), "charged"),
     ],
 )
-def test_what_goes_on_is_not_told_as_unsent(session: Any, outcome: str) -> None:
-    """Its caller waits no longer: by the time this is read, it may have been sent."""
-    document = read(problem(Refusal.WAIT_OVER, session=session))
+@pytest.mark.parametrize("refusal", [Refusal.WAIT_OVER, Refusal.IN_PROGRESS])
+def test_what_goes_on_is_not_told_as_unsent(refusal: Refusal, session: Any, outcome: str) -> None:
+    """Whoever asks waits no longer: by the time this is read, it may have been sent."""
+    document = read(problem(refusal, session=session))
     assert (document["anythingSent"], document["outcome"]) == (True, outcome)
     assert read(problem(Refusal.WAIT_OVER))["anythingSent"] is False
 

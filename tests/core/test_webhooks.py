@@ -146,7 +146,7 @@ def adyen(*psp: str, success: str = "true") -> Delivery:
     return Delivery("adyen", as_json(document), ADYEN_KEY)
 
 
-def square() -> Delivery:
+def square(told_at: str = "2024-01-23T08:53:21Z") -> Delivery:
     """Verified by square's own helper."""
     url = "https://shop.example/webhooks/square"
     payment = {
@@ -154,10 +154,11 @@ def square() -> Delivery:
         "status": "COMPLETED",
         "reference_id": "123",
         "amount_money": {"amount": 1999, "currency": "EUR"},
+        "created_at": "2024-01-23T08:53:20.5Z",
     }
     event = {
         "type": "payment.updated",
-        "created_at": "2024-01-23T08:53:20.5Z",
+        "created_at": told_at,
         "data": {"object": {"payment": payment}},
     }
     body = as_json(event)
@@ -171,13 +172,13 @@ def square() -> Delivery:
     return Delivery("square", body, "sq_key", {"X-Square-HmacSha256-Signature": made}, url)
 
 
-def razorpay_() -> Delivery:
+def razorpay_(told_at: int = SECONDS + 1) -> Delivery:
     """Verified by razorpay's own helper."""
     entity = {"id": "pay_29QQoUBi66xm2f", "amount": 1999, "order_id": "123", "status": "captured"}
     event = {
         "event": "payment.captured",
-        "created_at": SECONDS,
-        "payload": {"payment": {"entity": entity}},
+        "created_at": told_at,
+        "payload": {"payment": {"entity": {**entity, "created_at": SECONDS}}},
     }
     body = as_json(event)
     made = hmac.new(b"rzp", body, hashlib.sha256).hexdigest()
@@ -227,7 +228,7 @@ def paystack() -> Delivery:
     return hexadecimal("paystack", "x-paystack-signature", "sha512", event)
 
 
-def braintree_() -> Delivery:
+def braintree_(kind_of_transaction: str = "sale") -> Delivery:
     """Checked by Braintree's own parser."""
     with warnings.catch_warnings(action="ignore"):  # it deprecates a part of its own
         braintree: Any = importlib.import_module("braintree")
@@ -243,6 +244,7 @@ def braintree_() -> Delivery:
     transaction = (
         "<notification><timestamp type='datetime'>2024-01-23T08:53:20Z</timestamp>"
         f"<kind>{kind}</kind><subject><transaction><id>bt_1</id><order-id>123</order-id>"
+        f"<type>{kind_of_transaction}</type>"
         "<amount>1999</amount><status>settled</status></transaction></subject></notification>"
     )
     payload = base64.encodebytes(transaction.encode()).decode()
@@ -426,6 +428,7 @@ def test_a_query_may_name_the_order() -> None:
         ("paypal", b"[" * 100_000),
         ("mollie", b"id=\xff"),
         ("mollie", b"&".join([b"a=b"] * 51)),
+        ("mollie", b"id=" + b"%41" * 100_000),
     ],
 )
 def test_what_is_not_a_webhook_is_told_as_such(name: str, body: bytes) -> None:
@@ -445,6 +448,22 @@ def test_a_signed_payload_that_is_no_xml(xml: bytes) -> None:
     body = urlencode({"bt_signature": f"public|{made}", "bt_payload": payload}).encode()
     with pytest.raises(Unreadable):
         Delivery("braintree", body, "private").opened()
+
+
+@pytest.mark.parametrize(
+    "delivery", [square("2024-02-23T08:53:20Z"), razorpay_(SECONDS + 2_678_400)]
+)
+def test_what_is_told_of_a_payment_again_is_from_when_it_was_made(delivery: Delivery) -> None:
+    """Its refund or fee a month later is no word on another try of its order made since."""
+    (event,) = delivery.opened()
+    assert event is not None
+    assert event.at is not None
+    assert event.at // 1000 == SECONDS
+
+
+def test_a_refund_that_settles_is_not_its_sale() -> None:
+    """Braintree tells both alike, under the order's name."""
+    assert braintree_("credit").opened() == [None]
 
 
 def test_an_event_about_something_else_says_nothing() -> None:
@@ -561,9 +580,24 @@ def test_an_event_without_a_time_settles_nothing_by_its_order() -> None:
 def test_a_key_is_the_payment_itself() -> None:
     """Whatever its order is called; but two that share a key are two."""
     event = dataclasses.replace(EVENT, key="k-1", at=None)
-    session = a_lost_one(gateway_key="k-1", order_in_body=False, amount="7")
+    session = a_lost_one(gateway_key="k-1", order_in_body=False)
     assert settled_by(event, [session]) is session
     assert settled_by(event, [session, replace(session, id="ps_2")]) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "is_it"),
+    [
+        pytest.param({}, True, id="control: of this one"),
+        pytest.param({"amount": "7"}, False, id="of another amount"),
+        pytest.param({"at": AT - 61_000}, False, id="from before it was sent"),
+    ],
+)
+def test_a_key_that_was_another_payments_before(told: dict[str, Any], *, is_it: bool) -> None:
+    """A reference that is given to a second payment by mistake: the first one's is told again."""
+    event = dataclasses.replace(EVENT, key="k-1", **told)
+    session = a_lost_one(gateway_key="k-1")
+    assert (settled_by(event, [session]) is session) is is_it
 
 
 def test_a_delivery_never_shows_what_is_in_it() -> None:

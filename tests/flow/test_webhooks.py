@@ -20,7 +20,7 @@ from proxy.core import events as ev
 from proxy.core.signatures import Forged
 from proxy.core.states import Outcome, State
 from proxy.core.webhooks import Webhook
-from proxy.core.wire import Answer
+from proxy.core.wire import Answer, Phase, WireFacts
 from proxy.flow import webhooks as webhooks_module
 from proxy.flow.webhooks import NotForwarded, Webhooks
 from proxy.ports import Query, StoreUnavailable
@@ -283,6 +283,21 @@ async def test_what_nobody_signed_settles_nothing(lab: Lab) -> None:
     assert await outcome(lab) == LOST
 
 
+async def test_what_nobody_signed_does_not_break_into_a_gateways_rest(lab: Lab) -> None:
+    """It could not answer a look-up just now; who can connect has it asked no sooner again."""
+    await lose_at_stripe(lab)
+    lane = lab.lanes["stripe"]
+    assert lane.profile.webhooks is not None
+    unsigned = replace(lane.profile, webhooks=replace(lane.profile.webhooks, signature=None))
+    lab.lanes["stripe"] = replace(lane, profile=unsigned)
+    lab.gateway.will(lab.gateway.answers(503), lab.gateway.answers(503))
+    webhook = stripe_says(lab, "succeeded", "succeeded", None)
+    lane.admissions.looked_up(WireFacts(True, Phase.ANSWERED, None, 503, "", (), b""))
+    assert await deliver(lab, webhook, "stripe") == ["unproved"]
+    await asyncio.sleep(1)
+    assert await deliver(lab, webhook, "stripe") == ["looked_up"]
+
+
 async def test_what_is_about_nothing_here_is_taken_and_counted(lab: Lab) -> None:
     """Or the gateway would send it for days."""
     told = [event(lab, order="other"), event(lab, "customer"), event(lab, "changed", order="x")]
@@ -373,6 +388,27 @@ async def test_one_that_hangs_is_settled_all_the_same(lab: Lab) -> None:
     answer = await paying
     assert lab.transcript[-1] == f"answer {answer.status} answer-not-kept"
     assert await outcome(lab) == CHARGED
+
+
+async def test_nobody_waits_for_what_it_cannot_be_about(lab: Lab) -> None:
+    """A charge of another's, and payments that hang: its gateway waits for some seconds only."""
+    paying = []
+    for number in range(3):
+        lab.gateway.will(lab.gateway.hangs())
+        body = f"order_id={number}&amount=1999".encode()
+        paying.append(
+            asyncio.ensure_future(lab.merchant_sends(buy(key=f"k-{number}", body=body), "silent"))
+        )
+    await asyncio.sleep(0.1)
+    told = event(lab)
+    del told["order"]
+    begun = lab.clock.monotonic()
+    assert await deliver(lab, about(lab, told)) == ["unproved"]
+    assert lab.clock.monotonic() == begun
+    many = [event(lab, order=str(number)) for number in range(3)]
+    assert await deliver(lab, about(lab, *many)) == ["settled"] * 3
+    assert lab.clock.monotonic() == pytest.approx(begun + 2, abs=0.1)
+    await asyncio.gather(*paying)
 
 
 async def test_while_the_store_is_away_the_gateway_keeps_it(
