@@ -156,6 +156,9 @@ SQUARE: Mapping[str, AttemptResult] = {
 ADYEN: Mapping[str, AttemptResult] = {
     "200-authorised": CHARGED,
     "200-partially-authorised": CHARGED,
+    "200-classic-refund-received": CHARGED,
+    "200-donation-completed": CHARGED,
+    "200-donation-refused": DECLINED,
     "200-refused": DECLINED,
     "200-cancelled": DECLINED,
     # A time-out of the issuer may hide behind it.
@@ -392,6 +395,9 @@ ANSWERS = {
 }
 # Answers to a request that is read by rules of its own: its route.
 OF_ROUTES = {
+    ("adyen", "200-classic-refund-received"): "classic-refund",
+    ("adyen", "200-donation-completed"): "donate",
+    ("adyen", "200-donation-refused"): "donate",
     ("amazon-pay", "200-charge-canceled"): "cancel",
     ("checkout", "201-transfer"): "transfer",
     ("checkout", "202-refund-taken-up"): "modify",
@@ -648,6 +654,10 @@ MONEY = [
     ("adyen", "/checkout/v72/payments/psp1/amountUpdates", "modify"),
     ("adyen", "/v72/cancels", "cancel"),
     ("adyen", "/v72/donations", "donation"),
+    ("adyen", "/pal/servlet/Payment/v68/authorise", "charge"),
+    ("adyen", "/pal/servlet/Payment/v68/capture", "capture"),
+    ("adyen", "/pal/servlet/Payment/v68/refund", "refund"),
+    ("adyen", "/pal/servlet/Payment/v68/cancel", "cancel"),
     ("paypal", "/v2/checkout/orders", "charge"),
     ("paypal", "/v2/checkout/orders/o1/authorize", "capture"),
     ("paypal", "/v2/checkout/orders/o1/capture", "capture"),
