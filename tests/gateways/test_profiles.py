@@ -270,6 +270,8 @@ RAZORPAY: Mapping[str, AttemptResult] = {
 }
 
 GOCARDLESS: Mapping[str, AttemptResult] = {
+    # Whether it made a payment is not confirmed.
+    "200-billing-request-fulfilled": CHARGED,
     "200-payment-cancelled-by-an-action": ACCEPTED,
     "200-payment-read-failed": DECLINED,
     "200-payment-retried-by-an-action": CHARGED,
@@ -401,6 +403,7 @@ OF_ROUTES = {
     ("amazon-pay", "200-charge-canceled"): "cancel",
     ("checkout", "201-transfer"): "transfer",
     ("checkout", "202-refund-taken-up"): "modify",
+    ("gocardless", "200-billing-request-fulfilled"): "fulfil",
     ("gocardless", "200-payment-cancelled-by-an-action"): "action",
     ("gocardless", "200-payment-retried-by-an-action"): "action",
     ("paypal", "201-capture-declined"): "capture-authorization",
@@ -688,6 +691,7 @@ MONEY = [
     ("razorpay", "/v1/transfers", "transfer"),
     ("razorpay", "/v1/payouts", "payout"),
     ("gocardless", "/payments", "charge"),
+    ("gocardless", "/billing_requests/BRQ1/actions/fulfil", "charge"),
     ("gocardless", "/payments/PM1/actions/retry", "action"),
     ("gocardless", "/refunds", "refund"),
     ("gocardless", "/subscriptions", "subscription"),
