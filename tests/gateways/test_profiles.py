@@ -144,6 +144,8 @@ SQUARE: Mapping[str, AttemptResult] = {
     "200-terminal-checkout-pending": CHARGED,
     "400-key-reused": REJECTED,
     "400-missing-parameter": REJECTED,
+    # Perhaps by the very refund whose answer was lost: of that it says nothing.
+    "400-refund-already-pending": REJECTED,
     "401-unauthorized": REJECTED,
     "402-generic-decline": DECLINED,
     "409-conflict": IN_PROGRESS,
@@ -808,6 +810,25 @@ def test_what_is_known_of_its_keys(
     assert profile.gateway_class is promise
     assert profile.resend_horizon == hours * 3600 * 0.75
     assert profile.key.max_length == longest
+
+
+@pytest.mark.parametrize(
+    ("path", "longest"),
+    [
+        ("/v2/payments", 45),
+        ("/v2/refunds", 45),
+        ("/v2/orders/o1/pay", 192),
+        ("/v2/terminals/checkouts", 64),
+    ],
+)
+def test_how_long_a_key_may_be_at_square(
+    path: str, longest: int, gateways: dict[str, Gateway]
+) -> None:
+    """Each endpoint has its own limit, and none that Square takes is refused."""
+    it = gateways["square"]
+    profile = it.of_routes.get(it.routes.match("POST", path).name, it.profile)
+    assert profile.gateway_class is GatewayClass.A_STRONG
+    assert (profile.key.carrier, profile.key.max_length) == (Carrier.JSON, longest)
 
 
 @pytest.mark.parametrize(
