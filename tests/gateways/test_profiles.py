@@ -218,6 +218,8 @@ CHECKOUT: Mapping[str, AttemptResult] = {
     "201-declined": DECLINED,
     "201-status-of-a-later-version": UNCLEAR,
     "201-transfer": CHARGED,
+    # No link to follow: it may be on its way.
+    "202-payout-pending": CHARGED,
     "202-pending": ACCEPTED,
     "202-refund-taken-up": CHARGED,
     "401-unauthorized": REJECTED,
