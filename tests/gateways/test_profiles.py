@@ -265,6 +265,8 @@ RAZORPAY: Mapping[str, AttemptResult] = {
     "400-gateway-error": UNCLEAR,
     "400-key-reused": REJECTED,
     "400-payment-declined": DECLINED,
+    # Perhaps by the very refund whose answer was lost: of that it says nothing.
+    "400-refunded-already": REJECTED,
     "400-validation": REJECTED,
     "401-authentication-failed": REJECTED,
     "409-in-progress": IN_PROGRESS,
@@ -415,6 +417,8 @@ OF_ROUTES = {
     ("paypal", "201-refund-completed"): "refund-capture",
     ("paypal", "204-authorization-voided"): "capture-authorization",
     ("razorpay", "400-already-captured"): "capture",
+    ("razorpay", "400-payment-declined"): "create-payment",
+    ("razorpay", "400-refunded-already"): "refund",
     ("klarna", "204-cancelled"): "change",
     ("paystack", "200-bulk-charge-taken-up"): "bulk-charge",
     ("paystack", "200-bulk-transfer-queued"): "bulk-transfer",
