@@ -64,7 +64,8 @@ STRIPE: Mapping[str, AttemptResult] = {
     "200-transfer": CHARGED,
     "200-payout-paid": CHARGED,
     "200-invoice-paid": CHARGED,
-    "200-invoice-open": ACCEPTED,
+    # On its way, perhaps: a debit takes days.
+    "200-invoice-open": CHARGED,
     "200-v2-outbound-payment-processing": CHARGED,
     "200-v2-outbound-payment-canceled": ACCEPTED,
     "200-v2-outbound-payment-failed": DECLINED,
@@ -422,6 +423,7 @@ OF_ROUTES = {
     ("klarna", "204-cancelled"): "change",
     ("paystack", "200-bulk-charge-taken-up"): "bulk-charge",
     ("paystack", "200-bulk-transfer-queued"): "bulk-transfer",
+    ("stripe", "200-invoice-open"): "pay-invoice",
     ("stripe", "200-v2-outbound-payment-returned"): "v2-money",
 }
 # What the policy has to say of a gateway besides its address.
