@@ -53,9 +53,7 @@ async def test_an_order_is_created_then_captured(tmp_path: Path) -> None:
 async def test_two_orders_of_paypals_for_one_of_the_shops(
     named: dict[str, str], heard: list[int], tmp_path: Path
 ) -> None:
-    """Each tab makes one and has it captured. The second capture is refused where the shop names
-    its own order; where it does not, it charges again.
-    """
+    """The second capture is refused where the shop names its own order, else it charges again."""
     async with trial(PAYPAL, tmp_path) as it:
         url = f"{it.holdfast.url}/v2/checkout/orders"
         tabs = [{**named, "PayPal-Request-Id": key} for key in ("tab-1", "tab-2")]
