@@ -64,7 +64,8 @@ STRIPE: Mapping[str, AttemptResult] = {
     "200-transfer": CHARGED,
     "200-payout-paid": CHARGED,
     "200-invoice-paid": CHARGED,
-    "200-invoice-open": ACCEPTED,
+    # On its way, perhaps: a debit takes days.
+    "200-invoice-open": CHARGED,
     "200-v2-outbound-payment-processing": CHARGED,
     "200-v2-outbound-payment-canceled": ACCEPTED,
     "200-v2-outbound-payment-failed": DECLINED,
@@ -144,6 +145,8 @@ SQUARE: Mapping[str, AttemptResult] = {
     "200-terminal-checkout-pending": CHARGED,
     "400-key-reused": REJECTED,
     "400-missing-parameter": REJECTED,
+    # Perhaps by the very refund whose answer was lost: of that it says nothing.
+    "400-refund-already-pending": REJECTED,
     "401-unauthorized": REJECTED,
     "402-generic-decline": DECLINED,
     "409-conflict": IN_PROGRESS,
@@ -156,6 +159,9 @@ SQUARE: Mapping[str, AttemptResult] = {
 ADYEN: Mapping[str, AttemptResult] = {
     "200-authorised": CHARGED,
     "200-partially-authorised": CHARGED,
+    "200-classic-refund-received": CHARGED,
+    "200-donation-completed": CHARGED,
+    "200-donation-refused": DECLINED,
     "200-refused": DECLINED,
     "200-cancelled": DECLINED,
     # A time-out of the issuer may hide behind it.
@@ -196,6 +202,7 @@ PAYPAL: Mapping[str, AttemptResult] = {
     "204-authorization-voided": ACCEPTED,
     "400-malformed": REJECTED,
     "401-invalid-token": REJECTED,
+    "409-conflict-without-an-issue": IN_PROGRESS,
     "409-previous-request-in-progress": IN_PROGRESS,
     "422-instrument-declined": DECLINED,
     "422-order-already-captured": REJECTED,
@@ -213,6 +220,8 @@ CHECKOUT: Mapping[str, AttemptResult] = {
     "201-declined": DECLINED,
     "201-status-of-a-later-version": UNCLEAR,
     "201-transfer": CHARGED,
+    # No link to follow: it may be on its way.
+    "202-payout-pending": CHARGED,
     "202-pending": ACCEPTED,
     "202-refund-taken-up": CHARGED,
     "401-unauthorized": REJECTED,
@@ -258,6 +267,8 @@ RAZORPAY: Mapping[str, AttemptResult] = {
     "400-gateway-error": UNCLEAR,
     "400-key-reused": REJECTED,
     "400-payment-declined": DECLINED,
+    # Perhaps by the very refund whose answer was lost: of that it says nothing.
+    "400-refunded-already": REJECTED,
     "400-validation": REJECTED,
     "401-authentication-failed": REJECTED,
     "409-in-progress": IN_PROGRESS,
@@ -267,6 +278,8 @@ RAZORPAY: Mapping[str, AttemptResult] = {
 }
 
 GOCARDLESS: Mapping[str, AttemptResult] = {
+    # Whether it made a payment is not confirmed.
+    "200-billing-request-fulfilled": CHARGED,
     "200-payment-cancelled-by-an-action": ACCEPTED,
     "200-payment-read-failed": DECLINED,
     "200-payment-retried-by-an-action": CHARGED,
@@ -392,9 +405,13 @@ ANSWERS = {
 }
 # Answers to a request that is read by rules of its own: its route.
 OF_ROUTES = {
+    ("adyen", "200-classic-refund-received"): "classic-refund",
+    ("adyen", "200-donation-completed"): "donate",
+    ("adyen", "200-donation-refused"): "donate",
     ("amazon-pay", "200-charge-canceled"): "cancel",
     ("checkout", "201-transfer"): "transfer",
     ("checkout", "202-refund-taken-up"): "modify",
+    ("gocardless", "200-billing-request-fulfilled"): "fulfil",
     ("gocardless", "200-payment-cancelled-by-an-action"): "action",
     ("gocardless", "200-payment-retried-by-an-action"): "action",
     ("paypal", "201-capture-declined"): "capture-authorization",
@@ -402,9 +419,12 @@ OF_ROUTES = {
     ("paypal", "201-refund-completed"): "refund-capture",
     ("paypal", "204-authorization-voided"): "capture-authorization",
     ("razorpay", "400-already-captured"): "capture",
+    ("razorpay", "400-payment-declined"): "create-payment",
+    ("razorpay", "400-refunded-already"): "refund",
     ("klarna", "204-cancelled"): "change",
     ("paystack", "200-bulk-charge-taken-up"): "bulk-charge",
     ("paystack", "200-bulk-transfer-queued"): "bulk-transfer",
+    ("stripe", "200-invoice-open"): "pay-invoice",
     ("stripe", "200-v2-outbound-payment-returned"): "v2-money",
 }
 # What the policy has to say of a gateway besides its address.
@@ -648,9 +668,14 @@ MONEY = [
     ("adyen", "/checkout/v72/payments/psp1/amountUpdates", "modify"),
     ("adyen", "/v72/cancels", "cancel"),
     ("adyen", "/v72/donations", "donation"),
+    ("adyen", "/pal/servlet/Payment/v68/authorise", "charge"),
+    ("adyen", "/pal/servlet/Payment/v68/capture", "capture"),
+    ("adyen", "/pal/servlet/Payment/v68/refund", "refund"),
+    ("adyen", "/pal/servlet/Payment/v68/cancel", "cancel"),
     ("paypal", "/v2/checkout/orders", "charge"),
-    ("paypal", "/v2/checkout/orders/o1/authorize", "capture"),
-    ("paypal", "/v2/checkout/orders/o1/capture", "capture"),
+    ("paypal", "/v2/checkout/orders/o1/authorize", "charge"),
+    ("paypal", "/v2/checkout/orders/o1/capture", "charge"),
+    ("paypal", "/v2/checkout/orders/o1/confirm-payment-source", "change-order"),
     ("paypal", "/v2/payments/authorizations/a1/capture", "capture"),
     ("paypal", "/v2/payments/authorizations/a1/reauthorize", "capture"),
     ("paypal", "/v2/payments/authorizations/a1/void", "capture"),
@@ -678,6 +703,7 @@ MONEY = [
     ("razorpay", "/v1/transfers", "transfer"),
     ("razorpay", "/v1/payouts", "payout"),
     ("gocardless", "/payments", "charge"),
+    ("gocardless", "/billing_requests/BRQ1/actions/fulfil", "charge"),
     ("gocardless", "/payments/PM1/actions/retry", "action"),
     ("gocardless", "/refunds", "refund"),
     ("gocardless", "/subscriptions", "subscription"),
@@ -794,6 +820,25 @@ def test_what_is_known_of_its_keys(
     assert profile.gateway_class is promise
     assert profile.resend_horizon == hours * 3600 * 0.75
     assert profile.key.max_length == longest
+
+
+@pytest.mark.parametrize(
+    ("path", "longest"),
+    [
+        ("/v2/payments", 45),
+        ("/v2/refunds", 45),
+        ("/v2/orders/o1/pay", 192),
+        ("/v2/terminals/checkouts", 64),
+    ],
+)
+def test_how_long_a_key_may_be_at_square(
+    path: str, longest: int, gateways: dict[str, Gateway]
+) -> None:
+    """Each endpoint has its own limit, and none that Square takes is refused."""
+    it = gateways["square"]
+    profile = it.of_routes.get(it.routes.match("POST", path).name, it.profile)
+    assert profile.gateway_class is GatewayClass.A_STRONG
+    assert (profile.key.carrier, profile.key.max_length) == (Carrier.JSON, longest)
 
 
 @pytest.mark.parametrize(

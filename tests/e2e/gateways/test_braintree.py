@@ -14,7 +14,8 @@ from proxy.demo.dialects.braintree import SimulatedBraintree
 from proxy.demo.faults import Fault
 from tests.e2e.gateways.shops import BRAINTREE
 from tests.e2e.gateways.test_every_sdk import AT_ONCE, ORDERS, RESTLESS
-from tests.e2e.gateways.trial import Heard, trial
+from tests.e2e.gateways.trial import AMOUNT, Heard, trial
+from tests.support.stage import fetch
 
 LOST = [Fault.RESET_AFTER, Fault.HANG_AFTER, Fault.TRUNCATED, Fault.FAILED_AFTER]
 UNPROTECTED = ["session: ephemeral", "order_lock: named"]
@@ -109,6 +110,26 @@ async def test_the_charge_is_found_among_an_orders_tries(tmp_path: Path) -> None
 
     assert duplicate.state == "gateway_rejected"
     assert outcomes == ["charged", "not_charged", "not_charged"]
+    assert len(it.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "lost"), [(500, "unknown"), (AMOUNT, "charged")], ids=["another", "the same"]
+)
+async def test_another_part_of_an_order_is_not_taken_for_it(
+    part: int, lost: str, tmp_path: Path
+) -> None:
+    """What never arrived stays unknown; only a part of the same amount cannot be told from it."""
+    never, route = [Fault.NONE, Fault.RESET_BEFORE], "order_lock: named"
+    async with trial(BRAINTREE, tmp_path, *never, route=route) as it:
+        await it.pay(amount=part)
+        await it.pay()
+        it.clock.leap(300)
+        for one in await it.sessions():
+            await fetch(it.http, "GET", f"{it.holdfast.api}/session/{one['sessionId']}")
+        outcomes = sorted(one["outcome"] for one in await it.sessions())
+
+    assert outcomes == ["charged", lost]
     assert len(it.lines) == 1
 
 

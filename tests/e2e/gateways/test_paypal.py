@@ -5,8 +5,11 @@ not paid; access tokens that change.
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from proxy.demo.dialects.paypal import DECLINED_HOLDER
 from proxy.demo.faults import Fault
@@ -37,6 +40,32 @@ async def test_an_order_is_created_then_captured(tmp_path: Path) -> None:
         ("COMPLETED", "charged"),
         ("COMPLETED", "not_charged"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("named", "heard"),
+    [
+        ({"X-Payment-Order-Id": "o-1"}, [201, 409]),
+        ({}, [201, 201]),
+    ],
+    ids=["named", "not named"],
+)
+async def test_two_orders_of_paypals_for_one_of_the_shops(
+    named: dict[str, str], heard: list[int], tmp_path: Path
+) -> None:
+    """The second capture is refused where the shop names its own order, else it charges again."""
+    async with trial(PAYPAL, tmp_path) as it:
+        url = f"{it.holdfast.url}/v2/checkout/orders"
+        tabs = [{**named, "PayPal-Request-Id": key} for key in ("tab-1", "tab-2")]
+        made = [await fetch(it.http, "POST", url, json=TO_APPROVE, headers=tab) for tab in tabs]
+        taken = []
+        for tab, order in zip(tabs, made, strict=True):
+            capture = f"{url}/{json.loads(order.body)['id']}/capture"
+            taken.append(await fetch(it.http, "POST", capture, json={}, headers=tab))
+
+    assert [order.status for order in made] == [201, 201]
+    assert [one.status for one in taken] == heard
+    assert len(it.lines) == heard.count(201)
 
 
 async def test_captured_before_is_refused_by_the_state(tmp_path: Path) -> None:
