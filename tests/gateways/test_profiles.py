@@ -822,6 +822,13 @@ def test_what_is_known_of_its_keys(
     assert profile.key.max_length == longest
 
 
+def test_what_is_signed_stays_as_it_came(gateways: dict[str, Gateway]) -> None:
+    """No key is put into a request of which a signature says every byte, or may."""
+    assert not gateways["amazon-pay"].profile.key.put_in
+    assert not gateways["gocardless"].of_routes["outbound-payment"].key.put_in
+    assert gateways["gocardless"].profile.key.put_in
+
+
 @pytest.mark.parametrize(
     ("path", "longest"),
     [
