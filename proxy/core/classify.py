@@ -25,7 +25,7 @@ from proxy.core.profile import (
 from proxy.core.reasons import Reason
 from proxy.core.results import AttemptResult, Repeat
 from proxy.core.states import AttemptStatus
-from proxy.core.wire import Headers, WireFacts, header
+from proxy.core.wire import Headers, WireFacts, by_name, header
 
 _PLAIN = (str, int, float)
 _NONE = StatusRules(())
@@ -50,8 +50,7 @@ def classify(facts: WireFacts, profile: GatewayProfile, *, now_ms: int) -> Attem
     """
     if facts.reason is not None:
         return _without_answer(facts)
-    # The first value of each.
-    headers = {name.lower(): value for name, value in reversed(facts.headers)}
+    headers = by_name(facts.headers)
     rule = _deciding(facts, headers, profile.rules)
     verdict = _UNKNOWN if rule is None else rule.verdict
     replayed = profile.replayed is not None and _fits(facts, headers, profile.replayed)
@@ -99,7 +98,7 @@ def _without_answer(facts: WireFacts) -> AttemptResult:
 
 def fits(facts: WireFacts, rules: RulesByStatus) -> bool:
     """Whether a complete answer is one that these rules are about, whatever their verdict."""
-    headers = {name.lower(): value for name, value in reversed(facts.headers)}
+    headers = by_name(facts.headers)
     return facts.reason is None and _fits(facts, headers, rules)
 
 
@@ -110,7 +109,7 @@ def _fits(facts: WireFacts, headers: Mapping[str, str], rules: RulesByStatus) ->
 
 def deciding_rule(facts: WireFacts, rules: RulesByStatus) -> Rule | None:
     """The rule that says what a complete answer means; none if it is unknown for want of one."""
-    headers = {name.lower(): value for name, value in reversed(facts.headers)}
+    headers = by_name(facts.headers)
     return _deciding(facts, headers, rules)
 
 

@@ -33,7 +33,10 @@ def readably(headers: Headers) -> Headers:
     """A request's headers that ask for no coding that cannot be read here."""
     wanted = [value for name, value in headers if name.lower() == "accept-encoding"]
     named = {part.partition(";")[0].strip().lower() for part in ",".join(wanted).split(",")}
-    if named - {""} <= _READABLE:
-        return headers
+    return headers if named - {""} <= _READABLE else plainly(headers)
+
+
+def plainly(headers: Headers) -> Headers:
+    """A request's headers that ask for no coding at all."""
     kept = (pair for pair in headers if pair[0].lower() != "accept-encoding")
     return (*kept, ("Accept-Encoding", "identity"))

@@ -21,7 +21,7 @@ from proxy.core.profile import GatewayProfile, ListRecipe, LookupRecipe
 from proxy.core.session import Session
 from proxy.core.slots import expand, filled_body, filled_target
 from proxy.core.states import SPEAKS_FOR_THE_KEY, AttemptStatus
-from proxy.core.wire import WireFacts
+from proxy.core.wire import WireFacts, by_name
 
 # What a look-up or a void is given, connecting and all. A void may arrive as late as that.
 ASKING_SECONDS = 10.0
@@ -126,7 +126,7 @@ def proceed(
         return step if recipe.find is None else _its_own(recipe.find, step)
     if facts.status != HTTPStatus.OK or recipe.find is None:
         return Inconclusive(f"the look-up was answered with status {facts.status}")
-    body = plain(facts.body, {name.lower(): value for name, value in facts.headers})
+    body = plain(facts.body, by_name(facts.headers))
     shown = document(body, kind_of(body))
     if shown is NO_DOCUMENT:
         return Inconclusive("the look-up's answer cannot be read")
@@ -247,7 +247,7 @@ def _its_own(find: ListRecipe, step: Found | Inconclusive) -> Found | Inconclusi
     """What is not charged under the order's name may be an earlier try of it, while this one is
     charged and not yet listed.
     """
-    if isinstance(step, Inconclusive) or step.status is AttemptStatus.SUCCEEDED or find.by_key:
+    if isinstance(step, Inconclusive) or charged(step) or find.by_key:
         return step
     return Inconclusive(f"{step.reference} is not charged, but may be another try", there=True)
 

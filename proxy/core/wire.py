@@ -74,6 +74,11 @@ def header(headers: Headers, name: str) -> str | None:
     return None
 
 
+def by_name(headers: Headers) -> dict[str, str]:
+    """The first value of each header, by its name in lower case."""
+    return {name.lower(): value for name, value in reversed(headers)}
+
+
 class WireFacts(Struct, frozen=True):
     """What one send came to, as seen on the wire and nothing else.
 

@@ -10,6 +10,7 @@ from aiohttp import ClientError, StreamReader, web
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 
+from proxy.core.coding import plainly
 from proxy.core.http_rules import (
     ORDER_HEADER,
     SESSION_HEADER,
@@ -22,7 +23,7 @@ from proxy.core.refusals import Refusal
 from proxy.core.wire import InboundRequest
 from proxy.flow.pipeline import Pipeline
 from proxy.flow.walk import BodyIncomplete, BodyTooLarge, Lane
-from proxy.web.links import asked_plainly, relinked
+from proxy.web.links import relinked
 from proxy.web.requests import GatewayRequest
 from proxy.web.responses import RawResponse
 
@@ -67,7 +68,7 @@ class Forward:
             lane.name,
             method,
             target,
-            checked.forward if relinker is None else asked_plainly(checked.forward),
+            checked.forward if relinker is None else plainly(checked.forward),
             b"",
             checked.has_body,
             session_id=values.get(_SESSION),

@@ -18,12 +18,6 @@ from proxy.core.wire import Answer, AnswerSource, Headers, close_stream, header
 _MOST_BYTES = 2 * 1024 * 1024
 
 
-def asked_plainly(headers: Headers) -> Headers:
-    """A request's headers that ask for an answer in which links can be found."""
-    kept = (pair for pair in headers if pair[0].lower() != "accept-encoding")
-    return (*kept, ("Accept-Encoding", "identity"))
-
-
 def relinked(answer: Answer, relinker: Relinker, host: str) -> Answer:
     """The answer for a caller who calls us by this host. A body that is very large, or coded all
     the same, stays as it is.

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from proxy.core.signatures import Forged
 from proxy.core.webhooks import Unreadable, Webhook
+from proxy.core.wire import by_name
 from proxy.flow.walk import Lane
 from proxy.flow.webhooks import NotForwarded, Webhooks
 from proxy.web.sessions_api import ApiProblem, SessionsApi
@@ -44,7 +45,7 @@ class WebhooksDoor:
         if lane is None or recipe is None:
             raise ApiProblem(404, "no-webhooks", "No gateway of this name has webhooks here")
         body = await _read(request)
-        values = {name.lower(): value for name, value in reversed(list(request.headers.items()))}
+        values = by_name(tuple(request.headers.items()))
         headers = tuple((n.decode("latin-1"), v.decode("latin-1")) for n, v in request.raw_headers)
         webhook = Webhook(values, request.raw_path.partition("?")[2], body)
         try:
