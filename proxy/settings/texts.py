@@ -27,6 +27,7 @@ _ORIGIN = re.compile(rf"https?://{_HOST}(?::([0-9]{{1,5}}))?")
 _URL = re.compile(rf"(https?://{_HOST}(?::([0-9]{{1,5}}))?)(/[!-~]*)?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _PARAMETER = re.compile("[A-Za-z0-9._-]{1,100}")
+_PROBE = re.compile("/[!-~]*")
 _LINK_KEY = re.compile(r"[A-Za-z0-9_$@:-]{1,64}")
 # No set within a set, whatever that will once mean.
 _CLASS = re.compile(r"(?:(?!--|&&|~~|\|\|)[^\[\]])+")
@@ -85,18 +86,15 @@ def written_default(field: FieldInfo) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        message = f"{value!r} is not a name: up to 63 lower-case letters, digits and '-'"
-        raise ValueError(message)
-    return value
+def _shaped(pattern: re.Pattern[str], otherwise: str) -> AfterValidator:
+    """What has to have that shape; else it is told `otherwise`, with the text for `{}`."""
 
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError(otherwise.format(repr(value)))
+        return value
 
-def _method(value: str) -> str:
-    if not _METHOD.fullmatch(value):
-        message = f"{value!r} is not a method: write it in capitals, like POST"
-        raise ValueError(message)
-    return value
+    return AfterValidator(check)
 
 
 def _template(value: str) -> str:
@@ -125,20 +123,6 @@ def _status(value: object) -> tuple[int, int]:
     return int(match.group(1)), int(match.group(2) or match.group(1))
 
 
-def _link_key(value: str) -> str:
-    if not _LINK_KEY.fullmatch(value):
-        message = f"{value!r} is not the name of a key, like href (a path is not needed)"
-        raise ValueError(message)
-    return value
-
-
-def _probe_path(value: str) -> str:
-    if not re.fullmatch(r"/[!-~]*", value):
-        message = "write the path to ask for, starting with '/' and without blanks"
-        raise ValueError(message)
-    return value
-
-
 def _condition(value: object) -> object:
     """`attempt_timeout`, or `{status: [502, 500-599]}` → its ranges."""
     if isinstance(value, dict) and list(value) == ["status"]:
@@ -149,13 +133,6 @@ def _condition(value: object) -> object:
         return Condition(value)
     message = f"write one of {', '.join(Condition)}, or statuses as {{status: [502, 5xx]}}"
     raise ValueError(message)
-
-
-def _header_name(value: str) -> str:
-    if not _HEADER.fullmatch(value):
-        message = f"{value!r} is not the name of a header"
-        raise ValueError(message)
-    return value
 
 
 def _header_value(value: str) -> str:
@@ -170,13 +147,6 @@ def _plain(value: object) -> object:
         return value
     message = "write text, a number, true or false"
     raise ValueError(message)
-
-
-def _parameter(value: str) -> str:
-    if not _PARAMETER.fullmatch(value):
-        message = f"{value!r} is not a parameter: up to 100 letters, digits, '.', '_' and '-'"
-        raise ValueError(message)
-    return value
 
 
 def _characters(value: str) -> str:
@@ -264,12 +234,12 @@ Size = Annotated[
 ]
 Name = Annotated[
     str,
-    AfterValidator(_name),
+    _shaped(_NAME, "{} is not a name: up to 63 lower-case letters, digits and '-'"),
     _text("name", _NAME.pattern, "a name is up to 63 lower-case letters, digits and '-'"),
 ]
 Method = Annotated[
     str,
-    AfterValidator(_method),
+    _shaped(_METHOD, "{} is not a method: write it in capitals, like POST"),
     _text("method", _METHOD.pattern, "write it in capitals, like POST"),
 ]
 Template = Annotated[
@@ -290,18 +260,14 @@ JsonPathText = Annotated[
         "a place in JSON, like metadata.order_id or items[0].id",
     ),
 ]
+_STATUS: Any = [
+    {"type": "integer", "minimum": 100, "maximum": 599},
+    {"type": "string", "pattern": "^(?:[1-5]xx|[1-5][0-9]{2}(?:-[1-5][0-9]{2})?)$"},
+]
 StatusRange = Annotated[
     tuple[int, int],
     BeforeValidator(_status),
-    WithJsonSchema(
-        {
-            "title": "status",
-            "anyOf": [
-                {"type": "integer", "minimum": 100, "maximum": 599},
-                {"type": "string", "pattern": "^(?:[1-5]xx|[1-5][0-9]{2}(?:-[1-5][0-9]{2})?)$"},
-            ],
-        }
-    ),
+    WithJsonSchema({"title": "status", "anyOf": _STATUS}),
 ]
 Listen = Annotated[
     str,
@@ -336,10 +302,14 @@ StoreUrl = Annotated[
     ),
 ]
 LinkKey = Annotated[
-    str, AfterValidator(_link_key), _text("key", _LINK_KEY.pattern, "the name of a key, like href")
+    str,
+    _shaped(_LINK_KEY, "{} is not the name of a key, like href (a path is not needed)"),
+    _text("key", _LINK_KEY.pattern, "the name of a key, like href"),
 ]
 HeaderName = Annotated[
-    str, AfterValidator(_header_name), _text("header", _HEADER.pattern, "the name of a header")
+    str,
+    _shaped(_HEADER, "{} is not the name of a header"),
+    _text("header", _HEADER.pattern, "the name of a header"),
 ]
 HeaderValue = Annotated[
     str, AfterValidator(_header_value), _text("header value", "[ -~]*", "printable ASCII text")
@@ -366,15 +336,7 @@ RetryCondition = Annotated[
                             "description": "What a whole answer says that settles nothing.",
                             "type": "array",
                             "minItems": 1,
-                            "items": {
-                                "anyOf": [
-                                    {"type": "integer", "minimum": 100, "maximum": 599},
-                                    {
-                                        "type": "string",
-                                        "pattern": "^(?:[1-5]xx|[1-5][0-9]{2}(?:-[1-5][0-9]{2})?)$",
-                                    },
-                                ]
-                            },
+                            "items": {"anyOf": _STATUS},
                         }
                     },
                 },
@@ -385,13 +347,13 @@ RetryCondition = Annotated[
 # Goes into paths and bodies of look-ups as it is.
 Parameter = Annotated[
     str,
-    AfterValidator(_parameter),
+    _shaped(_PARAMETER, "{} is not a parameter: up to 100 letters, digits, '.', '_' and '-'"),
     _text("parameter", _PARAMETER.pattern, "up to 100 letters, digits, '.', '_' and '-'"),
 ]
 ProbePath = Annotated[
     str,
-    AfterValidator(_probe_path),
-    _text("path", "/[!-~]*", "a path, starting with '/', no blanks"),
+    _shaped(_PROBE, "write the path to ask for, starting with '/' and without blanks"),
+    _text("path", _PROBE.pattern, "a path, starting with '/', no blanks"),
 ]
 # What stands between the brackets of a pattern.
 Characters = Annotated[
