@@ -97,7 +97,7 @@ def _read(path: Path, environ: Mapping[str, str] | None, content: str) -> Policy
     settings = resolver.settings()
     if settings is None or document.mistakes:
         raise ConfigError(document.mistakes)
-    return Policy(path, content, document, model, resolver.profiles, settings)
+    return Policy(path, content, document, model, resolver.named_profiles, settings)
 
 
 def load_profile(written: str) -> tuple[Gateway, Document]:
@@ -121,7 +121,7 @@ def load_profile(written: str) -> tuple[Gateway, Document]:
     settings = resolver.settings()
     if settings is None or document.mistakes:
         raise ConfigError(document.mistakes)
-    return settings.gateways["gateway"], resolver.profiles[name][1]
+    return settings.gateways["gateway"], resolver.named_profiles[name][1]
 
 
 def content_hash(path: Path) -> str:

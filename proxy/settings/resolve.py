@@ -84,7 +84,7 @@ class Resolver:
         self._document = document
         self._model = model
         self._profiles = profiles
-        self.profiles: dict[str, tuple[s.ProfileFile, Document]] = {}  # that were read
+        self.named_profiles: dict[str, tuple[s.ProfileFile, Document]] = {}  # that the policy names
         self._folder = folder
         self._environ = environ
 
@@ -220,7 +220,7 @@ class Resolver:
         profile, document = self._profiles.load(name)
         if profile is not None:
             check_profile(profile, document)
-            self.profiles[name] = (profile, document)
+            self.named_profiles[name] = (profile, document)
         self._document.mistakes += document.mistakes
         return profile
 
@@ -410,7 +410,7 @@ class Resolver:
     ) -> None:
         """What a route repeats by itself must not charge twice, wherever that is written."""
         model, here = self._model.gateways[name], ("gateways", name)
-        facts_file, document = self.profiles[model.profile]
+        facts_file, document = self.named_profiles[model.profile]
         around = [
             Layer(self._document, here, model.retry),
             Layer(self._document, ("defaults",), self._model.defaults.retry),
